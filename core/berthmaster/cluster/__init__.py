@@ -1,0 +1,1 @@
+"""Kubernetes input and output, shared by all programs: client, informers, leases, events, patches."""
