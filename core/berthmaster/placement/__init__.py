@@ -1,0 +1,1 @@
+"""The decision: node table, ledger, engine, affinity merging. Pure and synchronous."""

@@ -1,0 +1,61 @@
+"""Every key, name and label that is an interface: ours, upstream's, and Kubernetes' own.
+
+A string that another program also knows stands here and nowhere else.
+"""
+
+from __future__ import annotations
+
+GROUP = "berthmaster.io"
+API_VERSION = f"{GROUP}/v1alpha1"
+
+# On pods.
+PLACEMENT = f"{GROUP}/placement"
+ALLOCATION = f"{GROUP}/allocation"
+GATE = f"{GROUP}/placement"
+POLICY = f"{GROUP}/policy"
+REPLACED_SCHEDULER = f"{GROUP}/replaced-scheduler"
+PLACED_CONDITION = f"{GROUP}/Placed"
+
+# On nodes.
+DISK_IO_READY = "DiskIOReady"
+DISK_IO_READY_ON_NODE = f"{GROUP}/{DISK_IO_READY}"
+
+# The installation.
+SYSTEM_NAMESPACE = "berthmaster-system"
+WEBHOOK_SERVICE = "berthmaster-webhook"
+WEBHOOK_SERVICE_ACCOUNT = "berthmaster-webhook"
+OPERATOR_SERVICE_ACCOUNT = "berthmaster-operator"
+WEBHOOK_CONFIGURATION = "zz-berthmaster"
+WEBHOOK_NAME = "placement.berthmaster.io"
+WEBHOOK_PORT = 10250
+WEBHOOK_PATH = "/place"
+WEBHOOK_TLS_SECRET = "berthmaster-webhook-tls"
+WEBHOOK_CA_SECRET = "berthmaster-webhook-ca"
+WEBHOOK_LEASE = "berthmaster-webhook"
+OPERATOR_LEASE = "berthmaster-operator"
+HANDOVER = f"{GROUP}/assumed"
+ROLE_LABEL = f"{GROUP}/role"
+ROLE_LEADER = "leader"
+SELECTED_POLICY = "berthmaster-gate-selected"
+BINDING_PREFIX = "berthmaster-policy-"
+EXEMPT_NAMESPACES = ("kube-system", "kube-node-lease", SYSTEM_NAMESPACE)
+
+# Field managers of server-side apply.
+OPERATOR_MANAGER = "berthmaster-operator"
+LEADER_MANAGER = "berthmaster-leader"
+
+# Disk IO, as upstream calls it.
+DISKIO_GROUP = "diskio.x-k8s.io"
+DISKIO_API_VERSION = f"{DISKIO_GROUP}/v1alpha1"
+DISKIO_NAMESPACE = "ioi-system"
+DISKIO_REQUEST = "blockio.kubernetes.io/resources"
+DISK_MODELS_CONFIG_MAP = "normalization-func"
+DISK_MODELS_KEY = "diskVendors"
+NODE_DISK_DEVICE_SUFFIX = "-nodediskdevice"
+NODE_DISK_IO_STATS_SUFFIX = "-nodediskiostats"
+EMPTY_DIR_DISK = "emptyDir"
+
+# Kubernetes.
+MIRROR_POD = "kubernetes.io/config.mirror"
+NODE_NAME_FIELD = "metadata.name"
+DEFAULT_SCHEDULER = "default-scheduler"

@@ -1,0 +1,263 @@
+"""The parts of core Kubernetes objects that placement reads, decoded straight from JSON.
+
+Slim msgspec structs: fields that nobody here reads are never built, which keeps 150,000 pods small.
+All are immutable; a change arrives as a new object.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+Quantity = str | int | float
+Resources = dict[str, Quantity]
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """Immutable view of one JSON object; camelCase outside, snake_case inside."""
+
+
+class OwnerReference(Struct):
+    """Who an object belongs to."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool | None = None
+
+
+class ObjectMeta(Struct):
+    """Metadata; absent strings are empty, as in Go."""
+
+    name: str = ""
+    generate_name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[OwnerReference] | None = None
+
+    def controller(self) -> OwnerReference | None:
+        """Return the owner that manages this object, if there is one."""
+        for owner in self.owner_references or ():
+            if owner.controller:
+                return owner
+        return None
+
+
+class NodeSelectorRequirement(Struct):
+    """One expression over a node label or field."""
+
+    key: str
+    operator: str
+    values: list[str] | None = None
+
+
+class NodeSelectorTerm(Struct):
+    """Expressions that must all hold."""
+
+    match_expressions: list[NodeSelectorRequirement] | None = None
+    match_fields: list[NodeSelectorRequirement] | None = None
+
+
+class NodeSelector(Struct):
+    """Terms of which one must hold."""
+
+    node_selector_terms: list[NodeSelectorTerm] | None = None
+
+
+class NodeAffinity(Struct):
+    """Required terms; preferences are kube-scheduler's business."""
+
+    required: NodeSelector | None = msgspec.field(
+        default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+
+
+class Affinity(Struct):
+    """Affinity of a pod, as far as nodes go."""
+
+    node_affinity: NodeAffinity | None = None
+
+
+class Toleration(Struct):
+    """One toleration; empty key or effect means all of them."""
+
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+
+
+class ResourceRequirements(Struct):
+    """Requests and limits of a container or of a whole pod."""
+
+    requests: Resources | None = None
+    limits: Resources | None = None
+
+
+class ContainerPort(Struct):
+    """A port; only `hostPort` matters for placement."""
+
+    container_port: int = 0
+    host_port: int = 0
+    host_ip: str = msgspec.field(default="", name="hostIP")
+    protocol: str = "TCP"
+
+
+class Container(Struct):
+    """A container as placement sees it."""
+
+    name: str = ""
+    resources: ResourceRequirements | None = None
+    ports: list[ContainerPort] | None = None
+    restart_policy: str = ""
+
+
+class SchedulingGate(Struct):
+    """A reason for kube-scheduler to leave the pod alone."""
+
+    name: str
+
+
+class PodSpec(Struct):
+    """The part of a pod's spec that placement reads."""
+
+    node_name: str = ""
+    scheduler_name: str = ""
+    host_network: bool = False
+    priority: int | None = None
+    node_selector: dict[str, str] | None = None
+    affinity: Affinity | None = None
+    tolerations: list[Toleration] | None = None
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+    overhead: Resources | None = None
+    resources: ResourceRequirements | None = None
+    scheduling_gates: list[SchedulingGate] | None = None
+
+
+class Condition(Struct):
+    """A condition of a pod or a node."""
+
+    type: str
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str | None = None
+
+
+class ContainerStatus(Struct):
+    """What the kubelet granted a container (in-place resize)."""
+
+    name: str = ""
+    allocated_resources: Resources | None = None
+    resources: ResourceRequirements | None = None
+
+
+class PodStatus(Struct):
+    """The part of a pod's status that placement reads."""
+
+    phase: str = ""
+    reason: str = ""
+    conditions: list[Condition] | None = None
+    container_statuses: list[ContainerStatus] | None = None
+
+
+class Pod(Struct):
+    """A pod."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`, or `namespace/generateName*` before the name is known."""
+        name = self.metadata.name or f"{self.metadata.generate_name}*"
+        return f"{self.metadata.namespace}/{name}"
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Return the annotations, empty when there are none."""
+        return self.metadata.annotations or {}
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """Return the names of the scheduling gates, in order."""
+        return tuple(gate.name for gate in self.spec.scheduling_gates or ())
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether the pod is Succeeded or Failed and so holds nothing any more."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+
+class Taint(Struct):
+    """A taint of a node."""
+
+    key: str
+    effect: str = ""
+    value: str = ""
+
+
+class NodeSpec(Struct):
+    """The part of a node's spec that placement reads."""
+
+    unschedulable: bool = False
+    taints: list[Taint] | None = None
+
+
+class NodeStatus(Struct):
+    """What a node has, and how it is."""
+
+    capacity: Resources | None = None
+    allocatable: Resources | None = None
+    conditions: list[Condition] | None = None
+
+
+class Node(Struct):
+    """A node."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class Namespace(Struct):
+    """A namespace, for its labels."""
+
+    metadata: ObjectMeta = ObjectMeta()
+
+
+class ConfigMap(Struct):
+    """A ConfigMap."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    data: dict[str, str] | None = None
+
+
+decode_pod = msgspec.json.Decoder(Pod).decode
+decode_node = msgspec.json.Decoder(Node).decode
+decode_namespace = msgspec.json.Decoder(Namespace).decode
+decode_config_map = msgspec.json.Decoder(ConfigMap).decode
+
+
+def pod_from_manifest(manifest: Any) -> Pod:
+    """Build a pod from a parsed manifest.
+
+    Raises:
+        msgspec.ValidationError: a field has the wrong type; the message holds its path.
+    """
+    return msgspec.convert(manifest, Pod)
+
+
+def node_from_manifest(manifest: Any) -> Node:
+    """Build a node from a parsed manifest; raises `msgspec.ValidationError` as above."""
+    return msgspec.convert(manifest, Node)

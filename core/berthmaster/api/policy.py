@@ -1,0 +1,182 @@
+"""PlacementPolicy: which pods are placed, how, and with which settings for each concern.
+
+Every field has a documented default, so that a cluster without policies works. For one pod the
+policy of the highest priority counts, then the first by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from berthmaster.api.schema import Duration, LabelSelector, Model
+
+
+class Mode(StrEnum):
+    """What the answer does to the pod."""
+
+    REQUIRED = "required"
+    PREFERRED = "preferred"
+    BIND = "bind"
+    OBSERVE = "observe"
+    OFF = "off"
+
+
+class OnInvalid(StrEnum):
+    """What happens to a pod whose request cannot be understood."""
+
+    REFUSE = "refuse"
+    WAIT = "wait"
+
+
+class Strategy(StrEnum):
+    """Which of two fitting nodes is better: the emptier or the fuller one."""
+
+    LEAST_ALLOCATED = "LeastAllocated"
+    MOST_ALLOCATED = "MostAllocated"
+
+
+class DiskIOSettings(Model):
+    """Settings of the disk IO concern."""
+
+    weight: Annotated[
+        int, Field(ge=0, le=100, description="Share in the score; 0: breaks ties only.")
+    ] = 1
+    strategy: Annotated[Strategy, Field(description="Which fitting disk is better.")] = (
+        Strategy.LEAST_ALLOCATED
+    )
+    ns_white_list: Annotated[
+        tuple[Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)], ...],
+        Field(
+            description="Namespaces whose pods are neither limited nor counted. "
+            "The lists of all policies together form the cluster's list.",
+            max_length=256,
+        ),
+    ] = ()
+    stale_after: Annotated[
+        Duration, Field(description="A report older than this is set aside for our own books.")
+    ] = Fraction(60)
+
+
+class ResourcesSettings(Model):
+    """Settings of the resources concern."""
+
+    weight: Annotated[
+        int, Field(ge=0, le=100, description="Share in the score; 0: breaks ties only.")
+    ] = 0
+
+
+class ConcernSettings(Model):
+    """Settings per concern."""
+
+    diskio: DiskIOSettings = DiskIOSettings()
+    resources: ResourcesSettings = ResourcesSettings()
+
+
+class PlacementPolicySpec(Model):
+    """What a policy says."""
+
+    priority: Annotated[
+        int,
+        Field(
+            ge=-1_000_000,
+            le=1_000_000,
+            description="The highest of the policies that select a pod counts.",
+        ),
+    ] = 0
+    mode: Annotated[
+        Mode, Field(description="What the answer does to the pods that this policy selects.")
+    ] = Mode.REQUIRED
+    namespace_selector: Annotated[
+        LabelSelector | None, Field(description="Namespaces whose pods are placed.")
+    ] = None
+    pod_selector: Annotated[
+        LabelSelector | None, Field(description="Pods that are placed.")
+    ] = None
+    scheduler_names: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...],
+        Field(
+            max_length=64,
+            description="Old scheduler names whose pods are placed; the name is replaced by "
+            "default-scheduler when the pod is created.",
+        ),
+    ] = ()
+    on_invalid: Annotated[
+        OnInvalid, Field(description="refuse: at creation. wait: the pod waits and says why.")
+    ] = OnInvalid.REFUSE
+    pin_patience: Annotated[
+        Duration,
+        Field(description="How long a placed pod may be Unschedulable before it is given up."),
+    ] = Fraction(60)
+    concerns: ConcernSettings = ConcernSettings()
+
+    @property
+    def selects_anything(self) -> bool:
+        """Return whether the policy opts pods in; one without selectors only gives settings."""
+        return bool(
+            self.namespace_selector is not None
+            or self.pod_selector is not None
+            or self.scheduler_names
+        )
+
+
+class PlacementPolicy(Model):
+    """A named policy."""
+
+    name: str
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    spec: PlacementPolicySpec = PlacementPolicySpec()
+
+    def selects(
+        self, labels: Mapping[str, str], namespace_labels: Mapping[str, str], *, taken_by: str = ""
+    ) -> bool:
+        """Return whether the policy covers a pod.
+
+        A policy with `schedulerNames` covers the pods that it took over at creation, when their
+        old scheduler's name was still there: `taken_by` is the policy named on the pod.
+        """
+        spec = self.spec
+        if spec.scheduler_names and taken_by != self.name:
+            return False
+        if spec.namespace_selector and not spec.namespace_selector.matches(namespace_labels):
+            return False
+        return spec.pod_selector is None or spec.pod_selector.matches(labels)
+
+
+DEFAULT_POLICY = PlacementPolicy(name="")
+
+
+def policy_from_manifest(manifest: Mapping[str, Any]) -> PlacementPolicy:
+    """Build a policy from a parsed object.
+
+    Raises:
+        pydantic.ValidationError: a field is wrong; the error lists the paths.
+    """
+    metadata = manifest.get("metadata") or {}
+    return PlacementPolicy(
+        name=metadata.get("name", ""),
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 0),
+        resource_version=metadata.get("resourceVersion", ""),
+        spec=PlacementPolicySpec.model_validate(manifest.get("spec") or {}),
+    )
+
+
+def choose_policy(
+    policies: Iterable[PlacementPolicy],
+    labels: Mapping[str, str],
+    namespace_labels: Mapping[str, str],
+    *,
+    taken_by: str = "",
+) -> PlacementPolicy:
+    """Return the policy that counts for a pod: highest priority, then name; else the defaults."""
+    covering = [
+        policy for policy in policies if policy.selects(labels, namespace_labels, taken_by=taken_by)
+    ]
+    return min(covering, key=lambda it: (-it.spec.priority, it.name), default=DEFAULT_POLICY)

@@ -1,0 +1,142 @@
+"""The shape of a concern: what placement asks of disk IO, NUMA, XPU, dataset, power, resources.
+
+A concern is a set of pure functions over its own columns. The node table owns the rows: it tells
+the concern what a node has (`write_node`) and the ledger tells it who uses it (`charge`,
+`release`). From that the columns always hold what is free now, and a decision only compares
+arrays: `filter` says why each row is refused, `score` how good it is, `allocate` what the chosen
+row gives. Nothing here knows the time, the API server, or another concern.
+
+    vendors' objects --inventory--> NodeInventory --write_node--> columns --filter, score--> row
+    pod + policy     --request----> what is asked                          --allocate------> allocation
+    pod (+ annotation) --usage----> what it holds  --charge, release--> columns
+
+Codes are small positive integers private to the concern, 0 means feasible. Text is made from them
+when somebody reads it (`explain`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.objects import Node, Pod
+from berthmaster.api.policy import PlacementPolicySpec
+
+Rows = NDArray[np.intp]
+Codes = NDArray[np.uint8]
+Scores = NDArray[np.float64]
+
+RequestT = TypeVar("RequestT", bound=Hashable)
+UsageT = TypeVar("UsageT", bound=Hashable)
+ColumnsT = TypeVar("ColumnsT", bound="Columns")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One fault in what a user wrote: where, what was found, what was expected."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class InvalidRequestError(Exception):
+    """A pod asks for something that cannot be understood; carries every fault found."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds something on a node: a pod, or a decision whose pod was not seen yet.
+
+    `key` is the pod's uid, or the decision id while there is none. `started_s` is the pod's start in
+    seconds since the epoch by the API server's clock, for concerns whose reports carry a time.
+    """
+
+    key: str
+    namespace: str
+    name: str
+    started_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a node is refused: `text` in upstream's words, `group` without the node's name.
+
+    Nodes refused for the same `group` are counted together. `detail` says what is missing.
+    """
+
+    text: str
+    group: str
+    detail: str = ""
+
+
+class Columns(Protocol):
+    """A concern's arrays; row = node. All methods act on one row and are O(what is on that row)."""
+
+    def resize(self, rows: int) -> None:
+        """Make room for rows 0..rows-1, keeping what is there."""
+
+    def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
+        """Take over what the node has; what is charged there stays charged."""
+
+    def clear(self, row: int) -> None:
+        """Forget the node and everything charged to it."""
+
+
+class Concern(Protocol[ColumnsT, RequestT, UsageT]):
+    """What each concern package's `CONCERN` provides. Requests and usages are hashable values."""
+
+    @property
+    def name(self) -> str:
+        """Return the concern's name: its key in policies, allocations and metrics."""
+
+    def weight(self, policy: PlacementPolicySpec) -> int:
+        """Return the concern's share in the total score; 0 means that it only breaks ties."""
+
+    def request(self, pod: Pod, policy: PlacementPolicySpec) -> RequestT | None:
+        """Return what the pod asks of this concern; None costs nothing and refuses nothing.
+
+        Raises:
+            InvalidRequestError: the pod asks for something that cannot be understood.
+        """
+
+    def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> UsageT | None:
+        """Return what a pod holds on its node, whoever placed it; never raises.
+
+        `allocated` is what this concern's `allocate` gave, where the pod was placed by us.
+        """
+
+    def new_columns(self) -> ColumnsT:
+        """Return empty columns."""
+
+    def charge(self, columns: ColumnsT, row: int, holder: Holder, usage: UsageT) -> None:
+        """Let the holder use the row."""
+
+    def release(self, columns: ColumnsT, row: int, holder: Holder, usage: UsageT) -> None:
+        """Undo `charge` of the same holder and usage; a second release does nothing."""
+
+    def filter(self, columns: ColumnsT, rows: Rows, request: RequestT) -> Codes:
+        """Return a code per given row: 0 feasible, else why not."""
+
+    def score(self, columns: ColumnsT, rows: Rows, request: RequestT) -> Scores:
+        """Return 0..100 per given row; rows that `filter` refuses may hold anything finite."""
+
+    def allocate(self, columns: ColumnsT, row: int, request: RequestT) -> dict[str, Any]:
+        """Return what the row gives, as JSON data that `usage` understands."""
+
+    def explain(self, columns: ColumnsT, row: int, code: int, request: RequestT, node: str) -> Reason:
+        """Return the words for a code that `filter` gave for this row."""
+
+
+AnyConcern = Concern[Any, Any, Any]

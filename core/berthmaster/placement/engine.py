@@ -1,0 +1,308 @@
+"""The decision: which node a pod goes to, why, and why no other.
+
+A request shape (what a pod asks of each concern) is computed over all rows once; for the next pod
+of the same shape only the rows that changed meanwhile are computed again. So a burst of equal pods
+costs, per pod, the rows that its predecessors changed and one search for the maximum.
+
+    total = sum(weight * score) / sum(weight)        over the concerns that the pod asks for
+
+Nodes of equal total are told apart by the mean score of the concerns of weight 0, then by a hash of
+the decision id and the node's name. Worked: disk IO 97 (weight 1), resources 40 (weight 0) -> 97.0,
+and of two such nodes the one with more free CPU and memory wins.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.concerns.shape import (
+    AnyConcern,
+    InvalidRequestError,
+    Problem,
+    Reason,
+    Rows,
+    Scores,
+)
+from berthmaster.placement.ledger import Ledger
+from berthmaster.placement.table import NodeTable
+
+_SHAPES_REMEMBERED = 128
+_RUNNERS_UP = 3
+_EXAMPLES = 3
+# Totals closer than this are equal: a mean of whole numbers differs by more.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a pod asks of one concern, and what that counts."""
+
+    index: int
+    weight: int
+    request: Hashable
+
+
+PodRequest = tuple[Ask, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """The nodes that one reason refuses."""
+
+    group: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.count} ({', '.join(self.examples)}{more}) {self.group}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The answer for one pod; `node` is None when it fits nowhere now. Scores are 0..100."""
+
+    id: str
+    node: str | None
+    nodes: int
+    feasible: int
+    score: float
+    scores: dict[str, float]
+    allocated: dict[str, dict[str, Any]]
+    refusals: tuple[Refusals, ...]
+    runners_up: tuple[tuple[str, float], ...]
+
+    def describe(self) -> str:
+        """Return why nothing fits: `0/3 nodes: 2 (n1, n2) disk IO read bandwidth is not enough`."""
+        reasons = ", ".join(map(str, self.refusals)) or "there are none"
+        return f"{self.feasible}/{self.nodes} nodes: {reasons}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What was found for one node."""
+
+    node: str
+    reason: Reason | None
+    concern: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Shape:
+    """A shape's results for all rows, as of `tick`. `codes`: (concern + 1) * 256 + its code."""
+
+    codes: NDArray[np.uint16]
+    totals: Scores
+    ties: Scores
+    tick: int
+
+
+class Engine:
+    """Decides over a node table and a ledger; knows no time and no Kubernetes."""
+
+    def __init__(self, concerns: Sequence[AnyConcern]) -> None:
+        self.table = NodeTable(concerns)
+        self.ledger = Ledger(self.table)
+        self._shapes: OrderedDict[PodRequest, _Shape] = OrderedDict()
+
+    def read_request(self, pod: Pod, policy: PlacementPolicySpec) -> PodRequest:
+        """Return what the pod asks of each concern.
+
+        Raises:
+            InvalidRequestError: with the faults found by all concerns together.
+        """
+        asks: list[Ask] = []
+        problems: list[Problem] = []
+        for index, concern in enumerate(self.table.concerns):
+            try:
+                request = concern.request(pod, policy)
+            except InvalidRequestError as error:
+                problems.extend(error.problems)
+                continue
+            if request is not None:
+                asks.append(Ask(index, concern.weight(policy), request))
+        if problems:
+            raise InvalidRequestError(*problems)
+        return tuple(asks)
+
+    def decide(
+        self, request: PodRequest, decision_id: str, *, avoid: frozenset[str] = frozenset()
+    ) -> Decision:
+        """Return the best node for a request; reserves nothing. O(changed rows) when repeated."""
+        shape = self._shape(request)
+        totals = shape.totals
+        avoided = [row for name in avoid if (row := self.table.row_of(name)) is not None]
+        if avoided:
+            totals = totals.copy()
+            totals[avoided] = -1.0
+        row = self._best(totals, shape.ties, decision_id)
+        scores, allocated = ({}, {}) if row is None else self._details(request, row)
+        return Decision(
+            id=decision_id,
+            node=None if row is None else self.table.names[row],
+            nodes=len(self.table),
+            feasible=int(np.count_nonzero(totals >= 0)),
+            score=0.0 if row is None else round(float(totals[row]), 4),
+            scores=scores,
+            allocated=allocated,
+            refusals=(*self._refusals(request, shape), *_avoided(avoid, self.table)),
+            runners_up=self._runners_up(totals, row),
+        )
+
+    def fits_somewhere(self, request: PodRequest) -> bool:
+        """Return whether any node would do now."""
+        return bool(np.any(self._shape(request).totals >= 0))
+
+    def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
+        """Yield for every node, by name, why it is refused or how good it is."""
+        shape = self._shape(request)
+        for name in sorted(self.table):
+            row = self.table.row_of(name)
+            assert row is not None
+            code = int(shape.codes[row])
+            if code:
+                concern, reason = self._explain(request, row, code)
+                yield Verdict(node=name, reason=reason, concern=concern, score=0.0, scores={})
+            else:
+                scores, _ = self._details(request, row)
+                total = float(shape.totals[row])
+                yield Verdict(node=name, reason=None, concern="", score=total, scores=scores)
+
+    def _shape(self, request: PodRequest) -> _Shape:
+        shape = self._shapes.get(request)
+        size = self.table.size
+        if shape is None or len(shape.codes) != size:
+            shape = _Shape(
+                codes=np.zeros(size, dtype=np.uint16),
+                totals=np.full(size, -1.0),
+                ties=np.zeros(size),
+                tick=-1,
+            )
+            self._shapes[request] = shape
+            if len(self._shapes) > _SHAPES_REMEMBERED:
+                self._shapes.popitem(last=False)
+        self._shapes.move_to_end(request)
+        if shape.tick != self.table.tick:
+            self._refresh(shape, request)
+        return shape
+
+    def _refresh(self, shape: _Shape, request: PodRequest) -> None:
+        changed = self.table.changed_since(shape.tick)
+        shape.tick = self.table.tick
+        alive = self.table.alive[changed]
+        gone = changed[~alive]
+        shape.codes[gone] = 0
+        shape.totals[gone] = -1.0
+        rows = changed[alive]
+        shape.codes[rows] = 0
+        left = self._filter(shape, request, rows)
+        shape.totals[rows] = -1.0
+        shape.totals[left] = self._mean(request, left, lambda ask: ask.weight)
+        shape.ties[left] = self._mean(request, left, lambda ask: 0 if ask.weight else 1)
+
+    def _filter(self, shape: _Shape, request: PodRequest, rows: Rows) -> Rows:
+        """Write the first refusing code of each row; return the rows that no concern refuses."""
+        for ask in request:
+            if not len(rows):
+                break
+            concern = self.table.concerns[ask.index]
+            codes = concern.filter(self.table.columns[concern.name], rows, ask.request)
+            refused = codes != 0
+            shape.codes[rows[refused]] = (ask.index + 1) * 256 + codes[refused].astype(np.uint16)
+            rows = rows[~refused]
+        return rows
+
+    def _mean(self, request: PodRequest, rows: Rows, weigh: Callable[[Ask], int]) -> Scores:
+        total = np.zeros(len(rows))
+        weights = 0
+        for ask in request:
+            weight = weigh(ask)
+            if weight and len(rows):
+                concern = self.table.concerns[ask.index]
+                columns = self.table.columns[concern.name]
+                total += weight * concern.score(columns, rows, ask.request)
+                weights += weight
+        return total / weights if weights else total
+
+    def _best(self, totals: Scores, ties: Scores, decision_id: str) -> int | None:
+        best = totals.max(initial=-1.0)
+        if best < 0:
+            return None
+        rows = np.flatnonzero(totals >= best - _SAME)
+        if len(rows) > 1:
+            values = ties[rows]
+            rows = rows[values >= values.max() - _SAME]
+        if len(rows) > 1:
+            seed = int.from_bytes(blake2b(decision_id.encode(), digest_size=8).digest(), "little")
+            mixed = (self.table.hashes[rows] ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+            return int(rows[np.argmin(mixed ^ (mixed >> np.uint64(29)))])
+        return int(rows[0])
+
+    def _runners_up(self, totals: Scores, winner: int | None) -> tuple[tuple[str, float], ...]:
+        if winner is None:
+            return ()
+        wanted = min(_RUNNERS_UP + 1, len(totals))
+        top = np.argpartition(-totals, wanted - 1)[:wanted]
+        others = sorted(
+            (-float(totals[row]), self.table.names[row])
+            for row in top
+            if row != winner and totals[row] >= 0
+        )
+        return tuple((name, round(-score, 4)) for score, name in others[:_RUNNERS_UP])
+
+    def _details(
+        self, request: PodRequest, row: int
+    ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        rows = np.array([row], dtype=np.intp)
+        scores: dict[str, float] = {}
+        allocated: dict[str, dict[str, Any]] = {}
+        for ask in request:
+            concern = self.table.concerns[ask.index]
+            columns = self.table.columns[concern.name]
+            scores[concern.name] = round(float(concern.score(columns, rows, ask.request)[0]), 4)
+            allocation = concern.allocate(columns, row, ask.request)
+            if allocation:
+                allocated[concern.name] = allocation
+        return scores, allocated
+
+    def _refusals(self, request: PodRequest, shape: _Shape) -> tuple[Refusals, ...]:
+        counts = np.bincount(shape.codes, minlength=1)
+        groups: dict[str, Refusals] = {}
+        for code in np.flatnonzero(counts[1:]) + 1:
+            rows = np.flatnonzero(shape.codes == code)
+            examples = tuple(sorted(self.table.names[row] for row in rows[:_EXAMPLES]))
+            _, reason = self._explain(request, int(rows[0]), int(code))
+            known = groups.get(reason.group)
+            groups[reason.group] = Refusals(
+                group=reason.group,
+                count=len(rows) + (known.count if known else 0),
+                examples=((known.examples if known else ()) + examples)[:_EXAMPLES],
+            )
+        return tuple(sorted(groups.values(), key=lambda it: (-it.count, it.group)))
+
+    def _explain(self, request: PodRequest, row: int, code: int) -> tuple[str, Reason]:
+        index, inner = code // 256 - 1, code % 256
+        ask = next(ask for ask in request if ask.index == index)
+        concern = self.table.concerns[index]
+        columns = self.table.columns[concern.name]
+        name = self.table.names[row]
+        return concern.name, concern.explain(columns, row, inner, ask.request, name)
+
+
+def _avoided(avoid: frozenset[str], table: NodeTable) -> tuple[Refusals, ...]:
+    there = tuple(sorted(name for name in avoid if name in table))
+    if not there:
+        return ()
+    group = "given up by an earlier pod of the same owner"
+    return (Refusals(group=group, count=len(there), examples=there[:_EXAMPLES]),)

@@ -1,0 +1,314 @@
+"""The ledger: who holds what on which node, from the pods themselves.
+
+    assumed --seen--> pending --bound--> bound --finished, deleted--> released
+       |                                   ^
+       `--lapsed, dropped                  `-- also pods that others bound
+
+`assumed` is an answer whose pod the watch has not shown yet; it is matched by the decision id in the
+pod's annotation. The pods are the only durable truth: after a restart `see` of every listed pod
+rebuilds all but the assumed entries.
+
+An assumed entry lapses only when its time to live has passed *and* the pod watch has provably
+passed that moment (`watch_passed`): a pod that an API server stored late must be seen before its
+room is given away. Where the watch gives no proof of life, nothing lapses and `may_decide` is false.
+
+Time comes in as seconds of one monotonic clock. One caller at a time; nothing here waits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from berthmaster.api import names
+from berthmaster.api.allocation import Allocation, read_allocation
+from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.objects import Node, Pod
+from berthmaster.api.policy import Mode
+from berthmaster.concerns.shape import AnyConcern, Holder
+from berthmaster.placement.table import NodeTable
+
+# Longer than an API server lets a request run (60 s by default), so that an answer which has not
+# shown as a pod by then never will.
+ASSUME_TTL_S = 70.0
+# Without a proof that the pod watch is alive for so long, deciding stops.
+PROOF_OF_LIFE_S = 10.0
+
+_FIRST_WINDOW = 2
+_WINDOW_STEP = 2
+_LARGEST_WINDOW = 1024
+_OWNERS_REMEMBERED = 4096
+_USAGES_REMEMBERED = 65536
+
+Usages = tuple[tuple[int, Hashable], ...]
+
+
+class State(Enum):
+    """How certain a holding is."""
+
+    ASSUMED = "assumed"
+    PENDING = "pending"
+    BOUND = "bound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One holding: a pod's, or an answer's."""
+
+    holder: Holder
+    node: str
+    state: State
+    usages: Usages
+    decision_id: str = ""
+    owner: Hashable = None
+    answered_s: float = 0.0
+
+
+class Ledger:
+    """Holdings by node, kept in step with the node table's columns."""
+
+    def __init__(self, table: NodeTable, *, assume_ttl_s: float = ASSUME_TTL_S) -> None:
+        self._table = table
+        self._assume_ttl_s = assume_ttl_s
+        self._entries: dict[str, Entry] = {}
+        self._by_node: dict[str, set[str]] = {}
+        self._assumed: dict[str, Entry] = {}
+        self._in_flight: dict[tuple[str, str], str] = {}
+        self._known: dict[tuple[str, str], str] = {}
+        self._unconfirmed: dict[Hashable, int] = {}
+        self._windows: OrderedDict[Hashable, int] = OrderedDict()
+        self._interned: dict[Usages, Usages] = {}
+        self._passed_s = float("-inf")
+
+    # What nodes have.
+
+    def write_node(self, node: Node, inventory: NodeInventory | None) -> int:
+        """Take over a node's state and charge it with what is held there; return its row."""
+        row, fresh = self._table.write(node, inventory)
+        if fresh:
+            for key in self._by_node.get(node.metadata.name, ()):
+                self._charge(row, self._entries[key])
+        return row
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node; its pods keep their entries until they are gone themselves."""
+        self._table.remove(name)
+
+    # What was answered.
+
+    def may_decide(self, now_s: float) -> bool:
+        """Return whether the pod watch gave proof of life within the last `PROOF_OF_LIFE_S`."""
+        return now_s - self._passed_s <= PROOF_OF_LIFE_S
+
+    def admits(self, owner: Hashable) -> bool:
+        """Return whether the owner's window has room for one more unconfirmed answer."""
+        return self._unconfirmed.get(owner, 0) < self._windows.get(owner, _FIRST_WINDOW)
+
+    def assume(
+        self,
+        decision_id: str,
+        *,
+        node: str,
+        usages: Usages,
+        namespace: str,
+        name: str,
+        owner: Hashable,
+        now_s: float,
+    ) -> None:
+        """Hold a node's room for an answer that is about to be given."""
+        if decision_id in self._entries:
+            raise ValueError(f"decision {decision_id} is in the ledger already")
+        entry = Entry(
+            holder=Holder(key=decision_id, namespace=namespace, name=name),
+            node=node,
+            state=State.ASSUMED,
+            usages=usages,
+            decision_id=decision_id,
+            owner=owner,
+            answered_s=now_s,
+        )
+        self._add(entry)
+        self._assumed[decision_id] = entry
+        self._unconfirmed[owner] = self._unconfirmed.get(owner, 0) + 1
+        if name:
+            self._in_flight[namespace, name] = decision_id
+
+    def answered(self, decision_id: str, now_s: float) -> None:
+        """Restart the time to live: the answer was only now written, or is written once more."""
+        entry = self._assumed.get(decision_id)
+        if entry is not None:
+            renewed = replace(entry, answered_s=now_s)
+            self._assumed[decision_id] = self._entries[decision_id] = renewed
+
+    def drop(self, decision_id: str) -> None:
+        """Give back what was assumed for an answer that was never written."""
+        if decision_id in self._assumed:
+            self._discard(decision_id)
+
+    def in_flight(self, namespace: str, name: str) -> str | None:
+        """Return the id of the decision that is under way for a pod of this name."""
+        return self._in_flight.get((namespace, name))
+
+    def knows(self, namespace: str, name: str) -> bool:
+        """Return whether a pod of this name exists as far as the watch has shown."""
+        return (namespace, name) in self._known
+
+    # What the pod watch shows.
+
+    def see(self, pod: Pod) -> None:
+        """Take over a pod as the watch or a list shows it; safe to repeat, in any order of pods."""
+        metadata = pod.metadata
+        self._known[metadata.namespace, metadata.name] = metadata.uid
+        allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+        if allocation is not None:
+            self._confirm(allocation.id)
+        self._put(None if pod.is_finished else self._entry_of(pod, allocation), metadata.uid)
+
+    def forget(self, pod: Pod) -> None:
+        """Release a pod whose object is gone."""
+        metadata = pod.metadata
+        allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+        if allocation is not None:
+            self._confirm(allocation.id)
+        if self._known.get((metadata.namespace, metadata.name)) == metadata.uid:
+            del self._known[metadata.namespace, metadata.name]
+        self._put(None, metadata.uid)
+
+    def watch_passed(self, at_s: float) -> None:
+        """Note the proof that the watch has shown everything stored before `at_s`."""
+        self._passed_s = max(self._passed_s, at_s)
+
+    def lapse(self, now_s: float) -> tuple[Entry, ...]:
+        """Release assumed entries whose pod can no longer appear, and return them."""
+        until = min(now_s, self._passed_s) - self._assume_ttl_s
+        lapsed = tuple(entry for entry in self._assumed.values() if entry.answered_s <= until)
+        for entry in lapsed:
+            self._discard(entry.decision_id)
+            self._set_window(entry.owner, 1)
+        return lapsed
+
+    # What is held.
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, key: str) -> Entry | None:
+        """Return a holding by pod uid, or by decision id while it is assumed."""
+        return self._entries.get(key)
+
+    def on_node(self, name: str) -> tuple[Entry, ...]:
+        """Return the holdings on a node."""
+        return tuple(self._entries[key] for key in self._by_node.get(name, ()))
+
+    @property
+    def assumed(self) -> Mapping[str, Entry]:
+        """Return the assumed entries by decision id."""
+        return self._assumed
+
+    def usages_of(self, pod: Pod, allocated: Mapping[str, Mapping[str, Any]]) -> Usages:
+        """Return what a pod holds per concern, equal values shared."""
+        usages = tuple(
+            (index, usage)
+            for index, concern in enumerate(self._table.concerns)
+            if (usage := concern.usage(pod, allocated.get(concern.name))) is not None
+        )
+        if len(self._interned) > _USAGES_REMEMBERED:
+            self._interned.clear()
+        return self._interned.setdefault(usages, usages)
+
+    def _entry_of(self, pod: Pod, allocation: Allocation | None) -> Entry | None:
+        """Return what the pod holds: where it is bound, else where we sent it, else nothing."""
+        node = pod.spec.node_name
+        if not node:
+            if allocation is None or allocation.mode == Mode.OBSERVE:
+                return None
+            node = allocation.node
+        ours = allocation is not None and allocation.node == node
+        return Entry(
+            holder=Holder(
+                key=pod.metadata.uid,
+                namespace=pod.metadata.namespace,
+                name=pod.metadata.name,
+                started_s=_seconds(pod.metadata.creation_timestamp),
+            ),
+            node=node,
+            state=State.BOUND if pod.spec.node_name else State.PENDING,
+            usages=self.usages_of(pod, allocation.allocated if allocation and ours else {}),
+            decision_id=allocation.id if allocation is not None else "",
+        )
+
+    def _confirm(self, decision_id: str) -> None:
+        entry = self._assumed.get(decision_id)
+        if entry is None:
+            return
+        self._discard(decision_id)
+        self._set_window(entry.owner, self._windows.get(entry.owner, _FIRST_WINDOW) + _WINDOW_STEP)
+        # The pod was stored after it was answered, so the watch has come past that moment.
+        self.watch_passed(entry.answered_s)
+
+    def _put(self, entry: Entry | None, key: str) -> None:
+        known = self._entries.get(key)
+        if known is not None and entry is not None:
+            if (known.node, known.usages) == (entry.node, entry.usages):
+                self._entries[key] = entry
+                return
+        if known is not None:
+            self._remove(known)
+        if entry is not None:
+            self._add(entry)
+
+    def _discard(self, decision_id: str) -> None:
+        entry = self._assumed.pop(decision_id)
+        self._remove(entry)
+        left = self._unconfirmed[entry.owner] - 1
+        if left:
+            self._unconfirmed[entry.owner] = left
+        else:
+            del self._unconfirmed[entry.owner]
+        name = (entry.holder.namespace, entry.holder.name)
+        if self._in_flight.get(name) == decision_id:
+            del self._in_flight[name]
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.holder.key] = entry
+        self._by_node.setdefault(entry.node, set()).add(entry.holder.key)
+        row = self._table.row_of(entry.node)
+        if row is not None:
+            self._charge(row, entry)
+
+    def _remove(self, entry: Entry) -> None:
+        key = entry.holder.key
+        del self._entries[key]
+        held = self._by_node[entry.node]
+        held.discard(key)
+        if not held:
+            del self._by_node[entry.node]
+        row = self._table.row_of(entry.node)
+        if row is not None:
+            for index, usage in entry.usages:
+                concern = self._table.concerns[index]
+                concern.release(self._table.columns[concern.name], row, entry.holder, usage)
+            self._table.touch(row)
+
+    def _charge(self, row: int, entry: Entry) -> None:
+        for index, usage in entry.usages:
+            concern: AnyConcern = self._table.concerns[index]
+            concern.charge(self._table.columns[concern.name], row, entry.holder, usage)
+        self._table.touch(row)
+
+    def _set_window(self, owner: Hashable, size: int) -> None:
+        self._windows[owner] = min(size, _LARGEST_WINDOW)
+        self._windows.move_to_end(owner)
+        if len(self._windows) > _OWNERS_REMEMBERED:
+            self._windows.popitem(last=False)
+
+
+def _seconds(timestamp: str | None) -> float | None:
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else None
