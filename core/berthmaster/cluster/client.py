@@ -364,6 +364,8 @@ class Client:
 
     def _translated(self, method: str, path: str, error: Exception) -> ClusterError:
         detail = str(error) or type(error).__name__
+        if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+            detail = error.os_error.strerror
         base_url = self._connection.base_url
         if isinstance(error, _NEVER_SENT):
             return UnreachableError(f"cannot reach the cluster at {base_url}: {detail}; {HINT}")

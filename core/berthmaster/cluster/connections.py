@@ -71,7 +71,7 @@ async def load_connection(
         return _connection(configuration, paths, renew)
     # The loader has its own error class, and lets through whatever a malformed file provokes in it.
     except (ConfigException, OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        where = "in-cluster" if paths is None else paths
+        where = "no kubeconfig, and not in a pod" if paths is None else paths
         raise ConfigurationError(
             f"no usable cluster configuration ({where}): {error}; {HINT}"
         ) from error
