@@ -304,7 +304,7 @@ class Informer(Generic[T]):
         try:
             return self._decode(raw)
         # The boundary of one object: whatever its decoder trips over, the others must go on.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self.bad_objects += 1
             logger.warning(
                 "object cannot be decoded",
