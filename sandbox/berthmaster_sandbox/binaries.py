@@ -1,0 +1,127 @@
+"""Where the programs of a control plane come from.
+
+Owns the search order. A folder that the user names (argument or `BERTHMASTER_SANDBOX_BINARIES`)
+is taken at its word: it must hold everything but kwok, which few people have. The folder in
+`KUBEBUILDER_ASSETS`, which other projects fill with less than we need, is taken if it is complete.
+Then comes our cache, and what the cache lacks is built into it (see `building`). The cache is
+keyed by system, processor and versions, so an upgrade never meets an older program.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from berthmaster_sandbox.building import (
+    ETCD_VERSION,
+    KUBERNETES_VERSION,
+    KWOK_VERSION,
+    TOOLS,
+    Report,
+    build_missing,
+    is_built,
+    print_progress,
+)
+from berthmaster_sandbox.errors import BinariesError
+
+FOLDER_VARIABLE = "BERTHMASTER_SANDBOX_BINARIES"
+ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
+
+ALL_NAMES: tuple[str, ...] = tuple(tool.name for tool in TOOLS)
+REQUIRED_NAMES: tuple[str, ...] = tuple(name for name in ALL_NAMES if name != "kwok")
+
+_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binaries:
+    """The executables of one control plane; `folder` is what belongs on a user's PATH."""
+
+    folder: Path
+    etcd: Path
+    kube_apiserver: Path
+    kube_scheduler: Path
+    kube_controller_manager: Path
+    kubectl: Path
+    kwok: Path
+
+
+def ensure_binaries(
+    folder: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    report: Report = print_progress,
+) -> Binaries:
+    """Return every executable, building what is missing; may take minutes the first time.
+
+    Blocks; an asynchronous caller uses a thread only if nothing has to be built there, as a build
+    is bound to the thread that starts it. Raises BinariesError with the way out.
+    """
+    environment = os.environ if environment is None else environment
+    cache = find_cache(environment)
+    source = _find_named_folder(folder, environment) or _find_assets(environment, report)
+    if source is None:
+        build_missing(ALL_NAMES, folder=cache, toolchains=cache.parent, report=report)
+        return _collect(cache, kwok_folder=cache)
+    if is_built(source, "kwok"):
+        return _collect(source, kwok_folder=source)
+    build_missing(["kwok"], folder=cache, toolchains=cache.parent, report=report)
+    return _collect(source, kwok_folder=cache)
+
+
+def find_cache(environment: Mapping[str, str]) -> Path:
+    """Return the cache folder for this machine and these versions; it may not exist yet."""
+    home = environment.get("HOME")
+    default = Path(home) / ".cache" if home else Path.home() / ".cache"
+    base = Path(environment.get("XDG_CACHE_HOME") or default)
+    versions = f"k8s-{KUBERNETES_VERSION}_etcd-{ETCD_VERSION}_kwok-{KWOK_VERSION}"
+    return base / "berthmaster" / "sandbox" / _describe_machine() / versions
+
+
+def _describe_machine() -> str:
+    machine = platform.machine().lower()
+    if machine not in _ARCHITECTURES:
+        raise BinariesError(f"no recipe for processor {machine}, expected amd64 or arm64")
+    return f"{platform.system().lower()}-{_ARCHITECTURES[machine]}"
+
+
+def _find_named_folder(folder: Path | None, environment: Mapping[str, str]) -> Path | None:
+    named = folder or environment.get(FOLDER_VARIABLE)
+    if not named:
+        return None
+    path = Path(named).expanduser().resolve()
+    lacking = _list_lacking(path, REQUIRED_NAMES)
+    if lacking:
+        raise BinariesError(f"{path} was named as the programs' folder but lacks {lacking}")
+    return path
+
+
+def _find_assets(environment: Mapping[str, str], report: Report) -> Path | None:
+    assets = environment.get(ASSETS_VARIABLE)
+    if not assets:
+        return None
+    path = Path(assets).expanduser().resolve()
+    lacking = _list_lacking(path, REQUIRED_NAMES)
+    if lacking:
+        report(f"passing over {ASSETS_VARIABLE}: {path} lacks {lacking}")
+        return None
+    return path
+
+
+def _list_lacking(folder: Path, names: Iterable[str]) -> str:
+    return ", ".join(name for name in names if not is_built(folder, name))
+
+
+def _collect(folder: Path, *, kwok_folder: Path) -> Binaries:
+    return Binaries(
+        folder=folder,
+        etcd=folder / "etcd",
+        kube_apiserver=folder / "kube-apiserver",
+        kube_scheduler=folder / "kube-scheduler",
+        kube_controller_manager=folder / "kube-controller-manager",
+        kubectl=folder / "kubectl",
+        kwok=kwok_folder / "kwok",
+    )
