@@ -1,0 +1,11 @@
+"""A kubelet whose containers are local processes.
+
+`kubelet.py` owns the node and the watch of its pods, `workers.py` one pod's life, `containers.py`
+one container's, `processes.py` one process. What they decide is in modules without input or
+output: `environment.py` (variables and paths), `probing.py` (thresholds), `statuses.py` (what is
+reported). `docs` for the author of a pod: see `environment.py`, the variables a process gets.
+"""
+
+from berthmaster_sandbox.kubelet.kubelet import Kubelet
+
+__all__ = ["Kubelet"]
