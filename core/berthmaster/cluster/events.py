@@ -225,10 +225,12 @@ class EventRecorder:
         """Write what is queued, for at most so many seconds; for the end of a process, after `run`."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._queue:
-                    await self._write_due()
+                while self._queue and await self._write_due() is None:
+                    pass
         except TimeoutError:
-            self.dropped += len(self._queue)
+            logger.warning("events not written in time", extra={"left": len(self._queue)})
+        self.dropped += len(self._queue)
+        self._queue.clear()
 
     def _idle_s(self) -> float | None:
         """Return the seconds until the first repeated line may be patched, None without any."""
