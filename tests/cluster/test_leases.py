@@ -168,6 +168,7 @@ class World:
         """Let a process look every second for so long."""
         for _ in range(int(seconds)):
             process.round()
+            assert len(self.leaders()) <= 1
             self.now_s += 1.0
         process.round()
 
@@ -177,6 +178,8 @@ ACTIONS = st.one_of(
         st.sampled_from(["begin", "reach", "hear", "hear", "finish", "round", "lose", "release"]),
         st.integers(0, 2),
     ),
+    # The others may be stopped in the middle of a request while one goes on for some seconds.
+    st.tuples(st.sampled_from(["3 s of", "7 s of"]), st.integers(0, 2)),
     st.tuples(
         st.just("time"), st.sampled_from([0.1, 0.9, 1.0, 1.9, 2.0, 3.9, 4.0, 5.9, 6.0, 6.1, 60.0])
     ),
@@ -208,6 +211,8 @@ def act(world: World, action: str, value: float) -> None:
         "finish": process.finish,
         "round": process.round,
         "lose": process.lose_answer,
+        "3 s of": lambda: world.wait_and_round(process, 3),
+        "7 s of": lambda: world.wait_and_round(process, 7),
         "release": lambda: process.begin(release=True),
     }
     choices[action]()
@@ -264,18 +269,33 @@ def test_paused_leader_does_not_believe_its_late_answer() -> None:
     assert world.leaders() == [second]
 
 
-def test_absent_lease_is_created_after_a_full_duration() -> None:
+def test_absent_lease_is_planted_and_held_after_a_full_duration() -> None:
     world = World(1)
     process = world.processes[0]
 
     world.wait_and_round(process, 5)
-    assert world.store.lease is None
+    assert world.store.lease is not None
+    assert "holderIdentity" not in world.store.lease["spec"]
     world.wait_and_round(process, 1)
 
     acquired = process.elector.acquired
     assert acquired == Acquired(
-        kind=Acquisition.CREATED, transitions=0, previous_holder="", annotations={}
+        kind=Acquisition.CREATED, transitions=1, previous_holder="", annotations={}
     )
+
+
+def test_lease_deleted_twice_makes_no_second_leader() -> None:
+    world = World(2)
+    first, second = world.processes
+    world.wait_and_round(second, 3)
+    world.store.lease = None
+    world.wait_and_round(first, 7)
+    assert world.leaders() == [first]
+    world.store.lease = None
+
+    second.round()
+
+    assert world.leaders() == [first]
 
 
 def test_crash_is_taken_over_when_the_record_stood_still() -> None:
@@ -291,7 +311,7 @@ def test_crash_is_taken_over_when_the_record_stood_still() -> None:
     assert acquired is not None
     assert acquired.kind is Acquisition.EXPIRED
     assert acquired.previous_holder == "process-0"
-    assert acquired.transitions == second.elector.transitions == 1
+    assert acquired.transitions == second.elector.transitions == 2
 
 
 def test_release_hands_over_at_once_and_only_once() -> None:
@@ -345,7 +365,7 @@ def test_late_leader_regains_in_a_new_epoch() -> None:
 
     acquired = process.elector.acquired
     assert acquired is not None
-    assert (acquired.kind, acquired.transitions) == (Acquisition.REGAINED, 1)
+    assert (acquired.kind, acquired.transitions) == (Acquisition.REGAINED, 2)
 
 
 def test_foreign_annotation_costs_no_leadership() -> None:
@@ -358,7 +378,7 @@ def test_foreign_annotation_costs_no_leadership() -> None:
     process.round()
 
     assert process.elector.is_leader()
-    assert process.elector.transitions == 0
+    assert process.elector.transitions == 1
 
 
 def test_times_out_of_order_are_refused() -> None:
@@ -373,7 +393,8 @@ def test_identities_of_one_pod_differ() -> None:
 @pytest.fixture
 async def api() -> AsyncIterator[FakeApi]:
     async with FakeApi() as server:
-        server.put(LEASES, {"metadata": {"name": "lease", "namespace": "ns"}, "spec": {}})
+        spec = {"holderIdentity": "", "leaseTransitions": 3}
+        server.put(LEASES, {"metadata": {"name": "lease", "namespace": "ns"}, "spec": spec})
         yield server
 
 
@@ -407,7 +428,7 @@ async def test_run_leads_then_loses_then_releases(api: FakeApi) -> None:
         released = await elector.release({"state": "s"})
 
     assert first is not None
-    assert first.kind is Acquisition.CREATED
+    assert (first.kind, first.transitions) == (Acquisition.RELEASED, 4)
     assert second is not None
     assert second.kind is Acquisition.REGAINED
     assert released

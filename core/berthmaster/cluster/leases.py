@@ -5,8 +5,9 @@ The protocol is that of client-go, with its timing made strict on both sides:
 * Every write carries the resourceVersion that was read, so of two writers one gets a conflict.
 * A candidate lets a holder be until the record has not changed for the lease's duration, counted
   on the candidate's own clock from when it *received* the last change. No clock of another machine
-  is ever compared. A Lease that is absent is waited for just as long: somebody may have deleted it
-  under a living leader.
+  is ever compared. A Lease that is absent is first planted without a holder and then waited for
+  just as long: somebody may have deleted it under a living leader, and absence has no version by
+  which to see that it was interrupted.
 * A leader trusts itself only until `renew_deadline_s` after its last successful renewal was *sent*.
 
 The holder sends before the candidate can receive, and `renew_deadline_s < duration_s`, so there is
@@ -52,7 +53,7 @@ _MIN_TIMEOUT_S = 0.5
 class Acquisition(Enum):
     """Say what a new leader found; it decides how long in-flight work of another may matter."""
 
-    # There was no Lease, or one that nobody ever held.
+    # Nobody ever held this Lease object: a first start, or somebody deleted the old one.
     CREATED = "created"
     # The holder stopped renewing: it crashed, hangs, or is cut off.
     EXPIRED = "expired"
@@ -292,6 +293,9 @@ class LeaderElector:
                 await self._write(record, self._held(record, record.transitions))
                 return
             self._lose()
+        if record.obj is None:
+            await self._plant()
+            return
         kind = self._acquirable(record)
         if kind is not None:
             await self._acquire(record, kind)
@@ -299,12 +303,25 @@ class LeaderElector:
     def _acquirable(self, record: _Record) -> Acquisition | None:
         if record.holder == self.identity:
             return Acquisition.REGAINED
-        if record.obj is not None and not record.holder:
-            return Acquisition.RELEASED if record.ever_held else Acquisition.CREATED
+        if record.ever_held and not record.holder:
+            return Acquisition.RELEASED
         wait_s = max(self._duration_s, record.duration_s)
         if self._clock() - self._changed_at_s < wait_s:
             return None
-        return Acquisition.CREATED if record.obj is None else Acquisition.EXPIRED
+        return Acquisition.EXPIRED if record.ever_held else Acquisition.CREATED
+
+    async def _plant(self) -> None:
+        """Make a Lease that nobody holds, so that waiting for it has a beginning."""
+        spec = {"leaseDurationSeconds": int(self._duration_s)}
+        planted = self._lease(_ABSENT, spec, {})
+        try:
+            stored = await self._client.create(self._collection, planted, timeout_s=self._limit_s())
+        except ApiError as error:
+            if not error.is_already_exists:
+                raise
+            self._is_current = False
+            return
+        self._remember(stored)
 
     async def _acquire(self, record: _Record, kind: Acquisition) -> None:
         before = self._attempt
@@ -313,21 +330,20 @@ class LeaderElector:
             kind, holder, handed = before.kind, before.previous_holder, before.annotations
         else:
             holder, handed = record.holder, _handed_over(record)
-        transitions = 0 if record.obj is None else record.transitions + 1
         attempt = Acquired(
             kind=kind,
-            transitions=transitions,
+            transitions=record.transitions + 1,
             previous_holder=holder,
             annotations=handed if kind is Acquisition.RELEASED else {},
         )
         self._attempt = attempt
         try:
-            await self._write(record, self._held(record, transitions, acquiring=True))
+            await self._write(record, self._held(record, attempt.transitions, acquiring=True))
         except ApiError as error:
             if not error.is_unknown:
                 # Refused, so it never happened; an earlier attempt may still be the holder.
                 self._attempt = before
-            if error.is_conflict or error.is_already_exists:
+            if error.is_conflict:
                 self._is_current = False
                 return
             raise
@@ -347,10 +363,7 @@ class LeaderElector:
         limit_s = self._limit_s()
         self._is_current = False
         sent_at_s = self._clock()
-        if record.obj is None:
-            stored = await self._client.create(self._collection, obj, timeout_s=limit_s)
-        else:
-            stored = await self._client.replace(self._path, obj, timeout_s=limit_s)
+        stored = await self._client.replace(self._path, obj, timeout_s=limit_s)
         self._remember(stored)
         self._until_s = max(self._until_s, sent_at_s + self._renew_deadline_s)
 
@@ -365,8 +378,7 @@ class LeaderElector:
     def _remember(self, obj: JsonObject | None) -> _Record:
         # Called after the answer came: never earlier than the change itself.
         record = _ABSENT if obj is None else _parse(obj)
-        old = self._record
-        if old is None or (old.obj is None) != (obj is None) or old.version != record.version:
+        if self._record is None or self._record.version != record.version:
             self._changed_at_s = self._clock()
         self._record = record
         self._is_current = True
@@ -425,6 +437,8 @@ class LeaderElector:
     def _lease(
         self, record: _Record, spec: JsonObject, annotations: Mapping[str, str]
     ) -> JsonObject:
+        # The uid stays in: a PUT to a Lease that was deleted would create it anew, if not for the uid,
+        # which the API server takes as a precondition.
         metadata = dict((record.obj or {}).get("metadata") or {})
         metadata.pop("managedFields", None)
         metadata.update(name=self._name, namespace=self._namespace)
