@@ -317,6 +317,7 @@ class _Side(asyncio.Protocol):
     def __init__(self, listener: _Listener | None) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
+        self._is_finished = False
         self.connection: _Connection | None = None
         self.peer: _Side | None = None
 
@@ -341,9 +342,15 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Hand on the half-close; True keeps this side open for writing."""
+        self._is_finished = True
         peer = self.peer
-        if peer is not None and peer._transport is not None and not peer._transport.is_closing():
-            peer._transport.write_eof()
+        if peer is None or peer._transport is None or peer._transport.is_closing():
+            return False
+        peer._transport.write_eof()
+        if peer._is_finished:
+            # Both halves are done; what is still to be written is written first.
+            peer.close()
+            return False
         return True
 
     def pause_writing(self) -> None:

@@ -84,6 +84,8 @@ class ContainerRunner:
         self._done = asyncio.Event()
         self._has_begun = False
         self._pauses = 0
+        # The last failure of each kind of probe, so that it is told once and not each second.
+        self._complaints: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -344,9 +346,10 @@ class ContainerRunner:
 
     async def _observe(self, kind: str, probe: Mapping[str, Any], counter: ProbeCounter) -> Verdict:
         success, message = await probing.check(probe, self._target())
-        if not success:
-            text = f"{kind} probe failed: {message}"
+        text = "" if success else f"{kind} probe failed: {message}"
+        if text and text != self._complaints.get(kind):
             self._surroundings.record(reason="Unhealthy", message=text, is_warning=True)
+        self._complaints[kind] = text
         return counter.observe(success=success)
 
     async def _give_up(

@@ -18,7 +18,7 @@ import msgspec
 
 from berthmaster.cluster.client import Client, ClusterError
 from berthmaster.cluster.informers import EventKind, Informer
-from berthmaster_sandbox.addresses import AddressPool
+from berthmaster_sandbox.addresses import AddressError, AddressPool
 from berthmaster_sandbox.kubelet.nodes import NodeKeeper, build_node
 from berthmaster_sandbox.kubelet.processes import kill_marked
 from berthmaster_sandbox.kubelet.statuses import now_text
@@ -27,6 +27,7 @@ from berthmaster_sandbox.kubelet.workers import NodeSettings, PodWorker, build_s
 logger = logging.getLogger(__name__)
 
 HOST_IP = "127.0.0.1"
+RETRY_S = 2.0
 _EVENT_QUEUE = 500
 _PODS_DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 
@@ -160,20 +161,37 @@ class Kubelet:
         if kind is EventKind.DELETED:
             if worker is not None:
                 worker.vanish()
+            if uid not in self._tasks:
+                self._workers.pop(uid, None)
         elif worker is not None:
+            # Also when its work is done: late news of a pod must not start it a second time.
             worker.update(pod)
         else:
+            self._start_worker(pod)
+
+    def _start_worker(self, pod: dict[str, Any]) -> None:
+        uid = str(pod["metadata"]["uid"])
+        try:
             worker = self._workers[uid] = PodWorker(pod, self._settings)
-            task = self._tasks[uid] = asyncio.create_task(self._guard(worker))
-            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+        except AddressError as error:
+            self._record(pod, "FailedCreatePodSandBox", str(error), True)
+            return
+        self._tasks[uid] = asyncio.create_task(self._guard(worker))
 
     async def _guard(self, worker: PodWorker) -> None:
-        try:
-            await worker.run()
-        except Exception:
-            # One pod's trouble is not the node's: its processes are gone, the log says why.
-            logger.exception("pod abandoned", extra={"pod": f"{worker.namespace}/{worker.name}"})
-        finally:
+        while True:
+            try:
+                await worker.run()
+                break
+            except Exception:
+                # One pod's trouble is not the node's: its processes are gone, the log says why.
+                logger.exception("pod failed", extra={"pod": f"{worker.namespace}/{worker.name}"})
+            await asyncio.sleep(RETRY_S)
+            if worker.is_gone:
+                break
+            worker = self._workers[worker.uid] = PodWorker(worker.pod, self._settings)
+        self._tasks.pop(worker.uid, None)
+        if worker.is_gone:
             self._workers.pop(worker.uid, None)
 
     async def _end_workers(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ async def http_get(action: Mapping[str, Any], target: ProbeTarget) -> tuple[bool
         return 200 <= response.status < 400, f"HTTP status {response.status}"
 
 
+@functools.cache
 def _unverified() -> ssl.SSLContext:
     # Probes go to the pod itself, whose certificate names its Service.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

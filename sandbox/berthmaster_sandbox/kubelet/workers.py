@@ -95,7 +95,8 @@ class PodWorker:
         self._volumes = PodVolumes(self._folder / "volumes", client=node.client)
         self._doomed = asyncio.Event()
         self._dirty = asyncio.Event()
-        self._is_gone = False
+        # The API server has the pod no more.
+        self.is_gone = False
         # A pod that ended under an earlier kubelet is left as that one reported it.
         self._was_ended = status.get("phase") in ("Succeeded", "Failed")
         self._is_ended = self._was_ended
@@ -117,7 +118,7 @@ class PodWorker:
 
     def vanish(self) -> None:
         """Take note that the API server has the pod no more: its processes end at once."""
-        self._is_gone = True
+        self.is_gone = True
         for runner in self._runners:
             runner.kill()
         self._doomed.set()
@@ -230,7 +231,7 @@ class PodWorker:
         finally:
             await _cancel(work, doom, reporter)
         self._is_ended = True
-        if not self._is_gone:
+        if not self.is_gone:
             await self._send_status()
 
     async def _work(self) -> None:
@@ -362,7 +363,7 @@ class PodWorker:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            if not self._is_gone and not await self._send_status():
+            if not self.is_gone and not await self._send_status():
                 await asyncio.sleep(RETRY_S)
                 self._dirty.set()
 
@@ -384,7 +385,7 @@ class PodWorker:
         return True
 
     async def _confirm_deletion(self) -> None:
-        while not self._is_gone:
+        while not self.is_gone:
             # Until the final phase is stored, an owner may take the pod for lost work.
             is_told = self._was_ended or await self._send_status()
             if is_told and await self._delete():
