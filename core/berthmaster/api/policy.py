@@ -168,6 +168,45 @@ def policy_from_manifest(manifest: Mapping[str, Any]) -> PlacementPolicy:
     )
 
 
+class PolicySet:
+    """All policies of a cluster together: which one counts for a pod, and what all say jointly.
+
+    The disk IO white lists are one list for the cluster, so each policy that `choose` returns
+    carries all of them.
+    """
+
+    def __init__(self, policies: Iterable[PlacementPolicy] = ()) -> None:
+        ordered = sorted(policies, key=lambda it: (-it.spec.priority, it.name))
+        self.white_list = tuple(
+            sorted({name for it in ordered for name in it.spec.concerns.diskio.ns_white_list})
+        )
+        self._policies = tuple(self._with_white_list(it) for it in ordered)
+        self._default = self._with_white_list(DEFAULT_POLICY)
+
+    @property
+    def specs(self) -> tuple[PlacementPolicySpec, ...]:
+        """Return what each policy says, the most important first."""
+        return tuple(policy.spec for policy in self._policies)
+
+    def choose(
+        self, labels: Mapping[str, str], namespace_labels: Mapping[str, str], *, taken_by: str = ""
+    ) -> PlacementPolicy:
+        """Return the policy that counts: highest priority, then name; else the defaults.
+
+        A policy without selectors counts for every pod that asks by itself.
+        """
+        for policy in self._policies:
+            if policy.selects(labels, namespace_labels, taken_by=taken_by):
+                return policy
+        return self._default
+
+    def _with_white_list(self, policy: PlacementPolicy) -> PlacementPolicy:
+        diskio = policy.spec.concerns.diskio.model_copy(update={"ns_white_list": self.white_list})
+        concerns = policy.spec.concerns.model_copy(update={"diskio": diskio})
+        spec = policy.spec.model_copy(update={"concerns": concerns})
+        return policy.model_copy(update={"spec": spec})
+
+
 def choose_policy(
     policies: Iterable[PlacementPolicy],
     labels: Mapping[str, str],
@@ -175,8 +214,5 @@ def choose_policy(
     *,
     taken_by: str = "",
 ) -> PlacementPolicy:
-    """Return the policy that counts for a pod: highest priority, then name; else the defaults."""
-    covering = [
-        policy for policy in policies if policy.selects(labels, namespace_labels, taken_by=taken_by)
-    ]
-    return min(covering, key=lambda it: (-it.spec.priority, it.name), default=DEFAULT_POLICY)
+    """Return the policy that counts for one pod; whoever asks often keeps a `PolicySet`."""
+    return PolicySet(policies).choose(labels, namespace_labels, taken_by=taken_by)

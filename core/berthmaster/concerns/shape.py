@@ -16,7 +16,7 @@ when somebody reads it (`explain`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -48,11 +48,16 @@ class Problem:
 
 
 class InvalidRequestError(Exception):
-    """A pod asks for something that cannot be understood; carries every fault found."""
+    """A pod asks for something that cannot be understood; carries every fault found.
 
-    def __init__(self, *problems: Problem) -> None:
+    `request` is the request in a form that its concern refuses with these words, for a decision
+    that has to say why rather than fail.
+    """
+
+    def __init__(self, *problems: Problem, request: Hashable = None) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+        self.request = request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,9 @@ class Concern(Protocol[ColumnsT, RequestT, UsageT]):
 
     def new_columns(self) -> ColumnsT:
         """Return empty columns."""
+
+    def configure(self, columns: ColumnsT, policies: Sequence[PlacementPolicySpec]) -> None:
+        """Take over what all policies of the cluster say together; rows may change by it."""
 
     def charge(self, columns: ColumnsT, row: int, holder: Holder, usage: UsageT) -> None:
         """Let the holder use the row."""

@@ -6,7 +6,7 @@ costs, per pod, the rows that its predecessors changed and one search for the ma
 
     total = sum(weight * score) / sum(weight)        over the concerns that the pod asks for
 
-Nodes of equal total are told apart by the mean score of the concerns of weight 0, then by a hash of
+A pod that asks for nothing that has weight finds all nodes equally good (100). Nodes of equal total are told apart by the mean score of the concerns of weight 0, then by a hash of
 the decision id and the node's name. Worked: disk IO 97 (weight 1), resources 40 (weight 0) -> 97.0,
 and of two such nodes the one with more free CPU and memory wins.
 """
@@ -116,11 +116,22 @@ class Engine:
         self.ledger = Ledger(self.table)
         self._shapes: OrderedDict[PodRequest, _Shape] = OrderedDict()
 
-    def read_request(self, pod: Pod, policy: PlacementPolicySpec) -> PodRequest:
+    def configure(self, policies: Sequence[PlacementPolicySpec]) -> None:
+        """Take over what all policies of the cluster say together (white lists and the like)."""
+        for concern in self.table.concerns:
+            concern.configure(self.table.columns[concern.name], policies)
+        self.table.touch_all()
+
+    def read_request(
+        self, pod: Pod, policy: PlacementPolicySpec, *, is_strict: bool = True
+    ) -> PodRequest:
         """Return what the pod asks of each concern.
 
+        Not strict: a faulty request is one that its concern refuses everywhere, with the fault as
+        the reason.
+
         Raises:
-            InvalidRequestError: with the faults found by all concerns together.
+            InvalidRequestError: strict only, with the faults found by all concerns together.
         """
         asks: list[Ask] = []
         problems: list[Problem] = []
@@ -129,10 +140,10 @@ class Engine:
                 request = concern.request(pod, policy)
             except InvalidRequestError as error:
                 problems.extend(error.problems)
-                continue
+                request = error.request
             if request is not None:
                 asks.append(Ask(index, concern.weight(policy), request))
-        if problems:
+        if problems and is_strict:
             raise InvalidRequestError(*problems)
         return tuple(asks)
 
@@ -233,7 +244,7 @@ class Engine:
                 columns = self.table.columns[concern.name]
                 total += weight * concern.score(columns, rows, ask.request)
                 weights += weight
-        return total / weights if weights else total
+        return total / weights if weights else np.full(len(rows), 100.0)
 
     def _best(self, totals: Scores, ties: Scores, decision_id: str) -> int | None:
         best = totals.max(initial=-1.0)

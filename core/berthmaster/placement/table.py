@@ -87,6 +87,11 @@ class NodeTable:
         self.tick += 1
         self.versions[row] = self.tick
 
+    def touch_all(self) -> None:
+        """Give every row a new version."""
+        self.tick += 1
+        self.versions[:] = self.tick
+
     def changed_since(self, tick: int) -> NDArray[np.intp]:
         """Return the rows that changed after `tick`."""
         return np.flatnonzero(self.versions > tick)

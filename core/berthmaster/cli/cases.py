@@ -1,0 +1,176 @@
+"""Decision cases: worlds with the decision that is expected of them, run through the public path.
+
+    vendors' objects -> inventory -> columns -> decision
+
+`python -m berthmaster.cli.cases FILE|FOLDER ...` runs every case of every file, prints each failure
+with expected and actual, and a closing line with the counts. A key that is not understood makes its
+case fail, so that nothing is skipped silently.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.objects import Node, node_from_manifest, pod_from_manifest
+from berthmaster.api.policy import (
+    ConcernSettings,
+    DiskIOSettings,
+    PlacementPolicy,
+    PlacementPolicySpec,
+    PolicySet,
+)
+from berthmaster.cli import case_diskio
+from berthmaster.concerns import diskio
+from berthmaster.concerns.shape import AnyConcern
+from berthmaster.placement.engine import Engine, Verdict
+
+_KEYS = {"name", "source", "why", "derived", "config", "cluster", "metrics", "pod", "expect"}
+_CLUSTER_KEYS = {"nodes", "resources", "pods"}
+_EXPECT_KEYS = {"feasible", "reasons", "scores", "best"}
+
+
+class UnknownKeyError(ValueError):
+    """A case says something that this loader does not understand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseWorld:
+    """What a concern's loader makes of a case: its concern, settings and inventories."""
+
+    concern: AnyConcern
+    settings: ConcernSettings
+    inventories: Mapping[str, NodeInventory]
+
+
+def _load_diskio(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseWorld:
+    check_keys(config, {"plugin", "scoreStrategy", "nsWhiteList", "normalizers"}, "config")
+    settings = DiskIOSettings.model_validate(
+        {
+            "strategy": config.get("scoreStrategy", "LeastAllocated"),
+            "nsWhiteList": config.get("nsWhiteList") or (),
+        }
+    )
+    return CaseWorld(
+        concern=diskio.CONCERN,
+        settings=ConcernSettings(diskio=settings),
+        inventories=case_diskio.build_inventories(
+            cluster["resources"], config.get("normalizers") or {}
+        ),
+    )
+
+
+LOADERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], CaseWorld]] = {
+    "DiskIO": _load_diskio,
+}
+
+
+def check_keys(found: Mapping[str, Any], known: set[str], at: str) -> None:
+    """Raise `UnknownKeyError` if a mapping has keys beyond the known ones."""
+    unknown = sorted(set(found) - known)
+    if unknown:
+        raise UnknownKeyError(f"{at}: unknown key(s) {', '.join(unknown)}")
+
+
+def run_case(case: Mapping[str, Any]) -> list[str]:
+    """Decide one case; return each difference between expected and actual."""
+    check_keys(case, _KEYS, "case")
+    check_keys(case["cluster"], _CLUSTER_KEYS, "cluster")
+    check_keys(case["expect"], _EXPECT_KEYS, "expect")
+    if case.get("metrics"):
+        raise UnknownKeyError("metrics: none are understood for this plugin")
+    plugin = case["config"]["plugin"]
+    if plugin not in LOADERS:
+        raise UnknownKeyError(f"config.plugin: {plugin}, expected one of {', '.join(LOADERS)}")
+    world = LOADERS[plugin](case["config"], case["cluster"])
+    verdicts = {verdict.node: verdict for verdict in _decide(world, case)}
+    return list(_differences(case["expect"], verdicts))
+
+
+def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
+    policies = PolicySet(
+        [PlacementPolicy(name="case", spec=PlacementPolicySpec(concerns=world.settings))]
+    )
+    engine = Engine([world.concern])
+    engine.configure(policies.specs)
+    for manifest in case["cluster"].get("nodes", ()):
+        node: Node = node_from_manifest(manifest)
+        engine.ledger.write_node(node, world.inventories.get(node.metadata.name))
+    for manifest in case["cluster"].get("pods", ()):
+        engine.ledger.see(pod_from_manifest(manifest))
+    policy = policies.choose({}, {})
+    request = engine.read_request(pod_from_manifest(case["pod"]), policy.spec, is_strict=False)
+    return engine.verdicts(request)
+
+
+def _differences(expect: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> Iterator[str]:
+    for node, feasible in expect.get("feasible", {}).items():
+        actual = verdicts[node].reason is None
+        if actual != feasible:
+            reason = verdicts[node].reason
+            why = f" ({reason.text})" if reason is not None else ""
+            yield f"feasible[{node}]: expected {feasible}, actual {actual}{why}"
+    for node, words in expect.get("reasons", {}).items():
+        reason = verdicts[node].reason
+        text = reason.text if reason is not None else ""
+        if words not in text:
+            yield f'reasons[{node}]: expected "{words}", actual "{text}"'
+    for node, score in expect.get("scores", {}).items():
+        found = verdicts[node].score
+        if found != score:
+            yield f"scores[{node}]: expected {score}, actual {found:g}"
+    if "best" in expect:
+        fitting = [verdict for verdict in verdicts.values() if verdict.reason is None]
+        top = max((verdict.score for verdict in fitting), default=None)
+        best = sorted(verdict.node for verdict in fitting if verdict.score == top)
+        named = expect["best"]
+        wanted = sorted(named) if isinstance(named, list) else [named] if named else []
+        if wanted != best and not (isinstance(named, str) and named in best):
+            yield f"best: expected {', '.join(wanted) or None}, actual {', '.join(best) or None}"
+
+
+def read_cases(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield each case of a file, or of all JSON files of a folder, with a name for it."""
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    for file in files:
+        cases = json.loads(file.read_text(encoding="utf-8"))
+        for index, case in enumerate(cases):
+            name = case.get("name", "?") if isinstance(case, dict) else "?"
+            yield f"{file.name}[{index}] {name}", case
+
+
+def judge(case: Any) -> list[str]:
+    """Return what is wrong with one case; a case that cannot be run is wrong as a whole."""
+    try:
+        return run_case(case)
+    # Whatever a case does to us is a failure of this case, and the others still run.
+    except Exception as error:  # noqa: BLE001
+        return [f"{type(error).__name__}: {error}"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cases of the files and folders named; return 1 if any failed."""
+    paths = [Path(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing or not paths:
+        print(f"no such file or folder: {', '.join(missing) or '(none named)'}", file=sys.stderr)
+        return 2
+    passed = failed = 0
+    for path in paths:
+        for name, case in read_cases(path):
+            differences = judge(case)
+            passed += not differences
+            failed += bool(differences)
+            for difference in differences:
+                print(f"FAILED {name}: {difference}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

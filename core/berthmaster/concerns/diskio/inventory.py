@@ -1,0 +1,163 @@
+"""Vendors' objects to the disks of a NodeInventory: the generation handshake, freshness, faults.
+
+A driver's report counts only if its observedGeneration is the generation of the list of pods that
+it was given, and then it counts exactly the pods of that list. The list goes into the inventory
+beside the numbers, so that whoever reads it subtracts the pods that the report does not know yet.
+A report that lags leaves the last accepted one in force; a stale one leaves our own books.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from berthmaster.api import names
+from berthmaster.api.diskio import DiskDevice, NodeDiskDevice, NodeDiskIOStats
+from berthmaster.api.inventory import Bandwidth, Disk, DiskSource, NodeInventoryStatus
+from berthmaster.api.schema import StatusCondition
+from berthmaster.concerns.diskio.models import DiskModels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskInventory:
+    """The disk part of an inventory; `disks` is None where the node has no NodeDiskDevice."""
+
+    disks: tuple[Disk, ...] | None
+    source: DiskSource | None
+    condition: StatusCondition | None
+    free_disk: str | None
+    is_report_ignored: bool = False
+
+
+def build_disks(
+    device: NodeDiskDevice | None,
+    stats: NodeDiskIOStats | None,
+    models: DiskModels,
+    *,
+    previous: NodeInventoryStatus | None = None,
+    is_stale: bool = False,
+) -> DiskInventory:
+    """Return a node's disks as of now. Pure: the clock has spoken in `is_stale`."""
+    if device is None:
+        return DiskInventory(disks=None, source=None, condition=None, free_disk=None)
+    report = _accepted(stats) if not is_stale else None
+    kept = _previous(previous, stats) if report is None and not is_stale else {}
+    disks = tuple(_disk(it, report, kept.get(it.id), models) for it in device.devices)
+    default = find_default(disks)
+    accepted = report is not None or any(disk.allocable is not None for disk in disks)
+    observed = stats.observed_generation if report is not None and stats is not None else None
+    if report is None and kept and previous is not None and previous.sources is not None:
+        source = previous.sources.diskio
+        observed = source.observed_generation if source is not None else None
+    return DiskInventory(
+        disks=disks,
+        source=DiskSource(
+            device_generation=device.generation,
+            stats_generation=stats.generation if stats is not None else None,
+            observed_generation=observed,
+        ),
+        condition=_condition(device, disks, default, is_stale=is_stale, has_report=accepted),
+        free_disk=_free_share(default),
+        is_report_ignored=report is None and stats is not None and bool(stats.allocable),
+    )
+
+
+def find_default(disks: tuple[Disk, ...]) -> Disk | None:
+    """Return the disk that backs emptyDir volumes: the first by id, if there are several."""
+    candidates = (disk for disk in disks if disk.type == names.EMPTY_DIR_DISK)
+    return min(candidates, key=lambda disk: disk.id, default=None)
+
+
+def _accepted(stats: NodeDiskIOStats | None) -> NodeDiskIOStats | None:
+    if stats is None or stats.observed_generation is None:
+        return None
+    return stats if stats.observed_generation == stats.generation else None
+
+
+def _previous(
+    previous: NodeInventoryStatus | None, stats: NodeDiskIOStats | None
+) -> dict[str, Disk]:
+    """Return the disks of the last accepted report, where the present one merely lags behind it."""
+    if previous is None or previous.disks is None or stats is None:
+        return {}
+    source = previous.sources.diskio if previous.sources is not None else None
+    if source is None or source.observed_generation is None:
+        return {}
+    # A younger generation means a list written since; an older one means another object.
+    if stats.generation <= source.observed_generation:
+        return {}
+    return {disk.id: disk for disk in previous.disks}
+
+
+def _disk(
+    device: DiskDevice, report: NodeDiskIOStats | None, kept: Disk | None, models: DiskModels
+) -> Disk:
+    allocable: Bandwidth | None = None
+    reported: tuple[str, ...] | None = None
+    if report is not None and device.id in report.allocable:
+        allocable, reported = report.allocable[device.id], report.reserved_pods
+    elif kept is not None and kept.capacity == device.capacity:
+        allocable, reported = kept.allocable, kept.reported_pods
+    return Disk(
+        id=device.id,
+        type=device.type,
+        vendor=device.vendor,
+        model=device.model,
+        capacity=device.capacity,
+        allocable=allocable,
+        reported_pods=reported,
+        function=models.functions.get(f"{device.vendor}-{device.model}"),
+    )
+
+
+def _condition(
+    device: NodeDiskDevice,
+    disks: tuple[Disk, ...],
+    default: Disk | None,
+    *,
+    is_stale: bool,
+    has_report: bool,
+) -> StatusCondition:
+    status, reason, message = "True", "Reported", "the driver's report counts every reserved pod"
+    if default is None:
+        status, reason = "False", "NoDefaultDisk"
+        message = (
+            f"NodeDiskDevice {device.namespace}/{device.name}: no device has type "
+            f"{names.EMPTY_DIR_DISK}; no pod that is subject to disk IO fits until one has"
+        )
+    elif default.function is None:
+        status, reason = "False", "ModelNotFound"
+        message = (
+            f"normalizer {default.model_key} not found: add readRatio and writeRatio for vendor "
+            f'"{default.vendor}", model "{default.model}" to ConfigMap '
+            f"{device.namespace}/{names.DISK_MODELS_CONFIG_MAP}"
+        )
+    elif is_stale:
+        status, reason = "False", "Stale"
+        message = "the driver has fallen silent; capacity less our own books counts until it reports"
+    elif not has_report:
+        reason, message = "OwnBooks", "no report yet; capacity less our own books counts"
+    several = sum(disk.type == names.EMPTY_DIR_DISK for disk in disks)
+    if several > 1 and default is not None:
+        message += f"; {several} devices have type {names.EMPTY_DIR_DISK}, {default.id} is used"
+    if device.problems:
+        message += "; " + "; ".join(device.problems[:5])
+    return StatusCondition(
+        type=names.DISK_IO_READY,
+        status="True" if status == "True" else "False",
+        reason=reason,
+        message=message,
+        observed_generation=device.generation,
+    )
+
+
+def _free_share(disk: Disk | None) -> str | None:
+    """Return read and write still free for people, such as `80%/95%`."""
+    if disk is None:
+        return None
+    if disk.allocable is None:
+        return "unreported"
+    pairs = (
+        (disk.allocable.read, disk.capacity.read),
+        (disk.allocable.write, disk.capacity.write),
+    )
+    return "/".join(f"{max(0, free) * 100 // total if total else 0}%" for free, total in pairs)

@@ -1,0 +1,120 @@
+"""Disk IO: which disks have the bandwidth, and which is the better one.
+
+    share = (read / free read + write / free write) / 2     of what is still free, not of capacity
+    LeastAllocated: floor((1 - share) * 100)                 MostAllocated: floor(share * 100)
+
+A direction with nothing free counts as share 1. Worked: 30Mi/20Mi on a disk with 1000Mi/1000Mi free:
+share 0.025, LeastAllocated 97. Nodes without known disks score 100 under both, as upstream has it.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.policy import Strategy
+from berthmaster.concerns.diskio import columns as states
+from berthmaster.concerns.diskio import reasons
+from berthmaster.concerns.diskio.columns import DiskIOColumns
+from berthmaster.concerns.diskio.models import normalise
+from berthmaster.concerns.diskio.request import DiskIORequest
+from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
+
+# Doubles come this close to a whole number only where the exact fraction may be one.
+_DOUBTFUL = 1e-7
+
+
+def filter_rows(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> Codes:
+    """Return a code per row, the first of upstream's checks that fails."""
+    state = columns.state[rows]
+    codes = np.zeros(len(rows), dtype=np.uint8)
+    if request.is_io_requiring:
+        codes[state == states.UNREGISTERED] = reasons.UNSUPPORTED_NODE
+    codes[state == states.NO_DISK] = reasons.NO_DISK
+    codes[state == states.NO_MODEL] = reasons.NO_MODEL
+    ready = state == states.READY
+    if request.problem:
+        codes[ready] = reasons.INVALID
+        return codes
+    free = columns.free[:, rows]
+    need = _needs(columns, rows, request)
+    # Later checks first: the earlier one overwrites them.
+    for dimension, code in (
+        (2, reasons.SHORT_OF_TOTAL),
+        (1, reasons.SHORT_OF_WRITE),
+        (0, reasons.SHORT_OF_READ),
+    ):
+        codes[ready & (free[dimension] < need[dimension])] = code
+    return codes
+
+
+def score_rows(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> Scores:
+    """Return 0..100 per row, exact: doubles near a whole number are worked out as fractions."""
+    free = columns.free[:2, rows]
+    need = _needs(columns, rows, request)[:2]
+    ready = columns.state[rows] == states.READY
+    shares = np.ones((2, len(rows)))
+    np.divide(need, free, out=shares, where=free > 0)
+    percent = (shares[0] + shares[1]) * 50
+    least = request.strategy is Strategy.LEAST_ALLOCATED
+    value = 100 - percent if least else percent
+    scores: Scores = np.floor(value)
+    doubtful = ready & (np.abs(value - np.rint(value)) < _DOUBTFUL)
+    exact: dict[tuple[int, int, int, int], float] = {}
+    for at in np.flatnonzero(doubtful):
+        key = (int(need[0, at]), int(free[0, at]), int(need[1, at]), int(free[1, at]))
+        if key not in exact:
+            exact[key] = _exact_score(*key, least=least)
+        scores[at] = exact[key]
+    scores = np.clip(scores, 0, 100)
+    scores[~ready] = 100.0
+    return scores
+
+
+def explain(
+    columns: DiskIOColumns, row: int, code: int, request: DiskIORequest, node: str
+) -> Reason:
+    """Return upstream's words for a code, with what is missing."""
+    disk = columns.disk(row)
+    if code == reasons.UNSUPPORTED_NODE:
+        return reasons.unsupported_node(node)
+    if code == reasons.NO_DISK or disk is None:
+        return reasons.no_disk()
+    if code == reasons.NO_MODEL:
+        return reasons.no_model(disk.model_key)
+    if code == reasons.INVALID:
+        return reasons.invalid(request.problem)
+    dimension = code - reasons.SHORT_OF_READ
+    read, write = columns.needed(row, request.usage)
+    capacity = (disk.capacity.read, disk.capacity.write, disk.capacity.total)
+    return reasons.short(
+        node,
+        dimension,
+        asked=(read, write, read + write)[dimension],
+        free=int(columns.free[dimension, row]),
+        capacity=capacity[dimension],
+    )
+
+
+def _needs(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> NDArray[np.int64]:
+    """Return read, write and total that each row's disk would have to give."""
+    per_model = np.array(
+        [(*pair, sum(pair)) for pair in (normalise(request.usage, it) for it in columns.models)],
+        dtype=np.int64,
+    )
+    needs: NDArray[np.int64] = per_model[columns.model[rows]].T
+    return needs
+
+
+def _exact_score(
+    read: int, free_read: int, write: int, free_write: int, *, least: bool
+) -> float:
+    share = (_share(read, free_read) + _share(write, free_write)) / 2
+    percent = (1 - share) * 100 if least else share * 100
+    return float(percent.numerator // percent.denominator)
+
+
+def _share(need: int, free: int) -> Fraction:
+    return Fraction(need, free) if free > 0 else Fraction(1)
