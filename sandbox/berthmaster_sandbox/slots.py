@@ -3,15 +3,13 @@
 A slot k owns the control plane's ports from 20000 + 20k on (below the range from which the kernel
 picks ports for outgoing connections, so that a restarted API server finds its port free again),
 the cluster IPs 127.(96+k).0.0/16, and the pod IPs 10.(244-k).0.0/16 with their loopback twins
-127.(244-k).0.0/16: EndpointSlices refuse loopback addresses, so a pod with IP 10.a.b.c is the
-process that listens on 127.a.b.c. A slot is held by a lock file for as long as the process lives,
+127.(244-k).0.0/16 (see `addresses`). A slot is held by a lock file for as long as the process lives,
 and its ports are tried before it is handed out, because another user's sandbox has other locks.
 """
 
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -85,20 +83,9 @@ class Slot:
         return f"127.{FIRST_SERVICE_OCTET + self.index}.0.1"
 
     @property
-    def pod_cidr(self) -> str:
-        """Block of the pod IPs of process nodes, as the API shows them."""
-        return f"10.{LAST_POD_OCTET - self.index}.0.0/16"
-
-
-def find_loopback_twin(pod_ip: str) -> str:
-    """Return the loopback address on which the process of a pod listens: 10.a.b.c is 127.a.b.c.
-
-    Raises ValueError for an address outside 10.0.0.0/8.
-    """
-    address = ipaddress.IPv4Address(pod_ip)
-    if address not in ipaddress.IPv4Network("10.0.0.0/8"):
-        raise ValueError(f"{pod_ip} is not a pod IP of the sandbox, expected 10.a.b.c")
-    return f"127.{pod_ip.split('.', 1)[1]}"
+    def pod_block(self) -> int:
+        """The number x in the pod IPs 10.x.a.b of process nodes and their twins 127.x.a.b."""
+        return LAST_POD_OCTET - self.index
 
 
 def acquire_slot(

@@ -1,0 +1,142 @@
+"""Simulated nodes: Node objects that kwok keeps alive, and on which pods run without running.
+
+Owns the kwok process and the making of nodes. kwok manages only nodes that carry its annotation,
+so the process nodes of the same sandbox are left to their own kubelets. Simulated nodes have no
+taint: they are what ordinary pods land on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from berthmaster.cluster.client import Client
+from berthmaster_sandbox.binaries import Binaries
+from berthmaster_sandbox.errors import BootError
+from berthmaster_sandbox.processes import ManagedProcess, start_process
+from berthmaster_sandbox.slots import Slot
+
+KWOK = "kwok"
+KWOK_ANNOTATION = "kwok.x-k8s.io/node"
+KIND_LABEL = "berthmaster.io/sandbox"
+SIMULATED = "simulated"
+
+CREATORS = 16
+READY_POLL_S = 0.2
+# 5,000 nodes become ready in about half a minute on 2 cores.
+READY_DEADLINE_S = 180.0
+
+
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+
+
+class _NodeStatus(msgspec.Struct):
+    conditions: list[_Condition] = []
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+
+
+class _Node(msgspec.Struct):
+    metadata: _Metadata
+    status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
+
+
+class _NodeList(msgspec.Struct):
+    items: list[_Node]
+
+
+_NODES = msgspec.json.Decoder(_NodeList)
+
+
+def start_kwok(folder: Path, *, binaries: Binaries, slot: Slot, kubeconfig: Path) -> ManagedProcess:
+    """Start kwok; nodes that it is to play may be created before or after."""
+    stages = folder / "kwok_stages.yaml"
+    source = resources.files("berthmaster_sandbox") / "kwok_stages.yaml"
+    stages.write_bytes(source.read_bytes())
+    command = [
+        str(binaries.kwok),
+        f"--kubeconfig={kubeconfig}",
+        f"--config={stages}",
+        "--manage-all-nodes=false",
+        f"--manage-nodes-with-annotation-selector={KWOK_ANNOTATION}=fake",
+        "--node-ip=10.0.0.1",
+        "--cidr=10.200.0.1/16",
+        "--node-lease-duration-seconds=40",
+        f"--server-address=127.0.0.1:{slot.kwok_port}",
+    ]
+    return start_process(KWOK, command, folder=folder)
+
+
+def build_node(
+    name: str,
+    *,
+    cpu: str = "32",
+    memory: str = "128Gi",
+    pods: int = 110,
+    labels: Mapping[str, str] | None = None,
+    extended: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return a Node that kwok will play; `extended` are further capacities as quantities."""
+    capacity = {"cpu": cpu, "memory": memory, "pods": str(pods), **(extended or {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "annotations": {KWOK_ANNOTATION: "fake", "node.alpha.kubernetes.io/ttl": "0"},
+            "labels": {
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64",
+                KIND_LABEL: SIMULATED,
+                **(labels or {}),
+            },
+        },
+        "status": {"capacity": capacity, "allocatable": dict(capacity)},
+    }
+
+
+async def create_nodes(client: Client, nodes: Iterator[dict[str, Any]]) -> list[str]:
+    """Create the nodes, several at a time, and return their names. Raises ApiError and others."""
+    names: list[str] = []
+
+    async def create_some() -> None:
+        for node in nodes:
+            names.append(node["metadata"]["name"])
+            await client.create("/api/v1/nodes", node, timeout_s=60)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CREATORS):
+            group.create_task(create_some())
+    return names
+
+
+async def wait_nodes_ready(
+    client: Client, names: list[str], *, deadline_s: float = READY_DEADLINE_S
+) -> None:
+    """Return when each of the nodes is Ready. Raises BootError that names one that is not."""
+    deadline = time.monotonic() + deadline_s
+    waiting = set(names)
+    while waiting:
+        answer = await client.request("GET", "/api/v1/nodes", timeout_s=60)
+        waiting -= {node.metadata.name for node in _NODES.decode(answer).items if _is_ready(node)}
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            raise BootError(f"{len(waiting)} nodes did not become ready, among them {min(waiting)}")
+        # Listing thousands of nodes is work for the API server: ask the less, the more there are.
+        await asyncio.sleep(READY_POLL_S + len(names) / 1000)
+
+
+def _is_ready(node: _Node) -> bool:
+    return any(item.type == "Ready" and item.status == "True" for item in node.status.conditions)
