@@ -43,7 +43,7 @@ def condition_patch(
     """Return a strategic merge patch for `/status`, or None if the condition says it all already.
 
     `lastTransitionTime` changes only with the status. `uid` makes the API server refuse the patch
-    (409) for another object of the same name. `heartbeat` (nodes) writes `lastHeartbeatTime`, and
+    (422, the uid is immutable) for another object of the same name. `heartbeat` (nodes) writes `lastHeartbeatTime`, and
     so always gives a patch.
     """
     entry = _entry(wanted, existing, now=now)
