@@ -32,7 +32,7 @@ from berthmaster.concerns.shape import (
     Rows,
     Scores,
 )
-from berthmaster.placement.ledger import Ledger
+from berthmaster.placement.ledger import ASSUME_TTL_S, Ledger
 from berthmaster.placement.table import NodeTable
 
 _SHAPES_REMEMBERED = 128
@@ -111,9 +111,11 @@ class _Shape:
 class Engine:
     """Decides over a node table and a ledger; knows no time and no Kubernetes."""
 
-    def __init__(self, concerns: Sequence[AnyConcern]) -> None:
+    def __init__(
+        self, concerns: Sequence[AnyConcern], *, assume_ttl_s: float = ASSUME_TTL_S
+    ) -> None:
         self.table = NodeTable(concerns)
-        self.ledger = Ledger(self.table)
+        self.ledger = Ledger(self.table, assume_ttl_s=assume_ttl_s)
         self._shapes: OrderedDict[PodRequest, _Shape] = OrderedDict()
 
     def configure(self, policies: Sequence[PlacementPolicySpec]) -> None:

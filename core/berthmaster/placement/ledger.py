@@ -65,6 +65,8 @@ class Entry:
     usages: Usages
     decision_id: str = ""
     owner: Hashable = None
+    # The first answer and the last: the same unless an answer was written once more.
+    assumed_s: float = 0.0
     answered_s: float = 0.0
 
 
@@ -129,6 +131,7 @@ class Ledger:
             usages=usages,
             decision_id=decision_id,
             owner=owner,
+            assumed_s=now_s,
             answered_s=now_s,
         )
         self._add(entry)
@@ -250,8 +253,9 @@ class Ledger:
             return
         self._discard(decision_id)
         self._set_window(entry.owner, self._windows.get(entry.owner, _FIRST_WINDOW) + _WINDOW_STEP)
-        # The pod was stored after it was answered, so the watch has come past that moment.
-        self.watch_passed(entry.answered_s)
+        # The pod was stored after the first answer, perhaps not after the last one, so that is the
+        # moment that the watch has come past.
+        self.watch_passed(entry.assumed_s)
 
     def _put(self, entry: Entry | None, key: str) -> None:
         known = self._entries.get(key)
