@@ -9,8 +9,8 @@ a test works in the namespace that the fixture `namespace` gives it, and leaves 
 objects as it found them. A test that needs a cluster of its own enters `Sandbox.start` itself.
 
 The cluster's kubelets and proxy are tasks of the session's event loop and stand still whenever
-another loop or a synchronous test runs. Cluster tests are therefore moved to the end of the run,
-behind one another, and are asynchronous, without blocking calls of more than a few seconds.
+another loop or a synchronous test runs. Tests that share it are therefore moved to the end of the
+run, behind one another, and are asynchronous, without blocking calls of more than a few seconds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ SIMULATED_NODES = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run cluster tests last; the order is otherwise kept."""
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
+    """Run tests without a cluster first, then those with their own, then those that share one."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    if item.get_closest_marker("cluster") is None:
+        return 0
+    return 2 if "sandbox" in getattr(item, "fixturenames", ()) else 1
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

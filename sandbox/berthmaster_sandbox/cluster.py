@@ -32,6 +32,7 @@ from berthmaster_sandbox.folders import (
     write_state,
 )
 from berthmaster_sandbox.kubelet import Kubelet
+from berthmaster_sandbox.kubelet.processes import MARK
 from berthmaster_sandbox.ownership import TaskOwner
 from berthmaster_sandbox.processes import ManagedProcess, build_environment
 from berthmaster_sandbox.services import ServiceProxy
@@ -43,6 +44,7 @@ from berthmaster_sandbox.simnodes import (
     wait_nodes_ready,
 )
 from berthmaster_sandbox.slots import Slot, acquire_slot
+from berthmaster_sandbox.warden import start_warden
 
 KUBECTL_TIMEOUT_S = 120.0
 READY_DEADLINE_S = 30.0
@@ -107,6 +109,8 @@ class Sandbox:
             else:
                 place = _take_folder(folder, locks)
             slot = acquire_slot(base / ".slots", locks)
+            # Entered before everything else, so that it is told of the end after everything else.
+            stack.enter_context(start_warden(f"{MARK}={place}{os.sep}"))
             sandbox = cls(place, slot=slot, binaries=found, images=images)
             stack.push_async_callback(sandbox._stop)
             await sandbox._boot(report, sim_nodes=sim_nodes, process_nodes=process_nodes)

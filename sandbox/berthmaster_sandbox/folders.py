@@ -52,7 +52,8 @@ def find_base(environment: Mapping[str, str] | None = None) -> Path:
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or base.is_symlink():
         raise SandboxError(f"{base} must be a folder of this user, closed to others")
-    return base
+    # Processes are found by this path in their environment: no links in it.
+    return base.resolve()
 
 
 def create_folder(base: Path, owner: ExitStack, *, name: str | None = None) -> Path:

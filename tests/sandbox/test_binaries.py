@@ -140,7 +140,9 @@ def test_only_missing_programs_are_built(tmp_path: Path) -> None:
 def test_failed_build_shows_the_end_of_its_log(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
 
-    with pytest.raises(BinariesError, match=r"(?s)etcd failed with code 1.*no such planet") as caught:
+    with pytest.raises(
+        BinariesError, match=r"(?s)etcd failed with code 1.*no such planet"
+    ) as caught:
         build_missing(["kubectl", "etcd"], folder=cache, toolchains=tmp_path, report=ignore)
 
     assert "build-etcd.log" in str(caught.value)
