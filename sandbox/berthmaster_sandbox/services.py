@@ -167,12 +167,12 @@ class ServiceProxy:
             routes = plan_routes(
                 self._services.store.values(), self._slices.store.values(), block=self._block
             )
-            is_complete = await self._apply(routes)
+            is_complete = await self.apply(routes)
             if not is_complete:
                 asyncio.get_running_loop().call_later(RETRY_S, self._dirty.set)
             self._served.set()
 
-    async def _apply(self, routes: Mapping[Endpoint, Route]) -> bool:
+    async def apply(self, routes: Mapping[Endpoint, Route]) -> bool:
         """Open, change and close listeners; say whether all ports could be bound."""
         for place in [place for place in self._listeners if place not in routes]:
             self._listeners.pop(place).close()

@@ -99,7 +99,7 @@ def build_launch(
 
     Raises ConfigError when a variable cannot be resolved or there is nothing to execute.
     """
-    env = resolve_variables(pod, container, sources=sources, base_env=base_env)
+    env = without_proxies(resolve_variables(pod, container, sources=sources, base_env=base_env))
     command = container.get("command") or list(entrypoint)
     words = [expand(word, env) for word in (*command, *(container.get("args") or ()))]
     if not words:
