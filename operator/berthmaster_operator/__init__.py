@@ -1,0 +1,1 @@
+"""The operator: vendors' objects in, NodeInventories, reservations, bindings and certificates out."""

@@ -1,0 +1,98 @@
+"""List the custom kinds: once at start, and now and then to find what a watch did not tell.
+
+At start nothing may be written before every kind was listed; Kopf does not say when it has listed,
+so the lists are made here. Later, Kopf lists anew after a broken watch but says nothing of objects
+that vanished meanwhile; an audit finds them. An audit compares with what was known when it began: what
+came or changed since is left to the watch.
+
+A vendor's kind whose CRD is not installed has no objects. Ours must be installed: without
+PlacementPolicies the white list is not known, and with a wrong one nothing may be written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from berthmaster.cluster.client import Client
+from berthmaster.cluster.errors import ApiError, UnreachableError
+from berthmaster_operator.fleet import Fleet
+from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats, placement_policies
+from berthmaster_operator.handlers.placement_policies import PolicyHandler
+
+logger = logging.getLogger(__name__)
+
+
+class _Page(msgspec.Struct):
+    items: list[dict[str, Any]] | None = None
+
+
+_decode_page = msgspec.json.Decoder(_Page).decode
+
+
+async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
+    """List all custom kinds, hand every object on, drop what vanished; return how many that were.
+
+    Raises ClusterError: the audit is incomplete and nothing was dropped for the kind that failed.
+    """
+    dropped = 0
+    before = fleet.known_objects("device")
+    uids = await _take_all(
+        client, node_disk_devices.PATH, lambda it: node_disk_devices.take(fleet, it)
+    )
+    for key in _vanished(before, fleet.known_objects("device"), uids):
+        fleet.lose_device(*key)
+        dropped += 1
+    before = fleet.known_objects("stats")
+    uids = await _take_all(
+        client, node_disk_io_stats.PATH, lambda it: node_disk_io_stats.take(fleet, it)
+    )
+    for key in _vanished(before, fleet.known_objects("stats"), uids):
+        fleet.lose_stats(*key)
+        dropped += 1
+    known = {name: policy.uid for name, policy in fleet.policies.items()}
+    uids = await _take_all(client, placement_policies.PATH, policies.take, is_required=True)
+    for name, uid in known.items():
+        policy = fleet.policies.get(name)
+        if uid not in uids and policy is not None and policy.uid == uid:
+            policies.take({"metadata": {"name": name}}, is_gone=True)
+            dropped += 1
+    return dropped
+
+
+def _vanished(
+    before: Mapping[tuple[str, str], str], now: Mapping[tuple[str, str], str], uids: set[str]
+) -> list[tuple[str, str]]:
+    return [key for key, uid in before.items() if uid not in uids and now.get(key) == uid]
+
+
+async def _take_all(
+    client: Client,
+    path: str,
+    take: Callable[[Mapping[str, Any]], None],
+    *,
+    is_required: bool = False,
+) -> set[str]:
+    uids: set[str] = set()
+    try:
+        async with aclosing(client.list_pages(path)) as pages:
+            async for page in pages:
+                for manifest in _items(page, path):
+                    take(manifest)
+                    uids.add(str(manifest.get("metadata", {}).get("uid", "")))
+    except ApiError as error:
+        if not error.is_not_found or is_required:
+            raise
+        logger.warning("kind is not installed", extra={"path": path})
+    return uids
+
+
+def _items(page: bytes, path: str) -> list[dict[str, Any]]:
+    try:
+        return _decode_page(page).items or []
+    except msgspec.DecodeError as error:
+        raise UnreachableError(f"no list at {path}: {error}") from error

@@ -1,0 +1,116 @@
+"""Delete what a driver left behind on a Node that is gone.
+
+NodeInventory and the NodeDiskIOStats that we create are owned by the Node, so the garbage collector
+takes them. A NodeDiskDevice is the vendor's, who sets no owner, and vendors' objects are left as they
+are; so is a NodeDiskIOStats that somebody else made. Both are deleted when the Node has been missing
+for the grace time and the API server, asked directly, confirms it. The uid goes along as a precondition: an
+object made anew in the meantime stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from berthmaster.api import names
+from berthmaster.cluster.client import JsonObject, Query
+from berthmaster.cluster.errors import ApiError
+from berthmaster_operator.fleet import Fleet, NodeState
+from berthmaster_operator.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 10.0
+
+
+class Store(Protocol):
+    """Name the part of `Client` that is needed here."""
+
+    async def get(
+        self, path: str, query: Query | None = None, *, timeout_s: float = 10.0
+    ) -> JsonObject:
+        """Read one object."""
+        ...
+
+    async def delete(
+        self,
+        path: str,
+        *,
+        body: object = None,
+        query: Query | None = None,
+        timeout_s: float = 10.0,
+    ) -> JsonObject:
+        """Delete one object."""
+        ...
+
+
+def plan_wait_s(state: NodeState, *, now_s: float, grace_s: float) -> float | None:
+    """Return in how many seconds the node's leftovers may go, None if there are none to go."""
+    if state.node is not None or state.missing_since_s is None:
+        return None
+    if not state.devices and not state.stats:
+        return None
+    return max(0.0, state.missing_since_s + grace_s - now_s)
+
+
+class Cleaner:
+    """Delete leftovers; keys are node names."""
+
+    def __init__(
+        self,
+        store: Store,
+        fleet: Fleet,
+        *,
+        may_write: Callable[[], bool],
+        metrics: Metrics,
+        grace_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._may_write = may_write
+        self._metrics = metrics
+        self._grace_s = grace_s
+        self._clock = clock
+
+    async def reconcile(self, name: str) -> float | None:
+        """Delete what may go; return in how many seconds to look again. Raises ClusterError."""
+        state = self._fleet.find(name)
+        if state is None or not self._fleet.is_complete or not self._may_write():
+            return None
+        wait_s = plan_wait_s(state, now_s=self._clock(), grace_s=self._grace_s)
+        if wait_s is None or wait_s > 0:
+            return wait_s
+        if await self._exists(f"/api/v1/nodes/{name}"):
+            return self._grace_s
+        logger.info("deleting what a gone node left behind", extra={"node": name})
+        for (namespace, object_name), device in tuple(state.devices.items()):
+            await self._delete("nodediskdevices", namespace, object_name, device.device.uid)
+        for (namespace, object_name), stats in tuple(state.stats.items()):
+            await self._delete("nodediskiostats", namespace, object_name, stats.stats.uid)
+        return None
+
+    async def _exists(self, path: str) -> bool:
+        try:
+            await self._store.get(path, timeout_s=TIMEOUT_S)
+        except ApiError as error:
+            if error.is_not_found:
+                return False
+            raise
+        return True
+
+    async def _delete(self, plural: str, namespace: str, name: str, uid: str) -> None:
+        if not self._may_write():
+            return
+        path = f"/apis/{names.DISKIO_API_VERSION}/namespaces/{namespace}/{plural}/{name}"
+        try:
+            await self._store.delete(
+                path, body={"preconditions": {"uid": uid}}, timeout_s=TIMEOUT_S
+            )
+            self._metrics.count_write(plural, "delete")
+        except ApiError as error:
+            # A conflict is the precondition: another object of that name, which may stay.
+            if not error.is_not_found and not error.is_conflict:
+                raise

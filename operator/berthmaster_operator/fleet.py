@@ -1,0 +1,329 @@
+"""Everything the operator knows, by node: the driver's objects, the pods, what we published.
+
+Pure bookkeeping on the event loop: `see_*` and `lose_*` take what watches show, in any order and as
+often as they like, and tell `on_dirty` whose node may need a write. No I/O, no clock of its own.
+Objects are attributed to a node by their `spec.nodeName`; of NodeDiskIOStats only the one with the
+conventional name beside the node's NodeDiskDevice counts, others are counted as strays.
+
+`is_complete` turns true once every kind was listed. Before that nothing may be written (upstream's
+defect D4: an empty list of pods written at start makes the drivers drop their reservations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
+from berthmaster.api.inventory import NodeInventoryStatus
+from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.concerns.diskio.models import DiskModels, read_models
+from berthmaster_operator.sightings import InventorySeen, ModelsSeen, NodeSeen, PodSeen, is_older
+
+ObjectKey = tuple[str, str]
+
+DEFAULT_STALE_AFTER_S = 60.0
+# Below this a driver could not keep up, and every report would be stale on arrival.
+SHORTEST_STALE_AFTER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSeen:
+    """A NodeDiskDevice as stored."""
+
+    device: NodeDiskDevice
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsSeen:
+    """A NodeDiskIOStats as stored, and when (monotonic seconds) its status last changed for us."""
+
+    stats: NodeDiskIOStats
+    version: str
+    changed_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeState:
+    """One node. Only `Fleet` and the node's worker change it, both on the event loop."""
+
+    name: str
+    node: NodeSeen | None = None
+    devices: dict[ObjectKey, DeviceSeen] = field(default_factory=dict)
+    stats: dict[ObjectKey, StatsSeen] = field(default_factory=dict)
+    pods: dict[str, PodSeen] = field(default_factory=dict)
+    inventory: InventorySeen | None = None
+    # What the last pass computed; the handshake continues from it. None: continue from the API.
+    computed: NodeInventoryStatus | None = None
+    # What was last stored, by us or as the watch showed it; None: read `inventory`.
+    published: NodeInventoryStatus | None = None
+    published_s: float | None = None
+    # Since when (monotonic seconds) the Node has been missing; None while it is there.
+    missing_since_s: float | None = None
+    # Faults told already, so that an Event stands for a change.
+    told: tuple[str, ...] = ()
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing at all is known of this node."""
+        return not (self.node or self.devices or self.stats or self.pods or self.inventory)
+
+
+class Fleet:
+    """The nodes, the policies and the disk models."""
+
+    def __init__(
+        self,
+        *,
+        diskio_namespace: str,
+        clock: Callable[[], float],
+        on_dirty: Callable[[str], None],
+    ) -> None:
+        self._diskio_namespace = diskio_namespace
+        self._clock = clock
+        self._on_dirty = on_dirty
+        self._nodes: dict[str, NodeState] = {}
+        self._node_of_pod: dict[str, str] = {}
+        self._node_of_object: dict[tuple[str, str, str], str] = {}
+        self._policies: dict[str, PlacementPolicy] = {}
+        self._policy_set = PolicySet()
+        self.models = DiskModels()
+        self.models_object: ModelsSeen | None = None
+        self.is_complete = False
+        self.strays = 0
+
+    # What is known.
+
+    def __iter__(self) -> Iterator[NodeState]:
+        return iter(tuple(self._nodes.values()))
+
+    def find(self, name: str) -> NodeState | None:
+        """Return what is known of a node."""
+        return self._nodes.get(name)
+
+    def device_of(self, state: NodeState) -> NodeDiskDevice | None:
+        """Return the node's device object: the one in our namespace, else the first by name."""
+        keys = sorted(state.devices, key=lambda it: (it[0] != self._diskio_namespace, it))
+        return state.devices[keys[0]].device if keys else None
+
+    def stats_of(self, state: NodeState) -> StatsSeen | None:
+        """Return the NodeDiskIOStats that belongs to the node's device object."""
+        device = self.device_of(state)
+        if device is None:
+            return None
+        return state.stats.get((device.namespace, stats_name(state.name)))
+
+    @property
+    def white_list(self) -> frozenset[str]:
+        """Return the namespaces whose pods are not counted: those of all policies together."""
+        return frozenset(self._policy_set.white_list)
+
+    @property
+    def stale_after_s(self) -> float:
+        """Return how old a report may grow: the shortest that any policy asks for."""
+        wanted_s = (float(it.concerns.diskio.stale_after) for it in self._policy_set.specs)
+        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_STALE_AFTER_S))
+
+    @property
+    def policies(self) -> Mapping[str, PlacementPolicy]:
+        """Return the policies by name."""
+        return self._policies
+
+    # What watches show.
+
+    def see_pod(self, pod: PodSeen) -> None:
+        """Take over a pod."""
+        before = self._node_of_pod.get(pod.uid, "")
+        if before and before != pod.node:
+            self._remove_pod(pod.uid, before)
+        if not pod.node:
+            return
+        state = self._state(pod.node)
+        known = state.pods.get(pod.uid)
+        state.pods[pod.uid] = pod
+        self._node_of_pod[pod.uid] = pod.node
+        if known != pod:
+            self._on_dirty(pod.node)
+
+    def lose_pod(self, uid: str) -> None:
+        """Forget a pod that is gone."""
+        node = self._node_of_pod.get(uid)
+        if node is not None:
+            self._remove_pod(uid, node)
+
+    def see_node(self, node: NodeSeen) -> None:
+        """Take over a Node; a new uid means another machine, of which nothing was published."""
+        state = self._state(node.name)
+        known = state.node
+        if known is not None and known.uid != node.uid:
+            state.computed = None
+        state.node = node
+        state.missing_since_s = None
+        if known != node:
+            self._on_dirty(node.name)
+
+    def lose_node(self, name: str) -> None:
+        """Note that a Node is gone; what its driver left stays known until it is cleaned up."""
+        state = self._nodes.get(name)
+        if state is None:
+            return
+        state.node = None
+        state.computed = None
+        state.missing_since_s = self._clock()
+        self._on_dirty(name)
+        self._prune(name)
+
+    def see_device(self, device: NodeDiskDevice, version: str) -> None:
+        """Take over a NodeDiskDevice; an older version than the known one changes nothing."""
+        key = (device.namespace, device.name)
+        state = self._relocate("device", key, device.node_name)
+        if state is None:
+            return
+        known = state.devices.get(key)
+        if (
+            known is not None
+            and known.device.uid == device.uid
+            and is_older(version, known.version)
+        ):
+            return
+        state.devices[key] = DeviceSeen(device=device, version=version)
+        if known is None or known.device != device:
+            self._on_dirty(state.name)
+
+    def lose_device(self, namespace: str, name: str) -> None:
+        """Forget a NodeDiskDevice."""
+        state = self._relocate("device", (namespace, name), "")
+        if state is not None:
+            self._prune(state.name)
+
+    def see_stats(self, stats: NodeDiskIOStats, version: str) -> None:
+        """Take over a NodeDiskIOStats; an older version than the known one changes nothing."""
+        key = (stats.namespace, stats.name)
+        if stats.node_name and stats.name != stats_name(stats.node_name):
+            self.strays += 1
+        state = self._relocate("stats", key, stats.node_name)
+        if state is None:
+            return
+        known = state.stats.get(key)
+        is_same = known is not None and known.stats.uid == stats.uid
+        if known is not None and is_same and is_older(version, known.version):
+            return
+        changed_s = self._clock()
+        if known is not None and is_same and _report(known.stats) == _report(stats):
+            changed_s = known.changed_s
+        state.stats[key] = StatsSeen(stats=stats, version=version, changed_s=changed_s)
+        if known is None or known.stats != stats:
+            self._on_dirty(state.name)
+
+    def lose_stats(self, namespace: str, name: str) -> None:
+        """Forget a NodeDiskIOStats."""
+        state = self._relocate("stats", (namespace, name), "")
+        if state is not None:
+            self._prune(state.name)
+
+    def see_inventory(self, inventory: InventorySeen) -> None:
+        """Take over a NodeInventory as stored."""
+        state = self._state(inventory.name)
+        known = state.inventory
+        is_same = known is not None and known.uid == inventory.uid
+        if known == inventory or (known and is_same and is_older(inventory.version, known.version)):
+            return
+        state.inventory = inventory
+        state.published = None
+        self._on_dirty(inventory.name)
+
+    def lose_inventory(self, name: str, uid: str) -> None:
+        """Forget a NodeInventory, unless its successor is known already."""
+        state = self._nodes.get(name)
+        if state is None or (state.inventory is not None and state.inventory.uid != uid):
+            return
+        state.inventory = state.published = state.published_s = None
+        self._on_dirty(name)
+        self._prune(name)
+
+    def see_models(self, seen: ModelsSeen | None) -> None:
+        """Take over the ConfigMap of disk models, None when it is gone."""
+        self.models_object = seen
+        # An absent ConfigMap means no model, as upstream; bad text leaves the models as they were.
+        models = read_models(seen.data, self.models) if seen is not None else DiskModels()
+        if models != self.models:
+            self.models = models
+            self.mark_all()
+
+    def see_policy(self, policy: PlacementPolicy) -> None:
+        """Take over a policy."""
+        self._policies[policy.name] = policy
+        self._policies_changed()
+
+    def lose_policy(self, name: str) -> None:
+        """Forget a policy."""
+        if self._policies.pop(name, None) is not None:
+            self._policies_changed()
+
+    def mark_all(self) -> None:
+        """Have every node looked at again."""
+        for name in self._nodes:
+            self._on_dirty(name)
+
+    def restart_books(self) -> None:
+        """Continue from what is stored, as a fresh process would: for a new leader."""
+        for state in self._nodes.values():
+            state.computed = None
+            state.told = ()
+        self.mark_all()
+
+    def known_objects(self, kind: str) -> dict[tuple[str, str], str]:
+        """Return the uid of every known object of a kind (`device`, `stats`), by namespace and name."""
+        found: dict[tuple[str, str], str] = {}
+        for state in self._nodes.values():
+            seen: Mapping[ObjectKey, Any] = state.devices if kind == "device" else state.stats
+            found.update({key: getattr(it, kind).uid for key, it in seen.items()})
+        return found
+
+    def _policies_changed(self) -> None:
+        before = (self.white_list, self.stale_after_s)
+        self._policy_set = PolicySet(self._policies.values())
+        if before != (self.white_list, self.stale_after_s):
+            self.mark_all()
+
+    def _state(self, name: str) -> NodeState:
+        state = self._nodes.get(name)
+        if state is None:
+            state = self._nodes[name] = NodeState(name=name, missing_since_s=self._clock())
+        return state
+
+    def _remove_pod(self, uid: str, node: str) -> None:
+        del self._node_of_pod[uid]
+        state = self._nodes.get(node)
+        if state is not None and state.pods.pop(uid, None) is not None:
+            self._on_dirty(node)
+            self._prune(node)
+
+    def _relocate(self, kind: str, key: ObjectKey, node: str) -> NodeState | None:
+        """Return the state of the node that an object belongs to now, taking it from another.
+
+        With an empty `node` the object is taken away and the state that lost it is returned.
+        """
+        index = (kind, *key)
+        before = self._node_of_object.get(index, "")
+        if before and before != node:
+            state = self._nodes[before]
+            objects: dict[ObjectKey, Any] = state.devices if kind == "device" else state.stats
+            objects.pop(key, None)
+            del self._node_of_object[index]
+            self._on_dirty(before)
+        if not node:
+            return self._nodes.get(before)
+        self._node_of_object[index] = node
+        return self._state(node)
+
+    def _prune(self, name: str) -> None:
+        state = self._nodes.get(name)
+        if state is not None and state.is_idle:
+            del self._nodes[name]
+
+
+def _report(stats: NodeDiskIOStats) -> tuple[Any, ...]:
+    return stats.observed_generation, dict(stats.allocable)

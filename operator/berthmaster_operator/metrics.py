@@ -1,0 +1,99 @@
+"""What the operator counts, for Prometheus. No label has a value per node or pod.
+
+Figures that are a number of nodes are kept per node here and summed when a page is scraped.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """All metrics of this process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._writes = Counter(
+            "berthmaster_operator_writes_total",
+            "Objects written, by kind and verb.",
+            ["kind", "verb"],
+            registry=self.registry,
+        )
+        self._ignored = Counter(
+            "berthmaster_diskio_reports_ignored_total",
+            "Reports whose observedGeneration is not the generation of the object.",
+            registry=self.registry,
+        )
+        self._stale = self._gauge(
+            "berthmaster_diskio_stale_drivers", "Nodes whose driver has fallen silent."
+        )
+        self._lagging = self._gauge(
+            "berthmaster_diskio_lagging_nodes",
+            "Nodes whose driver has not answered the newest list.",
+        )
+        self._lag = self._gauge(
+            "berthmaster_diskio_generation_lag_max",
+            "Largest distance between generation and observedGeneration of any node.",
+        )
+        self._unknown = self._gauge(
+            "berthmaster_diskio_unknown_devices",
+            "Devices that reports name and no NodeDiskDevice has.",
+        )
+        self.strays = self._gauge(
+            "berthmaster_diskio_stray_objects",
+            "NodeDiskIOStats with an unexpected name, seen so far.",
+        )
+        self.model_problems = self._gauge(
+            "berthmaster_diskio_model_problems",
+            "Entries of the model ConfigMap that cannot be used.",
+        )
+        self.is_leader = self._gauge(
+            "berthmaster_operator_leader", "1 while this process may write, else 0."
+        )
+        self.queue_length = self._gauge(
+            "berthmaster_operator_queue_length", "Nodes that wait for work, timers included."
+        )
+        self.certificate_expiry = self._gauge(
+            "berthmaster_webhook_certificate_expiry_seconds",
+            "When the webhook's certificate ends, in seconds since the epoch.",
+        )
+        self._nodes: dict[str, tuple[bool, int, int]] = {}
+        self._last_ignored: dict[str, tuple[str, float]] = {}
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
+
+    def count_write(self, kind: str, verb: str) -> None:
+        """Count one write that the API server accepted."""
+        self._writes.labels(kind=kind, verb=verb).inc()
+
+    def account_node(
+        self,
+        name: str,
+        *,
+        is_stale: bool,
+        lag: int,
+        unknown_devices: int,
+        ignored_report: tuple[str, float] | None,
+    ) -> None:
+        """Take over a node's figures; `ignored_report` identifies the report, which counts once."""
+        self._nodes[name] = (is_stale, lag, unknown_devices)
+        if ignored_report is not None and self._last_ignored.get(name) != ignored_report:
+            self._last_ignored[name] = ignored_report
+            self._ignored.inc()
+
+    def forget_node(self, name: str) -> None:
+        """Drop a node's figures."""
+        self._nodes.pop(name, None)
+        self._last_ignored.pop(name, None)
+
+    def render(self) -> bytes:
+        """Return the page."""
+        figures = self._nodes.values()
+        self._stale.set(sum(is_stale for is_stale, _, _ in figures))
+        self._lagging.set(sum(lag > 0 for _, lag, _ in figures))
+        self._lag.set(max((lag for _, lag, _ in figures), default=0))
+        self._unknown.set(sum(count for _, _, count in figures))
+        return generate_latest(self.registry)

@@ -1,0 +1,299 @@
+"""The operator put together: who watches, who decides what to write, who may write, in which order it ends.
+
+    informers (pods, nodes, NodeInventories, one ConfigMap) --+
+    Kopf (NodeDiskDevice, NodeDiskIOStats, PlacementPolicy) --+--> Fleet --dirty node--> WorkQueue
+    audits (lists at start and every few minutes) ------------+                             |
+                                                     leader? complete? --> NodeReconciler --+--> API
+
+Every replica watches, one writes: `may_write` is the Lease, asked before each write. A new leader
+forgets what it computed as a bystander and continues from what is stored, as after a restart.
+
+The end: not ready, queues stop, the Lease is released, then Kopf, then the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import kopf
+from aiohttp import web
+
+from berthmaster.api import names
+from berthmaster.cluster.backoffs import Backoff
+from berthmaster.cluster.client import Client
+from berthmaster.cluster.errors import ClusterError
+from berthmaster.cluster.events import EventRecorder
+from berthmaster.cluster.informers import EventKind, Informer
+from berthmaster.cluster.leases import Acquired, LeaderElector
+from berthmaster_operator import auditing, certifying, health, watching
+from berthmaster_operator.bindings import BindingReconciler
+from berthmaster_operator.certifying import CertificateReconciler
+from berthmaster_operator.cleaning import Cleaner
+from berthmaster_operator.fleet import Fleet
+from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
+from berthmaster_operator.handlers.disk_models import ModelsHandler
+from berthmaster_operator.handlers.placement_policies import PolicyHandler
+from berthmaster_operator.metrics import Metrics
+from berthmaster_operator.reconciling import INVENTORIES, NodeReconciler
+from berthmaster_operator.settings import Settings
+from berthmaster_operator.sightings import (
+    InventorySeen,
+    NodeSeen,
+    PodSeen,
+    decode_inventory,
+    decode_node,
+    decode_pod,
+    decode_version,
+)
+from berthmaster_operator.work_queues import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+# Finished pods hold nothing; without them the copy of a big cluster is smaller, and a pod that
+# finishes comes as a deletion.
+UNFINISHED = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+KOPF_STOP_TIMEOUT_S = 10.0
+
+
+class Program:
+    """One operator process; make it inside the event loop, then await `run`."""
+
+    def __init__(self, settings: Settings, client: Client, *, identity: str) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._client = client
+        self.events = EventRecorder(client, f"{names.GROUP}/operator", instance=settings.pod_name)
+        clock = asyncio.get_running_loop().time
+        self.fleet = Fleet(
+            diskio_namespace=settings.diskio_namespace, clock=clock, on_dirty=self._mark
+        )
+        self.elector = LeaderElector(
+            client,
+            settings.namespace,
+            names.OPERATOR_LEASE,
+            identity,
+            on_acquired=self._begin_leading,
+            on_lost=self._stop_leading,
+        )
+        self._make_reconcilers(clock)
+        self.policies = PolicyHandler(self.fleet, self.events, self.bindings.add)
+        self._models = ModelsHandler(self.fleet, self.events, self.metrics)
+        self._make_informers()
+        self._stop_kopf = asyncio.Event()
+        self._is_stopping = False
+
+    def _make_reconcilers(self, clock: Callable[[], float]) -> None:
+        client, fleet, metrics = self._client, self.fleet, self.metrics
+        settings, may_write = self.settings, self.elector.is_leader
+        nodes = NodeReconciler(
+            client,
+            fleet,
+            may_write=may_write,
+            events=self.events,
+            metrics=metrics,
+            inventory_pause_s=settings.inventory_pause_s,
+            clock=clock,
+        )
+        cleaner = Cleaner(
+            client,
+            fleet,
+            may_write=may_write,
+            metrics=metrics,
+            grace_s=settings.leftover_grace_s,
+            clock=clock,
+        )
+        bindings = BindingReconciler(client, fleet, may_write=may_write, metrics=metrics)
+        certificates = CertificateReconciler(
+            client, settings.namespace, may_write=may_write, metrics=metrics, clock=clock
+        )
+        self.nodes = WorkQueue("nodes", nodes.reconcile, workers=settings.workers, clock=clock)
+        self.cleaning = WorkQueue("cleaning", cleaner.reconcile, clock=clock)
+        self.bindings = WorkQueue("bindings", bindings.reconcile, clock=clock)
+        self.certificates = WorkQueue("certificates", certificates.reconcile, clock=clock)
+
+    def _make_informers(self) -> None:
+        client = self._client
+        self._pods = Informer(
+            client,
+            "/api/v1/pods",
+            decode=decode_pod,
+            key=lambda pod: pod.uid,
+            query=UNFINISHED,
+            on_event=self._pod_changed,
+        )
+        self._nodes_seen = Informer(
+            client,
+            "/api/v1/nodes",
+            decode=decode_node,
+            key=lambda node: node.name,
+            on_event=self._node_changed,
+        )
+        self._inventories = Informer(
+            client,
+            INVENTORIES,
+            decode=decode_inventory,
+            key=lambda inventory: inventory.name,
+            version=lambda inventory: inventory.version,
+            on_event=self._inventory_changed,
+        )
+        self._disk_models = self._models.informer(client, self.settings.diskio_namespace)
+        secrets = f"/api/v1/namespaces/{self.settings.namespace}/secrets"
+        self._guarded = [
+            self._guard(secrets, names.WEBHOOK_CA_SECRET),
+            self._guard(secrets, names.WEBHOOK_TLS_SECRET),
+            self._guard(certifying.CONFIGURATIONS, names.WEBHOOK_CONFIGURATION),
+        ]
+
+    def _guard(self, path: str, name: str) -> Informer[str]:
+        """Watch one object whose every change has the certificates looked at; keep none of it."""
+        return Informer(
+            self._client,
+            path,
+            decode=decode_version,
+            key=lambda _: name,
+            query={"fieldSelector": f"{names.NODE_NAME_FIELD}={name}"},
+            on_event=lambda _kind, _obj: self.certificates.add(certifying.KEY),
+        )
+
+    # What the watches tell.
+
+    def _pod_changed(self, kind: EventKind, pod: PodSeen) -> None:
+        if kind is EventKind.DELETED:
+            self.fleet.lose_pod(pod.uid)
+        else:
+            self.fleet.see_pod(pod)
+
+    def _node_changed(self, kind: EventKind, node: NodeSeen) -> None:
+        if kind is EventKind.DELETED:
+            self.fleet.lose_node(node.name)
+        else:
+            self.fleet.see_node(node)
+
+    def _inventory_changed(self, kind: EventKind, inventory: InventorySeen) -> None:
+        if kind is EventKind.DELETED:
+            self.fleet.lose_inventory(inventory.name, inventory.uid)
+        else:
+            self.fleet.see_inventory(inventory)
+
+    def _mark(self, node: str) -> None:
+        """Have a node looked at, a moment later so that a burst of changes is one look."""
+        if not self.fleet.is_complete:
+            return
+        state = self.fleet.find(node)
+        if state is not None and state.node is None and (state.devices or state.stats):
+            self.cleaning.add(node)
+        self.nodes.add(node, after_s=self.settings.settle_s)
+
+    # Who leads.
+
+    def _begin_leading(self, acquired: Acquired) -> None:
+        logger.info("leading", extra={"kind": acquired.kind.value})
+        self.metrics.is_leader.set(1)
+        self.fleet.restart_books()
+        self._mark_all()
+
+    def _stop_leading(self) -> None:
+        logger.warning("not leading any more")
+        self.metrics.is_leader.set(0)
+
+    def _mark_all(self) -> None:
+        self.fleet.mark_all()
+        for name in self.fleet.policies:
+            self.bindings.add(name)
+        self.certificates.add(certifying.KEY)
+
+    # From begin to end.
+
+    def not_ready_because(self) -> str:
+        """Return what is missing before this process can do its work, empty if nothing is."""
+        if self._is_stopping:
+            return "stopping"
+        return "" if self.fleet.is_complete else "the cluster has not been seen as a whole yet"
+
+    async def run(
+        self, stop: asyncio.Event, *, restore_signals: Callable[[], None] = lambda: None
+    ) -> None:
+        """Work until `stop` is set. Raises whatever makes going on impossible."""
+        queues = (self.nodes, self.cleaning, self.bindings, self.certificates)
+        runner = await self._serve_health()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(queue.run()) for queue in queues]
+                watching_tasks = [tasks.create_task(it) for it in self._background()]
+                ending = tasks.create_task(self._run_kopf(stop, restore_signals))
+                await stop.wait()
+                self._is_stopping = True
+                for task in working:
+                    task.cancel()
+                await asyncio.wait(working)
+                await self.elector.release()
+                await runner.cleanup()
+                self._stop_kopf.set()
+                await asyncio.wait([ending], timeout=KOPF_STOP_TIMEOUT_S)
+                ending.cancel()
+                for task in watching_tasks:
+                    task.cancel()
+            await self.events.drain()
+        finally:
+            await runner.cleanup()
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        return [
+            self.events.run(),
+            self.elector.run(),
+            self._pods.run(),
+            self._nodes_seen.run(),
+            self._inventories.run(),
+            self._disk_models.run(),
+            *(informer.run() for informer in self._guarded),
+            self._complete(),
+        ]
+
+    async def _serve_health(self) -> web.AppRunner:
+        app = health.build_app(
+            self.metrics, not_ready_because=self.not_ready_because, refresh=self._refresh_metrics
+        )
+        return await health.serve(app, self.settings.bind_address, self.settings.health_port)
+
+    def _refresh_metrics(self) -> None:
+        self.metrics.queue_length.set(len(self.nodes))
+        self.metrics.strays.set(self.fleet.strays)
+        self.metrics.is_leader.set(1 if self.elector.is_leader() else 0)
+
+    async def _complete(self) -> None:
+        """See every kind once, open the gate for writes, then audit now and then for ever."""
+        backoff = Backoff()
+        while True:
+            try:
+                dropped = await auditing.audit(self._client, self.fleet, self.policies)
+            except ClusterError as error:
+                logger.warning("audit failed", extra={"error": str(error)})
+                await asyncio.sleep(backoff.next_s())
+                continue
+            if dropped:
+                logger.warning("deletions found by audit", extra={"objects": dropped})
+            if not self.fleet.is_complete:
+                for informer in (
+                    self._pods,
+                    self._nodes_seen,
+                    self._inventories,
+                    self._disk_models,
+                ):
+                    await informer.synced.wait()
+                self.fleet.is_complete = True
+                logger.info("cluster seen as a whole")
+                self._mark_all()
+            await asyncio.sleep(self.settings.audit_s)
+
+    async def _run_kopf(self, stop: asyncio.Event, restore_signals: Callable[[], None]) -> None:
+        registry = kopf.OperatorRegistry()
+        watching.register_login(registry)
+        node_disk_devices.register(registry, self.fleet)
+        node_disk_io_stats.register(registry, self.fleet)
+        self.policies.register(registry)
+        await watching.run(registry, stop=self._stop_kopf, restore_signals=restore_signals)
+        # Kopf cancels what began after it, so nothing is left to go on with.
+        stop.set()

@@ -1,0 +1,307 @@
+"""Carry out the plan for one node: at most three writes, each only when something moved.
+
+The order matters. The report that a driver gave for the present list is taken into the books
+before a new list is written, because that write makes the report outdated. What the API server
+answers to a write is taken over at once, so that our own echo causes no second write.
+
+One worker per node at a time (`work_queues` sees to that). Nothing is written unless `may_write`
+says so, which is asked again before each write: leadership can end between two of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+from pydantic import ValidationError
+
+from berthmaster.api import names
+from berthmaster.api.diskio import stats_from_manifest, stats_name
+from berthmaster.api.inventory import NodeInventoryStatus
+from berthmaster.cluster.client import JsonObject, PatchKind, Query
+from berthmaster.cluster.conditions import rfc3339
+from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.events import EventRecorder, ObjectRef
+from berthmaster_operator import plans
+from berthmaster_operator.fleet import Fleet, NodeState
+from berthmaster_operator.metrics import Metrics
+from berthmaster_operator.plans import NodeFacts, NodePlan
+from berthmaster_operator.sightings import decode_inventory, decode_node
+
+logger = logging.getLogger(__name__)
+
+WRITE_TIMEOUT_S = 10.0
+MANAGED: Query = {"fieldManager": names.OPERATOR_MANAGER}
+INVENTORIES = f"/apis/{names.API_VERSION}/nodeinventories"
+
+
+class Store(Protocol):
+    """Name the part of `Client` that is needed here."""
+
+    async def get(
+        self, path: str, query: Query | None = None, *, timeout_s: float = 10.0
+    ) -> JsonObject:
+        """Read one object."""
+        ...
+
+    async def create(
+        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float = 10.0
+    ) -> JsonObject:
+        """Create one object."""
+        ...
+
+    async def patch(
+        self,
+        path: str,
+        body: object,
+        kind: PatchKind,
+        query: Query | None = None,
+        *,
+        timeout_s: float = 10.0,
+    ) -> JsonObject:
+        """Patch one object."""
+        ...
+
+
+class NodeReconciler:
+    """Bring what is stored for a node in line with what is known of it."""
+
+    def __init__(
+        self,
+        store: Store,
+        fleet: Fleet,
+        *,
+        may_write: Callable[[], bool],
+        events: EventRecorder,
+        metrics: Metrics,
+        inventory_pause_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._may_write = may_write
+        self._events = events
+        self._metrics = metrics
+        self._inventory_pause_s = inventory_pause_s
+        self._clock = clock
+        self._wall_clock = wall_clock
+
+    async def reconcile(self, name: str) -> float | None:
+        """Do what the node needs; return in how many seconds to look again, None for never.
+
+        Raises ClusterError: nothing is lost, the caller repeats.
+        """
+        state = self._fleet.find(name)
+        if state is None or not self._fleet.is_complete or not self._may_write():
+            self._metrics.forget_node(name)
+            return None
+        if state.node is None:
+            self._metrics.forget_node(name)
+            return None
+        plan = plans.plan_node(self._facts(state), now=rfc3339(self._wall_clock()))
+        state.computed = plan.computed
+        self._account(state, plan)
+        self._tell(state, plan.problems)
+        if plan.reserved is not None and self._may_write():
+            await self._write_reserved(state, plan.reserved)
+        waits_s = [plan.look_again_s] if plan.look_again_s is not None else []
+        if plan.status is not None and self._may_write():
+            pause_s = self._pause_s(state)
+            if pause_s > 0:
+                waits_s.append(pause_s)
+            else:
+                await self._write_inventory(state, plan.status)
+        if (plan.node_condition is not None or plan.drops_node_condition) and self._may_write():
+            await self._write_node_condition(state, plan)
+        return min(waits_s, default=None)
+
+    def _facts(self, state: NodeState) -> NodeFacts:
+        fleet = self._fleet
+        seen = fleet.stats_of(state)
+        if state.published is None and state.inventory is not None:
+            state.published = _read_status(state.inventory.status)
+        return NodeFacts(
+            name=state.name,
+            node_condition=state.node.condition if state.node is not None else None,
+            device=fleet.device_of(state),
+            stats=seen.stats if seen is not None else None,
+            report_age_s=self._clock() - seen.changed_s if seen is not None else 0.0,
+            pods=state.pods,
+            white_list=fleet.white_list,
+            models=fleet.models,
+            stale_after_s=fleet.stale_after_s,
+            computed=state.computed,
+            published=state.published,
+        )
+
+    def _pause_s(self, state: NodeState) -> float:
+        if state.published_s is None:
+            return 0.0
+        return state.published_s + self._inventory_pause_s - self._clock()
+
+    async def _write_reserved(self, state: NodeState, reserved: tuple[str, ...]) -> None:
+        device, seen, node = self._fleet.device_of(state), self._fleet.stats_of(state), state.node
+        if device is None or node is None:
+            return
+        collection = (
+            f"/apis/{names.DISKIO_API_VERSION}/namespaces/{device.namespace}/nodediskiostats"
+        )
+        path = f"{collection}/{stats_name(state.name)}"
+        try:
+            if seen is None:
+                manifest = plans.stats_manifest(state.name, device.namespace, node.uid, reserved)
+                stored = await self._store.create(
+                    collection, manifest, MANAGED, timeout_s=WRITE_TIMEOUT_S
+                )
+                self._metrics.count_write("NodeDiskIOStats", "create")
+            else:
+                patch = {
+                    "metadata": {"uid": seen.stats.uid},
+                    "spec": {"reservedPods": list(reserved)},
+                }
+                stored = await self._store.patch(
+                    path, patch, PatchKind.MERGE, MANAGED, timeout_s=WRITE_TIMEOUT_S
+                )
+                self._metrics.count_write("NodeDiskIOStats", "patch")
+        except ApiError as error:
+            if error.is_already_exists:
+                # Made by somebody whose event has not come yet: its own list is compared next.
+                stored = await self._store.get(path, timeout_s=WRITE_TIMEOUT_S)
+                self._take_stats(stored, state)
+                raise
+            if error.is_not_found and seen is not None:
+                self._fleet.lose_stats(device.namespace, seen.stats.name)
+            raise
+        self._take_stats(stored, state)
+
+    def _take_stats(self, stored: JsonObject, state: NodeState) -> None:
+        stats = stats_from_manifest(stored)
+        self._fleet.see_stats(stats, stored.get("metadata", {}).get("resourceVersion", ""))
+        if stats.node_name != state.name:
+            ref = ObjectRef(
+                api_version=names.DISKIO_API_VERSION,
+                kind="NodeDiskIOStats",
+                name=stats.name,
+                namespace=stats.namespace,
+                uid=stats.uid,
+            )
+            note = (
+                f'spec.nodeName: found "{stats.node_name}", expected "{state.name}" by the object\'s '
+                "name; delete the object, it is made anew"
+            )
+            self._events.record(ref, "BadField", note, action="Reserve", type_="Warning")
+
+    async def _write_inventory(self, state: NodeState, status: NodeInventoryStatus) -> None:
+        node = state.node
+        if node is None:
+            return
+        owner = state.inventory.owner_uid if state.inventory is not None else ""
+        if owner and owner != node.uid:
+            # It belongs to a machine that is gone and goes with it; ours comes after.
+            raise ApiError(409, "Conflict", f"NodeInventory {state.name} is of an older Node")
+        path = f"{INVENTORIES}/{state.name}"
+        if state.inventory is None:
+            await self._create_inventory(state, node.uid)
+        if state.inventory is None:
+            return
+        patch = plans.status_patch(status, uid=state.inventory.uid)
+        try:
+            stored = await self._store.patch(
+                f"{path}/status", patch, PatchKind.MERGE, MANAGED, timeout_s=WRITE_TIMEOUT_S
+            )
+        except ApiError as error:
+            if error.is_not_found:
+                self._fleet.lose_inventory(state.name, state.inventory.uid)
+            raise
+        self._metrics.count_write("NodeInventory", "patch")
+        state.inventory = decode_inventory(msgspec.json.encode(stored))
+        state.published = status
+        state.published_s = self._clock()
+
+    async def _create_inventory(self, state: NodeState, node_uid: str) -> None:
+        manifest = plans.inventory_manifest(state.name, node_uid)
+        try:
+            stored = await self._store.create(
+                INVENTORIES, manifest, MANAGED, timeout_s=WRITE_TIMEOUT_S
+            )
+            self._metrics.count_write("NodeInventory", "create")
+        except ApiError as error:
+            if not error.is_already_exists:
+                raise
+            stored = await self._store.get(f"{INVENTORIES}/{state.name}", timeout_s=WRITE_TIMEOUT_S)
+        self._fleet.see_inventory(decode_inventory(msgspec.json.encode(stored)))
+
+    async def _write_node_condition(self, state: NodeState, plan: NodePlan) -> None:
+        node = state.node
+        if node is None:
+            return
+        wanted = plan.node_condition
+        before = node.condition.status if node.condition is not None else None
+        patch = plans.node_condition_patch(
+            wanted,
+            uid=node.uid,
+            now=rfc3339(self._wall_clock()),
+            flips=wanted is not None and wanted.status != before,
+        )
+        try:
+            stored = await self._store.patch(
+                f"/api/v1/nodes/{state.name}/status",
+                patch,
+                PatchKind.STRATEGIC,
+                MANAGED,
+                timeout_s=WRITE_TIMEOUT_S,
+            )
+        except ApiError as error:
+            if error.is_not_found:
+                # The Node is gone; the watch says so soon, and there is nobody to tell.
+                return
+            raise
+        self._metrics.count_write("Node", "patch")
+        self._fleet.see_node(decode_node(msgspec.json.encode(stored)))
+
+    def _account(self, state: NodeState, plan: NodePlan) -> None:
+        seen = self._fleet.stats_of(state)
+        lag = 0
+        if seen is not None and seen.stats.observed_generation is not None:
+            lag = abs(seen.stats.generation - seen.stats.observed_generation)
+        self._metrics.account_node(
+            state.name,
+            is_stale=plan.is_stale,
+            lag=lag,
+            unknown_devices=plan.unknown_devices,
+            ignored_report=(seen.stats.uid, seen.changed_s)
+            if plan.is_report_ignored and seen is not None
+            else None,
+        )
+
+    def _tell(self, state: NodeState, problems: tuple[str, ...]) -> None:
+        """Record an Event on the NodeDiskDevice for each fault that was not told before."""
+        device = self._fleet.device_of(state)
+        if device is not None:
+            ref = ObjectRef(
+                api_version=names.DISKIO_API_VERSION,
+                kind="NodeDiskDevice",
+                name=device.name,
+                namespace=device.namespace,
+                uid=device.uid,
+            )
+            for problem in problems:
+                if problem not in state.told:
+                    self._events.record(
+                        ref, "DiskIONotReady", problem, action="ReadDevice", type_="Warning"
+                    )
+        state.told = problems
+
+
+def _read_status(raw: bytes) -> NodeInventoryStatus:
+    try:
+        return NodeInventoryStatus.model_validate(msgspec.json.decode(raw))
+    except (ValidationError, msgspec.DecodeError):
+        # Written by a newer or a careless hand: what we compute replaces it.
+        logger.warning("stored inventory cannot be read, it is written anew")
+        return NodeInventoryStatus()

@@ -1,0 +1,101 @@
+"""What the operator is told from outside, read once at start: environment, then command line.
+
+Nobody else in this package looks at the environment (the cluster's address and credentials are the
+client's business). Times are seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from berthmaster.api import names
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The effective configuration."""
+
+    # Where our Lease and the webhook's Secrets are.
+    namespace: str = names.SYSTEM_NAMESPACE
+    # This process' name in the Lease and in Events.
+    pod_name: str = "berthmaster-operator"
+    # Where the disk models' ConfigMap is; of two NodeDiskDevices of a node the one here counts.
+    diskio_namespace: str = names.DISKIO_NAMESPACE
+    bind_address: str = "0.0.0.0"  # noqa: S104 - the kubelet probes from outside the pod
+    health_port: int = 8080
+    log_level: str = "INFO"
+    # How many nodes are written at the same time; each write costs the API server some 3 ms of CPU.
+    workers: int = 8
+    # A NodeInventory is written at most once in so many seconds.
+    inventory_pause_s: float = 5.0
+    # A burst of pods for one node becomes one write, at the price of this delay.
+    settle_s: float = 0.2
+    # How long a Node must be gone before what its driver left behind is deleted.
+    leftover_grace_s: float = 60.0
+    # How often the custom kinds are listed to find deletions that a broken watch swallowed.
+    audit_s: float = 300.0
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the configuration for printing; there are no secrets in it."""
+        return asdict(self)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Combine defaults, environment and command line, the later winning.
+
+    Exits with a message (argparse's way) when an argument is unknown or has no valid value.
+    """
+    default = Settings()
+    parser = argparse.ArgumentParser(prog="berthmaster-operator", description=__doc__)
+    parser.add_argument(
+        "--namespace", default=environment.get("POD_NAMESPACE") or default.namespace
+    )
+    parser.add_argument("--pod-name", default=environment.get("POD_NAME") or default.pod_name)
+    parser.add_argument("--diskio-namespace", default=default.diskio_namespace)
+    parser.add_argument(
+        "--bind-address",
+        default=environment.get("BERTHMASTER_BIND_ADDRESS") or default.bind_address,
+    )
+    parser.add_argument("--health-port", type=_port, default=default.health_port)
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default=default.log_level)
+    parser.add_argument("--workers", type=_positive_int, default=default.workers)
+    for flag, seconds in (
+        ("--inventory-pause", default.inventory_pause_s),
+        ("--settle", default.settle_s),
+        ("--leftover-grace", default.leftover_grace_s),
+        ("--audit", default.audit_s),
+    ):
+        parser.add_argument(
+            flag, type=_seconds, default=seconds, metavar="SECONDS", dest=f"{_field(flag)}_s"
+        )
+    return Settings(**vars(parser.parse_args(list(arguments))))
+
+
+def _field(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..65535")
+    return number
+
+
+def _positive_int(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..86400 seconds")
+    return number

@@ -1,0 +1,118 @@
+"""Kopf inside our own event loop: it watches the custom kinds and does nothing else.
+
+Kopf gets a registry of its own with `on.event` handlers only, so it never puts a finalizer or an
+annotation on an object; it posts no Events and knows no peers (we elect a leader ourselves). It
+sends its requests through a session that carries our client's credentials, so a rotated token is
+used at once.
+
+Two of Kopf's habits are answered here. It takes over SIGTERM and SIGINT: `run` puts our handler back.
+And when it ends it cancels every task that began after it: so its end, for whatever reason, is
+the end of the process. A third one, that it forgets deletions which happened while a watch was
+broken, is the business of `auditing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+import kopf
+
+from berthmaster.cluster.connections import Connection, load_connection
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 60.0
+# The API server ends a watch after so long, and Kopf begins a new one.
+WATCH_S = 300.0
+PAGE_LIMIT = 500
+# Kopf installs its signal handlers about when it says that it is ready, before or after.
+_SIGNALS_PAUSE_S = 0.5
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Return Kopf's settings as we want them."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.process.ultimate_exiting_timeout = None
+    settings.watching.server_timeout = WATCH_S
+    settings.watching.connect_timeout = CONNECT_TIMEOUT_S
+    settings.watching.chunk_size = PAGE_LIMIT
+    settings.networking.request_timeout = REQUEST_TIMEOUT_S
+    settings.networking.connect_timeout = CONNECT_TIMEOUT_S
+    # An idle worker per object is a task each; events of one object rarely come in one second.
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 1.0
+    settings.scanning.disabled = False
+    return settings
+
+
+def register_login(registry: kopf.OperatorRegistry) -> None:
+    """Have Kopf use the same cluster and credentials as our own client.
+
+    Kopf calls this at start and after a refusal (401); each time the configuration is read anew.
+    """
+
+    async def login(**_: object) -> kopf.AiohttpSession:
+        connection = await load_connection()
+        return kopf.AiohttpSession(
+            server=connection.base_url, aiohttp_session=_open_session(connection)
+        )
+
+    kopf.on.login(registry=registry, errors=kopf.ErrorsMode.TEMPORARY, backoff=5.0)(login)
+
+
+def _open_session(connection: Connection) -> aiohttp.ClientSession:
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        value = await connection.authorization(False)
+        if value is not None:
+            request.headers["Authorization"] = value
+        return await handler(request)
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0, ssl=connection.ssl_context if connection.ssl_context is not None else True
+        ),
+        headers={"User-Agent": "berthmaster-operator", "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(authorize,),
+        proxy=connection.proxy,
+        trust_env=False,
+    )
+
+
+async def run(
+    registry: kopf.OperatorRegistry,
+    *,
+    stop: asyncio.Event,
+    restore_signals: Callable[[], None],
+) -> None:
+    """Run Kopf until `stop` is set; `restore_signals` is called once Kopf has taken the signals.
+
+    Returns earlier, without an error, when a signal reached Kopf first.
+    """
+    ready = asyncio.Event()
+
+    async def restore() -> None:
+        await ready.wait()
+        await asyncio.sleep(_SIGNALS_PAUSE_S)
+        restore_signals()
+
+    restoring = asyncio.create_task(restore(), name="restore signal handlers")
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=kopf_settings(),
+            standalone=True,
+            clusterwide=True,
+            ready_flag=ready,
+            stop_flag=stop,
+        )
+    finally:
+        restoring.cancel()
