@@ -62,6 +62,11 @@ def conditions(snapshot: PodSnapshot, known: dict[str, Any] | None = None) -> di
             "Running",
             id="sidecar runs",
         ),
+        pytest.param(
+            pod(ended(), inits=(ended("i", code=143),), sidecar_names=frozenset({"i"})),
+            "Succeeded",
+            id="sidecar was stopped",
+        ),
         pytest.param(pod(running(), is_failed=True), "Failed", id="deadline"),
     ],
 )

@@ -117,7 +117,12 @@ def find_phase(snapshot: PodSnapshot) -> str:
 
 
 def are_initialized(snapshot: PodSnapshot) -> bool:
-    """Say whether each init container has succeeded and each sidecar has started."""
+    """Say whether each init container has succeeded and each sidecar has started.
+
+    Once a main container has begun this stays true, whatever becomes of the sidecars.
+    """
+    if any(item.phase is not Phase.WAITING or item.last_state for item in snapshot.mains):
+        return True
     return all(
         item.is_started
         if item.name in snapshot.sidecar_names
