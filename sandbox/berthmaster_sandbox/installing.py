@@ -1,0 +1,82 @@
+"""Installing Berthmaster into a sandbox as its users do: `kubectl apply -k`.
+
+Owns the images that config/ names, as programs of this Python, and the wait until everything that
+was applied acts: policies and bindings take the API server a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from berthmaster.api import names
+from berthmaster.cluster.errors import ApiError
+from berthmaster_sandbox.cluster import IMAGES as SANDBOX_IMAGES
+from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.errors import SandboxError
+
+# The repository that this file is a part of: config/ and crds/ are not in the wheel.
+PROJECT = Path(__file__).resolve().parents[2]
+CONFIG = PROJECT / "config" / "overlays" / "sandbox"
+IMAGE = "berthmaster:0.1.0"
+IMAGES: Mapping[str, tuple[str, ...]] = {**SANDBOX_IMAGES, IMAGE: ("berthmaster-webhook",)}
+
+READY_DEADLINE_S = 90.0
+_POLL_S = 0.1
+_WEBHOOKS = (
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
+    f"{names.WEBHOOK_CONFIGURATION}"
+)
+
+
+async def install(sandbox: Sandbox, *, config: Path = CONFIG) -> float:
+    """Apply the configuration and wait until pods are placed; return the seconds it took.
+
+    Raises SandboxError when something was refused or did not become ready in `READY_DEADLINE_S`.
+    """
+    started = time.monotonic()
+    await sandbox.kubectl("apply", "-k", str(config))
+    await wait_installed(sandbox)
+    return time.monotonic() - started
+
+
+async def wait_installed(sandbox: Sandbox) -> None:
+    """Return when certificates, leader and admission policies are in force."""
+    await _until(lambda: _is_webhook_complete(sandbox), "the webhook has no certificate or leader")
+    await _until(lambda: _is_gate_open(sandbox), "annotated pods are not placed")
+
+
+async def _until(check: Callable[[], Awaitable[bool]], complaint: str) -> None:
+    deadline = time.monotonic() + READY_DEADLINE_S
+    while not await check():
+        if time.monotonic() > deadline:
+            raise SandboxError(f"not installed after {READY_DEADLINE_S:.0f} s: {complaint}")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _is_webhook_complete(sandbox: Sandbox) -> bool:
+    configuration = await sandbox.client.get(_WEBHOOKS)
+    client: dict[str, Any] = configuration["webhooks"][0]["clientConfig"]
+    path = client["service"].get("path", "")
+    return bool(client.get("caBundle")) and path.startswith(f"{names.WEBHOOK_PATH}/")
+
+
+async def _is_gate_open(sandbox: Sandbox) -> bool:
+    """Return whether a pod that opts in would be decided; a dry run, so nothing is created."""
+    probe = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "probe-", "annotations": {names.PLACEMENT: "required"}},
+        "spec": {"containers": [{"name": "c", "image": "pause"}]},
+    }
+    try:
+        pod = await sandbox.client.create(
+            "/api/v1/namespaces/default/pods", probe, {"dryRun": "All"}
+        )
+    except ApiError:
+        # The service account controller may not have been to the namespace yet.
+        return False
+    return names.ALLOCATION in pod["metadata"].get("annotations", {})
