@@ -161,7 +161,9 @@ class Books(RuleBasedStateMachine):
         self.current: NodeInventoryStatus | None = None
         self.columns.write_node(0, NODE, inventory(None))
 
-    @rule(read=st.integers(0, 60), write=st.integers(0, 60), size=st.sampled_from(["4k", "512", ""]))
+    @rule(
+        read=st.integers(0, 60), write=st.integers(0, 60), size=st.sampled_from(["4k", "512", ""])
+    )
     def start(self, read: int, write: int, size: str) -> None:
         key = f"p{len(self.ever)}"
         usage = Usage(read, write, size)

@@ -46,7 +46,8 @@ class Disk(Model):
         tuple[str, ...] | None, Field(description="UIDs of the pods that `allocable` counts.")
     ] = None
     function: Annotated[
-        DiskModel | None, Field(description="The disk's model; absent: no function for it is known.")
+        DiskModel | None,
+        Field(description="The disk's model; absent: no function for it is known."),
     ] = None
 
     @property

@@ -18,7 +18,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False
     """Immutable view of one JSON object; camelCase outside, snake_case inside."""
 
 
-class OwnerReference(Struct):
+class OwnerReference(Struct, frozen=True):
     """Who an object belongs to."""
 
     api_version: str = ""
@@ -28,7 +28,7 @@ class OwnerReference(Struct):
     controller: bool | None = None
 
 
-class ObjectMeta(Struct):
+class ObjectMeta(Struct, frozen=True):
     """Metadata; absent strings are empty, as in Go."""
 
     name: str = ""
@@ -51,7 +51,7 @@ class ObjectMeta(Struct):
         return None
 
 
-class NodeSelectorRequirement(Struct):
+class NodeSelectorRequirement(Struct, frozen=True):
     """One expression over a node label or field."""
 
     key: str
@@ -59,20 +59,20 @@ class NodeSelectorRequirement(Struct):
     values: list[str] | None = None
 
 
-class NodeSelectorTerm(Struct):
+class NodeSelectorTerm(Struct, frozen=True):
     """Expressions that must all hold."""
 
     match_expressions: list[NodeSelectorRequirement] | None = None
     match_fields: list[NodeSelectorRequirement] | None = None
 
 
-class NodeSelector(Struct):
+class NodeSelector(Struct, frozen=True):
     """Terms of which one must hold."""
 
     node_selector_terms: list[NodeSelectorTerm] | None = None
 
 
-class NodeAffinity(Struct):
+class NodeAffinity(Struct, frozen=True):
     """Required terms; preferences are kube-scheduler's business."""
 
     required: NodeSelector | None = msgspec.field(
@@ -80,13 +80,13 @@ class NodeAffinity(Struct):
     )
 
 
-class Affinity(Struct):
+class Affinity(Struct, frozen=True):
     """Affinity of a pod, as far as nodes go."""
 
     node_affinity: NodeAffinity | None = None
 
 
-class Toleration(Struct):
+class Toleration(Struct, frozen=True):
     """One toleration; empty key or effect means all of them."""
 
     key: str = ""
@@ -95,14 +95,14 @@ class Toleration(Struct):
     effect: str = ""
 
 
-class ResourceRequirements(Struct):
+class ResourceRequirements(Struct, frozen=True):
     """Requests and limits of a container or of a whole pod."""
 
     requests: Resources | None = None
     limits: Resources | None = None
 
 
-class ContainerPort(Struct):
+class ContainerPort(Struct, frozen=True):
     """A port; only `hostPort` matters for placement."""
 
     container_port: int = 0
@@ -111,7 +111,7 @@ class ContainerPort(Struct):
     protocol: str = "TCP"
 
 
-class Container(Struct):
+class Container(Struct, frozen=True):
     """A container as placement sees it."""
 
     name: str = ""
@@ -120,13 +120,13 @@ class Container(Struct):
     restart_policy: str = ""
 
 
-class SchedulingGate(Struct):
+class SchedulingGate(Struct, frozen=True):
     """A reason for kube-scheduler to leave the pod alone."""
 
     name: str
 
 
-class PodSpec(Struct):
+class PodSpec(Struct, frozen=True):
     """The part of a pod's spec that placement reads."""
 
     node_name: str = ""
@@ -143,7 +143,7 @@ class PodSpec(Struct):
     scheduling_gates: list[SchedulingGate] | None = None
 
 
-class Condition(Struct):
+class Condition(Struct, frozen=True):
     """A condition of a pod or a node."""
 
     type: str
@@ -153,7 +153,7 @@ class Condition(Struct):
     last_transition_time: str | None = None
 
 
-class ContainerStatus(Struct):
+class ContainerStatus(Struct, frozen=True):
     """What the kubelet granted a container (in-place resize)."""
 
     name: str = ""
@@ -161,7 +161,7 @@ class ContainerStatus(Struct):
     resources: ResourceRequirements | None = None
 
 
-class PodStatus(Struct):
+class PodStatus(Struct, frozen=True):
     """The part of a pod's status that placement reads."""
 
     phase: str = ""
@@ -171,7 +171,7 @@ class PodStatus(Struct):
     init_container_statuses: list[ContainerStatus] | None = None
 
 
-class Pod(Struct):
+class Pod(Struct, frozen=True):
     """A pod."""
 
     metadata: ObjectMeta = ObjectMeta()
@@ -200,7 +200,7 @@ class Pod(Struct):
         return self.status.phase in ("Succeeded", "Failed")
 
 
-class Taint(Struct):
+class Taint(Struct, frozen=True):
     """A taint of a node."""
 
     key: str
@@ -208,14 +208,14 @@ class Taint(Struct):
     value: str = ""
 
 
-class NodeSpec(Struct):
+class NodeSpec(Struct, frozen=True):
     """The part of a node's spec that placement reads."""
 
     unschedulable: bool = False
     taints: list[Taint] | None = None
 
 
-class NodeStatus(Struct):
+class NodeStatus(Struct, frozen=True):
     """What a node has, and how it is."""
 
     capacity: Resources | None = None
@@ -223,7 +223,7 @@ class NodeStatus(Struct):
     conditions: list[Condition] | None = None
 
 
-class Node(Struct):
+class Node(Struct, frozen=True):
     """A node."""
 
     metadata: ObjectMeta = ObjectMeta()
@@ -231,13 +231,13 @@ class Node(Struct):
     status: NodeStatus = NodeStatus()
 
 
-class Namespace(Struct):
+class Namespace(Struct, frozen=True):
     """A namespace, for its labels."""
 
     metadata: ObjectMeta = ObjectMeta()
 
 
-class ConfigMap(Struct):
+class ConfigMap(Struct, frozen=True):
     """A ConfigMap."""
 
     metadata: ObjectMeta = ObjectMeta()

@@ -94,9 +94,7 @@ class PlacementPolicySpec(Model):
     namespace_selector: Annotated[
         LabelSelector | None, Field(description="Namespaces whose pods are placed.")
     ] = None
-    pod_selector: Annotated[
-        LabelSelector | None, Field(description="Pods that are placed.")
-    ] = None
+    pod_selector: Annotated[LabelSelector | None, Field(description="Pods that are placed.")] = None
     scheduler_names: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=253)], ...],
         Field(

@@ -16,9 +16,7 @@ from pydantic.alias_generators import to_camel
 from berthmaster.api.quantities import LIMIT, QuantityError, ceil, format_size, parse_quantity
 
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
-_QUANTITY_PATTERN = (
-    r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-)
+_QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
 
 
 class Model(BaseModel):
@@ -74,7 +72,11 @@ Duration = Annotated[
     BeforeValidator(_read_duration),
     PlainSerializer(_write_duration, return_type=str),
     WithJsonSchema(
-        {"type": "string", "pattern": "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$", "minLength": 2}
+        {
+            "type": "string",
+            "pattern": "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$",
+            "minLength": 2,
+        }
     ),
 ]
 
@@ -114,7 +116,9 @@ class StatusCondition(Model):
 
     type: Annotated[str, Field(max_length=316)]
     status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, Field(max_length=128, pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    reason: Annotated[
+        str, Field(max_length=128, pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+    ]
     message: Annotated[str, Field(max_length=32768)] = ""
     observed_generation: int | None = None
     last_transition_time: str | None = None

@@ -143,7 +143,9 @@ class Concern(Protocol[ColumnsT, RequestT, UsageT]):
     def allocate(self, columns: ColumnsT, row: int, request: RequestT) -> dict[str, Any]:
         """Return what the row gives, as JSON data that `usage` understands."""
 
-    def explain(self, columns: ColumnsT, row: int, code: int, request: RequestT, node: str) -> Reason:
+    def explain(
+        self, columns: ColumnsT, row: int, code: int, request: RequestT, node: str
+    ) -> Reason:
         """Return the words for a code that `filter` gave for this row."""
 
 

@@ -259,10 +259,13 @@ class Ledger:
 
     def _put(self, entry: Entry | None, key: str) -> None:
         known = self._entries.get(key)
-        if known is not None and entry is not None:
-            if (known.node, known.usages) == (entry.node, entry.usages):
-                self._entries[key] = entry
-                return
+        if (
+            known is not None
+            and entry is not None
+            and (known.node, known.usages) == (entry.node, entry.usages)
+        ):
+            self._entries[key] = entry
+            return
         if known is not None:
             self._remove(known)
         if entry is not None:

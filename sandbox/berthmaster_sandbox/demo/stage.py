@@ -85,9 +85,7 @@ class Stage:
         """Return the administrator's client."""
         return self._client
 
-    async def node(
-        self, name: str, disks: SimulatedDisk | None = None, *, cpu: str = "32"
-    ) -> None:
+    async def node(self, name: str, disks: SimulatedDisk | None = None, *, cpu: str = "32") -> None:
         """Add a Ready node of this story, with a disk and its driver if one is given."""
         node = build_node(name, cpu=cpu, labels={STORY_LABEL: self.story})
         await create_nodes(self._client, iter([node]))
@@ -185,7 +183,9 @@ class Stage:
         deadline = time.monotonic() + DEADLINE_S
         while True:
             found = await self._client.get(path, {"fieldSelector": f"metadata.name={node}"})
-            disks = [it for item in found["items"] for it in item.get("status", {}).get("disks", ())]
+            disks = [
+                it for item in found["items"] for it in item.get("status", {}).get("disks", ())
+            ]
             if disks and all(it.get("function") and it.get("allocable") for it in disks):
                 return
             if time.monotonic() > deadline:

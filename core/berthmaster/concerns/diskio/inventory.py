@@ -133,7 +133,9 @@ def _condition(
         )
     elif is_stale:
         status, reason = "False", "Stale"
-        message = "the driver has fallen silent; capacity less our own books counts until it reports"
+        message = (
+            "the driver has fallen silent; capacity less our own books counts until it reports"
+        )
     elif not has_report:
         reason, message = "OwnBooks", "no report yet; capacity less our own books counts"
     several = sum(disk.type == names.EMPTY_DIR_DISK for disk in disks)

@@ -45,7 +45,9 @@ def read_models(data: Mapping[str, str] | None, previous: DiskModels | None = No
     """
     text = (data or {}).get(names.DISK_MODELS_KEY)
     if text is None:
-        return DiskModels(problems=(f"data.{names.DISK_MODELS_KEY}: missing, expected a JSON list",))
+        return DiskModels(
+            problems=(f"data.{names.DISK_MODELS_KEY}: missing, expected a JSON list",)
+        )
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:

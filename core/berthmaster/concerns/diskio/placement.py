@@ -108,9 +108,7 @@ def _needs(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> NDArra
     return needs
 
 
-def _exact_score(
-    read: int, free_read: int, write: int, free_write: int, *, least: bool
-) -> float:
+def _exact_score(read: int, free_read: int, write: int, free_write: int, *, least: bool) -> float:
     share = (_share(read, free_read) + _share(write, free_write)) / 2
     percent = (1 - share) * 100 if least else share * 100
     return float(percent.numerator // percent.denominator)

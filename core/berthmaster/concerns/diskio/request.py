@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
@@ -107,7 +107,7 @@ def parse_annotation(text: str) -> tuple[Usage, tuple[Problem, ...]]:
     return Usage(read, write, block_size), ()
 
 
-def _is_rate(value: object) -> bool:
+def _is_rate(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LIMIT
 
 
