@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.config import (
     ConfigException,
@@ -70,7 +71,16 @@ async def load_connection(
         renew = await _load_file(paths, context, configuration)
         return _connection(configuration, paths, renew)
     # The loader has its own error class, and lets through whatever a malformed file provokes in it.
-    except (ConfigException, OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    except (
+        ConfigException,
+        yaml.YAMLError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         where = "no kubeconfig, and not in a pod" if paths is None else paths
         raise ConfigurationError(
             f"no usable cluster configuration ({where}): {error}; {HINT}"

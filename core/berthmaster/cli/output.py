@@ -1,0 +1,110 @@
+"""How answers look: tables with colour on a terminal, plain aligned text in a pipe, or JSON.
+
+A command makes a `Report` and knows nothing of where it goes. Plain text holds the same words as the
+terminal, in columns that `awk` and eyes can read, and is never cut to a width.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+_GAP = "   "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows under headers; columns in `numbers` (by index) are aligned to the right."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """An answer: one sentence, facts by name, tables, remarks; `data` is all of it for programs."""
+
+    sentence: str
+    data: dict[str, Any]
+    facts: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def show(report: Report, *, as_json: bool, out: TextIO | None = None) -> None:
+    """Write a report in the form that fits where it goes."""
+    stream = sys.stdout if out is None else out
+    if as_json:
+        stream.write(json.dumps(report.data, indent=2, ensure_ascii=False) + "\n")
+    elif stream.isatty():
+        render_rich(report, stream)
+    else:
+        stream.write(render_plain(report))
+
+
+def render_plain(report: Report) -> str:
+    """Return a report as aligned text."""
+    blocks = [report.sentence]
+    if report.facts:
+        width = max(len(name) for name, _ in report.facts) + 1
+        blocks.append("\n".join(f"{name + ':':<{width}} {text}" for name, text in report.facts))
+    for table in report.tables:
+        lines = _align((table.headers, *table.rows), table.numbers)
+        blocks.append("\n".join((f"{table.title}:", *lines)))
+    blocks.extend(f"note: {remark}" for remark in report.remarks)
+    return "\n\n".join(blocks) + "\n"
+
+
+def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> None:
+    """Write a report with rich, as wide as the terminal unless told."""
+    # Late: a pipe and JSON do not pay for it.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    console.print(Text(report.sentence, style="bold"))
+    if report.facts:
+        grid = RichTable.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, text in report.facts:
+            grid.add_row(name, Text(text))
+        console.print()
+        console.print(grid)
+    for table in report.tables:
+        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for index, header in enumerate(table.headers):
+            is_last = index == len(table.headers) - 1
+            shown.add_column(
+                header,
+                justify="right" if index in table.numbers else "left",
+                overflow="fold",
+                ratio=1 if is_last and index not in table.numbers else None,
+            )
+        for row in table.rows:
+            shown.add_row(*(Text(cell) for cell in row))
+        console.print()
+        console.print(Text(table.title, style="bold cyan"))
+        console.print(shown)
+    for remark in report.remarks:
+        console.print(Text(f"note: {remark}", style="yellow"))
+
+
+def _align(rows: Sequence[tuple[str, ...]], numbers: Iterable[int]) -> list[str]:
+    right = frozenset(numbers)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + _GAP.join(
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

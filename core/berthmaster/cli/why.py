@@ -1,0 +1,467 @@
+"""`why POD`: where a pod is and for what reason, or what it waits for and what would help.
+
+What was decided stands on the pod; this reads it. Why a pod waits now is worked out anew from a
+snapshot of the cluster, and said to be so. Pure: pods and snapshots come in, a report goes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+
+from berthmaster.api import names
+from berthmaster.api.allocation import Allocation, read_allocation
+from berthmaster.api.objects import Condition, Pod
+from berthmaster.api.policy import Mode
+from berthmaster.api.quantities import QuantityError, parse_quantity
+from berthmaster.cli import words
+from berthmaster.cli.output import Report, Table
+from berthmaster.cluster.snapshot import Snapshot
+from berthmaster.concerns.shape import InvalidRequestError
+from berthmaster.placement.engine import Verdict
+
+NODES_SHOWN = 20
+# Concerns that every pod has a score from; the sentence leaves it out where another one spoke.
+_ALWAYS_THERE = "resources"
+_SHORTAGE = re.compile(r"asks ([^,;() ]+), free ([^,;() ]+)")
+
+
+class Situation(StrEnum):
+    """Where a pod stands with us."""
+
+    PLACED = "Placed"
+    SENT = "Sent"
+    PIN_FAILED = "PinFailed"
+    STRAYED = "Strayed"
+    OBSERVED = "Observed"
+    WAITING = "Waiting"
+    FITS_NOW = "FitsNow"
+    INVALID = "Invalid"
+    FOREIGN_GATE = "ForeignGate"
+    FINISHED = "Finished"
+    BYPASSED = "Bypassed"
+    OFF = "Off"
+    NOT_ASKED = "NotAsked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputed:
+    """What an engine says about a pod now, from a snapshot; `problems` are faults of its request."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    problems: tuple[str, ...] = ()
+    policy: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def feasible(self) -> tuple[Verdict, ...]:
+        """Return the nodes that would do, the best first."""
+        fitting = (it for it in self.verdicts if it.reason is None)
+        return tuple(sorted(fitting, key=lambda it: (-it.score, it.node)))
+
+    @property
+    def refused(self) -> tuple[Verdict, ...]:
+        """Return the nodes that would not, the nearest to fitting first."""
+        refusing = (it for it in self.verdicts if it.reason is not None)
+        return tuple(sorted(refusing, key=lambda it: (_distance_key(it), it.node)))
+
+    @property
+    def nearest(self) -> Verdict | None:
+        """Return the refused node that misses least of what is asked, if shortage is all."""
+        return next((it for it in self.refused if distance(it) is not None), None)
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Return reasons with the number of nodes, the most frequent first."""
+        counts = Counter(it.reason.group for it in self.verdicts if it.reason is not None)
+        return sorted(counts.items(), key=lambda it: (-it[1], it[0]))
+
+
+def recompute(pod: Pod, snapshot: Snapshot) -> Recomputed:
+    """Work out for every node whether the pod would fit now."""
+    policy = snapshot.policy_of(pod)
+    problems: tuple[str, ...] = ()
+    try:
+        request = snapshot.engine.read_request(pod, policy.spec)
+    except InvalidRequestError as error:
+        problems = tuple(map(str, error.problems))
+        request = snapshot.engine.read_request(pod, policy.spec, is_strict=False)
+    return Recomputed(
+        verdicts=tuple(snapshot.engine.verdicts(request)),
+        problems=problems,
+        policy=policy.name,
+        notes=snapshot.notes,
+    )
+
+
+def needs_recomputing(pod: Pod) -> bool:
+    """Return whether only a snapshot tells why the pod is where it is: it waits for us."""
+    return _waits_for_us(pod) and not _foreign_gates(pod)
+
+
+def find_situation(pod: Pod, recomputed: Recomputed | None = None) -> Situation:
+    """Return where the pod stands; `recomputed` tells apart the kinds of waiting."""
+    allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+    if pod.is_finished:
+        return Situation.FINISHED
+    if _waits_for_us(pod):
+        return _waiting(pod, recomputed)
+    if allocation is not None:
+        return _decided(pod, allocation)
+    mode = pod.annotations.get(names.PLACEMENT)
+    if mode is None:
+        return Situation.NOT_ASKED
+    return Situation.OFF if mode == Mode.OFF else Situation.BYPASSED
+
+
+def sentence(pod: Pod, recomputed: Recomputed | None = None) -> str:
+    """Return the whole story in one sentence.
+
+    `default/pod1 is on node-a: disk IO 97 of 100; 1 node refused: disk IO read bandwidth is not
+    enough.`
+    """
+    situation = find_situation(pod, recomputed)
+    return f"{pod.key} {_predicate(pod, situation, recomputed)}."
+
+
+def build_report(
+    pod: Pod, recomputed: Recomputed | None = None, *, nodes_shown: int = NODES_SHOWN
+) -> Report:
+    """Return everything that is known about a pod; `nodes_shown` bounds the table, not the data."""
+    allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+    tables: list[Table] = []
+    remarks: list[str] = []
+    if allocation is not None:
+        tables.extend(_decision_tables(allocation))
+    if recomputed is not None:
+        tables.extend(_recomputed_tables(recomputed, nodes_shown))
+        remarks.append(
+            "recomputed now from the API server; the leader may have seen another moment"
+        )
+        hidden = len(recomputed.verdicts) - nodes_shown
+        if hidden > 0:
+            remarks.append(f"{words.nodes(hidden)} not shown: see --nodes, or -o json for all")
+        remarks.extend(recomputed.notes)
+    if pod.metadata.deletion_timestamp is not None:
+        remarks.append("the pod is being deleted; what it holds is free once it is gone")
+    return Report(
+        sentence=sentence(pod, recomputed),
+        facts=tuple(_facts(pod, allocation, recomputed)),
+        tables=tuple(tables),
+        remarks=tuple(remarks),
+        data=_data(pod, allocation, recomputed),
+    )
+
+
+def distance(verdict: Verdict) -> Fraction | None:
+    """Return the share of what is asked that a node lacks, from the detail of its reason.
+
+    `asks 900Mi, free 90Mi` is 9/10; the largest counts. None where the reason is no shortage.
+    """
+    found = [
+        (asked - free) / asked
+        for asked, free in _shortages(verdict.reason.detail if verdict.reason is not None else "")
+        if asked > free and asked > 0
+    ]
+    return max(found, default=None)
+
+
+def _shortages(detail: str) -> Iterator[tuple[Fraction, Fraction]]:
+    for asked, free in _SHORTAGE.findall(detail):
+        try:
+            yield parse_quantity(asked), parse_quantity(free)
+        except QuantityError:
+            continue
+
+
+def _distance_key(verdict: Verdict) -> tuple[bool, Fraction]:
+    share = distance(verdict)
+    return (True, Fraction(0)) if share is None else (False, share)
+
+
+# Where a pod stands.
+
+
+def _waits_for_us(pod: Pod) -> bool:
+    return names.GATE in pod.gates and not pod.is_finished
+
+
+def _foreign_gates(pod: Pod) -> tuple[str, ...]:
+    return tuple(gate for gate in pod.gates if gate != names.GATE)
+
+
+def _waiting(pod: Pod, recomputed: Recomputed | None) -> Situation:
+    if _foreign_gates(pod):
+        return Situation.FOREIGN_GATE
+    if recomputed is not None and recomputed.problems:
+        return Situation.INVALID
+    if recomputed is not None and recomputed.feasible:
+        return Situation.FITS_NOW
+    return Situation.WAITING
+
+
+def _decided(pod: Pod, allocation: Allocation) -> Situation:
+    node = pod.spec.node_name
+    if allocation.mode == Mode.OBSERVE:
+        return Situation.OBSERVED
+    if node:
+        return Situation.PLACED if node == allocation.node else Situation.STRAYED
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled is not None and scheduled.reason == "Unschedulable":
+        return Situation.PIN_FAILED
+    return Situation.SENT
+
+
+def _condition(pod: Pod, kind: str) -> Condition | None:
+    return next((it for it in pod.status.conditions or () if it.type == kind), None)
+
+
+# The sentence.
+
+
+def _predicate(pod: Pod, situation: Situation, recomputed: Recomputed | None) -> str:
+    allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+    if allocation is not None and situation in _DECIDED:
+        return _decided_predicate(pod, situation, allocation)
+    node = pod.spec.node_name
+    where = f"is on {node}" if node else "is left to kube-scheduler"
+    match situation:
+        case Situation.FINISHED:
+            ran = f"ran on {node}" if node else "never ran"
+            return f"has finished ({pod.status.phase}) and holds nothing any more; it {ran}"
+        case Situation.FOREIGN_GATE:
+            gates = words.join(_foreign_gates(pod))
+            return f"waits for others first: {gates}; Berthmaster decides when only its own gate is left"
+        case Situation.NOT_ASKED:
+            return (
+                f"{where} without Berthmaster: it carries no annotation {names.PLACEMENT} and no "
+                "policy selected it when it was created"
+            )
+        case Situation.OFF:
+            return f"{where} without Berthmaster: {names.PLACEMENT} is off"
+        case Situation.BYPASSED:
+            return (
+                f"{where} past Berthmaster: it asks for placement but carries no decision; it was "
+                "ungated or bound by somebody else, and is counted by what it requests"
+            )
+        case _:
+            return _waiting_predicate(pod, situation, recomputed)
+
+
+_DECIDED = frozenset(
+    {
+        Situation.PLACED,
+        Situation.SENT,
+        Situation.PIN_FAILED,
+        Situation.STRAYED,
+        Situation.OBSERVED,
+    }
+)
+
+
+def _decided_predicate(pod: Pod, situation: Situation, allocation: Allocation) -> str:
+    chosen, node = allocation.node, pod.spec.node_name
+    because = _because(allocation)
+    match situation:
+        case Situation.PLACED:
+            return f"is on {chosen}: {because}"
+        case Situation.SENT:
+            return f"is sent to {chosen} and kube-scheduler has yet to bind it: {because}"
+        case Situation.STRAYED:
+            return f"is on {node} although {chosen} was chosen ({allocation.mode}): {because}"
+        case Situation.OBSERVED:
+            found = f"is on {node}" if node else "has no node yet"
+            agrees = ", as Berthmaster would have it" if node == chosen else ""
+            would = "" if agrees else f"; Berthmaster would have chosen {chosen}"
+            return f"{found}{agrees}{would}: {because}"
+        case _:
+            scheduled = _condition(pod, "PodScheduled")
+            said = scheduled.message.rstrip(".") if scheduled is not None else ""
+            return (
+                f"was sent to {chosen} and does not fit there any more; kube-scheduler says: "
+                f"{said or 'Unschedulable'}"
+            )
+
+
+def _because(allocation: Allocation) -> str:
+    scores = {
+        concern: score
+        for concern, score in allocation.scores.items()
+        if concern != _ALWAYS_THERE or len(allocation.scores) == 1
+    }
+    parts = [f"{words.title(concern)} {words.number(score)}" for concern, score in scores.items()]
+    said = f"{', '.join(parts)} of 100" if parts else f"score {words.number(allocation.score)}"
+    return f"{said}; {_refused(allocation)}"
+
+
+def _refused(allocation: Allocation) -> str:
+    refused = sum(it.count for it in allocation.refused)
+    if not refused:
+        return "no node refused"
+    return f"{words.nodes(refused)} refused: {_grouped([(it.reason, it.count) for it in allocation.refused])}"
+
+
+def _waiting_predicate(pod: Pod, situation: Situation, recomputed: Recomputed | None) -> str:
+    if recomputed is None:
+        condition = _condition(pod, names.PLACED_CONDITION)
+        said = condition.message.rstrip(".") if condition is not None else ""
+        return f"waits for a node: {said or 'Berthmaster has not looked at it yet'}"
+    if situation is Situation.INVALID:
+        return f"waits because its request cannot be understood: {'; '.join(recomputed.problems)}"
+    total = len(recomputed.verdicts)
+    if situation is Situation.FITS_NOW:
+        best = recomputed.feasible[0].node
+        return (
+            f"waits although {len(recomputed.feasible)} of {words.nodes(total)} would do now, best "
+            f"{best}: is Berthmaster's webhook running?"
+        )
+    if not total:
+        return "waits for a node: the cluster has none"
+    story = f"waits for a node, 0 of {total} would do now: {_grouped(recomputed.groups)}"
+    nearest = recomputed.nearest
+    if nearest is not None and nearest.reason is not None:
+        story += f"; nearest is {nearest.node}, {nearest.reason.detail}"
+    return story
+
+
+def _grouped(groups: Sequence[tuple[str, int]]) -> str:
+    if len(groups) == 1:
+        return groups[0][0]
+    return ", ".join(f"{count} {group}" for group, count in groups)
+
+
+# Facts, tables, data.
+
+
+def _facts(
+    pod: Pod, allocation: Allocation | None, recomputed: Recomputed | None
+) -> Iterator[tuple[str, str]]:
+    mode = allocation.mode if allocation is not None else pod.annotations.get(names.PLACEMENT)
+    yield "Pod", f"{pod.key} ({pod.status.phase or 'Unknown'})"
+    if pod.spec.node_name:
+        yield "Node", pod.spec.node_name
+    if mode:
+        yield "Mode", mode
+    if recomputed is not None:
+        yield "Policy", recomputed.policy or "none selects it: defaults"
+    if allocation is not None:
+        yield "Decision", allocation.id
+        considered = allocation.feasible + sum(it.count for it in allocation.refused)
+        yield "Chosen", f"{allocation.node}, {allocation.feasible} of {considered} fitting"
+    if pod.gates:
+        yield "Gates", ", ".join(pod.gates)
+    condition = _condition(pod, names.PLACED_CONDITION)
+    if condition is not None:
+        since = f" since {condition.last_transition_time}" if condition.last_transition_time else ""
+        yield "Condition", f"Placed={condition.status} {condition.reason}{since}"
+        if condition.message:
+            yield "", condition.message
+    nearest = recomputed.nearest if recomputed is not None and not recomputed.feasible else None
+    if nearest is not None and nearest.reason is not None:
+        yield "Nearest", f"{nearest.node}: {nearest.reason.detail}"
+
+
+def _decision_tables(allocation: Allocation) -> Iterator[Table]:
+    concerns = dict.fromkeys((*allocation.scores, *allocation.allocated))
+    rows = [
+        (
+            words.title(concern),
+            words.number(allocation.scores[concern]) if concern in allocation.scores else "-",
+            words.allocated(allocation.allocated.get(concern, {})) or "-",
+        )
+        for concern in concerns
+    ]
+    yield Table(
+        title=f"Scores on {allocation.node}",
+        headers=("CONCERN", "SCORE", "ALLOCATED"),
+        rows=(*rows, ("total", words.number(allocation.score), "")),
+        numbers=frozenset({1}),
+    )
+    if allocation.refused:
+        yield Table(
+            title="Refused",
+            headers=("NODES", "REASON"),
+            rows=tuple((str(it.count), it.reason) for it in allocation.refused),
+            numbers=frozenset({0}),
+        )
+    if allocation.runners_up:
+        yield Table(
+            title="Runners-up",
+            headers=("NODE", "SCORE"),
+            rows=tuple((it.node, words.number(it.score)) for it in allocation.runners_up),
+            numbers=frozenset({1}),
+        )
+
+
+def _recomputed_tables(recomputed: Recomputed, nodes_shown: int) -> Iterator[Table]:
+    if not recomputed.verdicts:
+        return
+    shown = (*recomputed.feasible, *recomputed.refused)[:nodes_shown]
+    yield Table(
+        title="Nodes now, the nearest first",
+        headers=("NODE", "ANSWER", "WHY"),
+        rows=tuple((it.node, *_answer(it)) for it in shown),
+    )
+
+
+def _answer(verdict: Verdict) -> tuple[str, str]:
+    if verdict.reason is None:
+        scores = (f"{words.title(name)} {words.number(it)}" for name, it in verdict.scores.items())
+        return f"fits, {words.number(verdict.score)}", ", ".join(scores)
+    reason = verdict.reason
+    # A fault of the request is said once, in the sentence, and as the reason of each node.
+    text = reason.group if reason.detail else reason.text
+    return "refused", f"{text}: {reason.detail}" if reason.detail else text
+
+
+def _data(pod: Pod, allocation: Allocation | None, recomputed: Recomputed | None) -> dict[str, Any]:
+    condition = _condition(pod, names.PLACED_CONDITION)
+    data: dict[str, Any] = {
+        "namespace": pod.metadata.namespace,
+        "name": pod.metadata.name,
+        "uid": pod.metadata.uid,
+        "phase": pod.status.phase,
+        "situation": find_situation(pod, recomputed).value,
+        "sentence": sentence(pod, recomputed),
+        "node": pod.spec.node_name or None,
+        "mode": pod.annotations.get(names.PLACEMENT),
+        "gates": list(pod.gates),
+        "allocation": msgspec.to_builtins(allocation) if allocation is not None else None,
+        "condition": msgspec.to_builtins(condition) if condition is not None else None,
+        "recomputed": None,
+    }
+    if recomputed is not None:
+        nearest = recomputed.nearest
+        data["recomputed"] = {
+            "policy": recomputed.policy or None,
+            "feasible": len(recomputed.feasible),
+            "problems": list(recomputed.problems),
+            "nearest": nearest.node if nearest is not None else None,
+            "nodes": [_verdict_data(it) for it in (*recomputed.feasible, *recomputed.refused)],
+            "notes": list(recomputed.notes),
+        }
+    return data
+
+
+def _verdict_data(verdict: Verdict) -> dict[str, Any]:
+    if verdict.reason is None:
+        return {
+            "node": verdict.node,
+            "fits": True,
+            "score": verdict.score,
+            "scores": verdict.scores,
+        }
+    return {
+        "node": verdict.node,
+        "fits": False,
+        "concern": verdict.concern,
+        "reason": verdict.reason.text,
+        "detail": verdict.reason.detail,
+    }

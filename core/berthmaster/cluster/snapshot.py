@@ -1,0 +1,165 @@
+"""The whole cluster at one moment, in an engine: what would be decided now, for people and tools.
+
+Owns the listing of everything that decisions depend on. It is a picture and no ledger: lists are
+made one beside the other and are a moment apart, answers in flight at the leader are not in it,
+and nothing here is ever written. The webhook does not use it; it watches.
+
+Kinds that are not installed, and objects that cannot be read, leave a note and nothing else: who asks
+why a pod waits must get an answer in a half-installed cluster, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from pydantic import ValidationError
+
+from berthmaster.api import names
+from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
+from berthmaster.api.objects import Node, Pod, decode_namespace, decode_node, decode_pod
+from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
+from berthmaster.cluster.client import ApiError, Client, UnreachableError
+from berthmaster.concerns import registry
+from berthmaster.concerns.shape import AnyConcern
+from berthmaster.placement.engine import Engine
+
+T = TypeVar("T")
+
+PODS = "/api/v1/pods"
+NODES = "/api/v1/nodes"
+NAMESPACES = "/api/v1/namespaces"
+INVENTORIES = f"/apis/{names.API_VERSION}/nodeinventories"
+POLICIES = f"/apis/{names.API_VERSION}/placementpolicies"
+DEADLINE_S = 120.0
+
+
+class _Page(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+
+
+_PAGE = msgspec.json.Decoder(_Page)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """An engine that knows all nodes and holdings, and what else a decision asks.
+
+    `notes` are sentences about what could not be read.
+    """
+
+    engine: Engine
+    policies: PolicySet
+    namespace_labels: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...] = ()
+
+    def policy_of(self, pod: Pod) -> PlacementPolicy:
+        """Return the policy that counts for a pod."""
+        metadata = pod.metadata
+        return self.policies.choose(
+            metadata.labels or {},
+            self.namespace_labels.get(metadata.namespace, {}),
+            taken_by=pod.annotations.get(names.POLICY, ""),
+        )
+
+
+async def load_engine(
+    client: Client,
+    *,
+    concerns: Sequence[AnyConcern] | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> Snapshot:
+    """List nodes, inventories, policies, namespaces and pods, and feed them to a fresh engine.
+
+    Raises ClusterError: refused, or no answer within `deadline_s` seconds in all.
+    """
+    notes: list[str] = []
+    try:
+        async with asyncio.timeout(deadline_s):
+            # One after the other: the parts of a big cluster need not be in flight together.
+            nodes = await _list(client, NODES, decode_node, notes)
+            inventories = await _list(client, INVENTORIES, _decode_inventory, notes)
+            policies = await _list(client, POLICIES, _decode_policy, notes)
+            namespaces = await _list(client, NAMESPACES, decode_namespace, notes)
+            pods = await _list(client, PODS, decode_pod, notes)
+    except TimeoutError as error:
+        raise UnreachableError(
+            f"the cluster at {client.base_url} could not be listed within {deadline_s:g} s"
+        ) from error
+    policy_set = PolicySet(policies)
+    return Snapshot(
+        engine=build_engine(
+            registry.load() if concerns is None else concerns,
+            nodes=nodes,
+            inventories=inventories,
+            policies=policy_set,
+            pods=pods,
+        ),
+        policies=policy_set,
+        namespace_labels={it.metadata.name: it.metadata.labels or {} for it in namespaces},
+        notes=tuple(notes),
+    )
+
+
+def build_engine(
+    concerns: Sequence[AnyConcern],
+    *,
+    nodes: Iterable[Node],
+    inventories: Iterable[NodeInventory],
+    policies: PolicySet,
+    pods: Iterable[Pod],
+) -> Engine:
+    """Return an engine that knows these objects; pure."""
+    engine = Engine(concerns)
+    engine.configure(policies.specs)
+    by_node = {it.name: it for it in inventories}
+    for node in nodes:
+        inventory = by_node.get(node.metadata.name)
+        # An inventory that outlived its node says nothing about a new one of the same name.
+        is_of_another = inventory is not None and inventory.node_uid not in {
+            "",
+            node.metadata.uid,
+        }
+        engine.ledger.write_node(node, None if is_of_another else inventory)
+    for pod in pods:
+        engine.ledger.see(pod)
+    return engine
+
+
+async def _list(
+    client: Client, path: str, decode: Callable[[bytes], T], notes: list[str]
+) -> list[T]:
+    kind = path.rpartition("/")[2]
+    found: list[T] = []
+    try:
+        async for page in client.list_pages(path):
+            for item in _PAGE.decode(page).items or ():
+                try:
+                    found.append(decode(bytes(item)))
+                except (msgspec.DecodeError, ValidationError) as error:
+                    notes.append(f"one of {kind} cannot be read and is left out: {_brief(error)}")
+    except ApiError as error:
+        if not error.is_not_found:
+            raise
+        notes.append(f"the API server knows no {kind}: are Berthmaster's CRDs installed?")
+    except msgspec.DecodeError as error:
+        raise UnreachableError(f"the answer to a list of {kind} is not JSON: {error}") from error
+    return found
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
+
+
+def _decode_inventory(raw: bytes) -> NodeInventory:
+    return inventory_from_manifest(msgspec.json.decode(raw))
+
+
+def _decode_policy(raw: bytes) -> PlacementPolicy:
+    return policy_from_manifest(msgspec.json.decode(raw))
