@@ -180,9 +180,7 @@ class Engine:
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
         shape = self._shape(request)
-        for name in sorted(self.table):
-            row = self.table.row_of(name)
-            assert row is not None
+        for name, row in sorted(self.table.rows.items()):
             code = int(shape.codes[row])
             if code:
                 concern, reason = self._explain(request, row, code)

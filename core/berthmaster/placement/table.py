@@ -35,23 +35,23 @@ class NodeTable:
         self.versions: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.hashes: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self.names: list[str] = []
-        self._rows: dict[str, int] = {}
+        self.rows: dict[str, int] = {}
         self._uids: dict[str, str] = {}
         self._free: list[int] = []
         self._resize(_FIRST_ROWS)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._rows
+        return name in self.rows
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self.rows)
 
     def row_of(self, name: str) -> int | None:
         """Return the node's row, or None if it is not there."""
-        return self._rows.get(name)
+        return self.rows.get(name)
 
     def write(self, node: Node, inventory: NodeInventory | None) -> tuple[int, bool]:
         """Add the node or take over its new state; return its row and whether the row is fresh.
@@ -59,10 +59,10 @@ class NodeTable:
         A node of the same name with another uid is another node: its row starts empty.
         """
         name, uid = node.metadata.name, node.metadata.uid
-        if name in self._rows and self._uids[name] != uid:
+        if name in self.rows and self._uids[name] != uid:
             self.remove(name)
-        fresh = name not in self._rows
-        row = self._take_row(name) if fresh else self._rows[name]
+        fresh = name not in self.rows
+        row = self._take_row(name) if fresh else self.rows[name]
         self._uids[name] = uid
         for concern in self.concerns:
             self.columns[concern.name].write_node(row, node, inventory)
@@ -71,7 +71,7 @@ class NodeTable:
 
     def remove(self, name: str) -> None:
         """Forget the node; unknown names are ignored."""
-        row = self._rows.pop(name, None)
+        row = self.rows.pop(name, None)
         if row is None:
             return
         del self._uids[name]
@@ -100,7 +100,7 @@ class NodeTable:
         if not self._free:
             self._resize(self.size * 2)
         row = self._free.pop()
-        self._rows[name] = row
+        self.rows[name] = row
         self.names[row] = name
         self.alive[row] = True
         digest = blake2b(name.encode(), digest_size=8).digest()
