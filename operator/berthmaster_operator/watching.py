@@ -14,8 +14,9 @@ broken, is the business of `auditing`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import aiohttp
 import kopf
@@ -27,10 +28,21 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 60.0
 # The API server ends a watch after so long, and Kopf begins a new one.
-WATCH_S = 300.0
+WATCH_S = 300
 PAGE_LIMIT = 500
+# Between attempts while the API server cannot be reached; the last one again and again, because the
+# end of Kopf is the end of the process and with it of all that was seen.
+RETRY_PAUSES_S = (1.0, 1.0, 2.0, 3.0, 5.0)
 # Kopf installs its signal handlers about when it says that it is ready, before or after.
 _SIGNALS_PAUSE_S = 0.5
+
+
+class _EndlessPauses:
+    """Iterate over `RETRY_PAUSES_S`, then over its last one for ever; each request starts anew."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from RETRY_PAUSES_S
+        yield from itertools.repeat(RETRY_PAUSES_S[-1])
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -44,6 +56,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = PAGE_LIMIT
     settings.networking.request_timeout = REQUEST_TIMEOUT_S
     settings.networking.connect_timeout = CONNECT_TIMEOUT_S
+    settings.networking.error_backoffs = _EndlessPauses()
     # An idle worker per object is a task each; events of one object rarely come in one second.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 1.0
