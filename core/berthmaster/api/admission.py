@@ -13,7 +13,7 @@ from berthmaster.api.objects import Struct
 MAX_BODY_BYTES = 7 * 1024 * 1024
 
 
-class GroupVersionKind(Struct):
+class GroupVersionKind(Struct, frozen=True):
     """Which kind the object is."""
 
     group: str = ""
@@ -21,17 +21,18 @@ class GroupVersionKind(Struct):
     kind: str = ""
 
 
-class UserInfo(Struct):
+class UserInfo(Struct, frozen=True):
     """Who asks."""
 
     username: str = ""
 
 
-class AdmissionRequest(Struct):
+class AdmissionRequest(Struct, frozen=True):
     """The part of the request that is read; the object stays raw until its kind is known."""
 
     uid: str
     kind: GroupVersionKind = GroupVersionKind()
+    sub_resource: str = ""
     operation: str = ""
     name: str = ""
     namespace: str = ""
@@ -40,7 +41,7 @@ class AdmissionRequest(Struct):
     object: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class AdmissionReview(Struct):
+class AdmissionReview(Struct, frozen=True):
     """The envelope."""
 
     api_version: str = ""
@@ -52,7 +53,9 @@ decode_review = msgspec.json.Decoder(AdmissionReview).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def allow(uid: str, patch: list[dict[str, Any]] | None = None, *, warnings: tuple[str, ...] = ()) -> bytes:
+def allow(
+    uid: str, patch: list[dict[str, Any]] | None = None, *, warnings: tuple[str, ...] = ()
+) -> bytes:
     """Return the body of an answer that lets the object pass, changed by a JSON Patch if given."""
     response: dict[str, Any] = {"uid": uid, "allowed": True}
     if patch:

@@ -1,0 +1,333 @@
+"""From the bytes of an AdmissionReview to the bytes of its answer.
+
+Nothing here waits: a decision is made on what is in memory. Whatever stands in the way of a decision
+leaves the gate on the pod, and the queue decides later; only what the user has to correct is refused.
+What an answer takes is assumed in the ledger before the answer is returned, so the caller has to
+drop it (`Reply.decision_id`) if the answer is surely not sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from berthmaster.api import names
+from berthmaster.api.admission import (
+    MAX_BODY_BYTES,
+    AdmissionRequest,
+    allow,
+    decode_review,
+    refuse,
+)
+from berthmaster.api.allocation import read_allocation
+from berthmaster.api.objects import Pod, decode_pod
+from berthmaster.api.policy import Mode, OnInvalid
+from berthmaster.concerns.shape import InvalidRequestError, Problem
+from berthmaster.placement import affinity
+from berthmaster.placement.engine import PodRequest
+from berthmaster_webhook import deciding
+from berthmaster_webhook.deciding import Operations, Tools
+from berthmaster_webhook.effective import (
+    ALLOWED_MODES,
+    Effective,
+    Standing,
+    foreign_gates,
+    is_exempt,
+    read_effective,
+)
+from berthmaster_webhook.outcomes import Outcome
+
+logger = logging.getLogger(__name__)
+
+_EXPECTED = "expected an AdmissionReview of admission.k8s.io/v1"
+# The API server cuts warnings above 256 characters; good practice is 120.
+_WARNING_CHARS = 120
+_NO_MODE = "none"
+
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Term(Protocol):
+    """Say whether this process may decide."""
+
+    def why_not(self) -> Outcome | None:
+        """Return what forbids to decide at this instant, None if nothing does."""
+
+    def answers_for(self, epoch: int | None) -> bool:
+        """Return whether requests that come by this epoch's path are ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An HTTP answer; `decision_id` is set where the answer holds room in the ledger."""
+
+    status: int
+    body: bytes
+    outcome: Outcome
+    mode: str = _NO_MODE
+    decision_id: str | None = None
+
+
+class MalformedReviewError(Exception):
+    """Say why a body is no AdmissionReview that can be answered."""
+
+
+class Admission:
+    """Answers reviews of pods that are being created."""
+
+    def __init__(self, tools: Tools, term: Term) -> None:
+        self._tools = tools
+        self._term = term
+
+    def reply(self, body: bytes, *, epoch: int | None) -> Reply:
+        """Return the answer to a body that came by the path of `epoch` (None: by no epoch's)."""
+        if len(body) > MAX_BODY_BYTES:
+            text = f"the body has {len(body)} bytes, expected at most {MAX_BODY_BYTES}"
+            return Reply(status=413, body=text.encode(), outcome=Outcome.MALFORMED)
+        try:
+            request = read_review(body)
+            pod = _read_pod(request)
+        except MalformedReviewError as error:
+            return Reply(status=400, body=str(error).encode(), outcome=Outcome.MALFORMED)
+        if pod is None:
+            return _pass(request, Outcome.UNTOUCHED)
+        case = _Case(self._tools, self._term, request, pod, epoch)
+        reply = case.answer()
+        self._tools.metrics.decisions.labels(reply.mode, str(reply.outcome)).inc()
+        return reply
+
+
+def read_review(body: bytes) -> AdmissionRequest:
+    """Return the request in a review.
+
+    Raises:
+        MalformedReviewError: it is not JSON, is cut, or is another kind of object.
+    """
+    try:
+        review = decode_review(body)
+    # Deep nesting, broken escapes and surrogates each have an exception of their own.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MalformedReviewError(f"the body cannot be read: {error}; {_EXPECTED}") from error
+    if (review.kind, review.api_version) != ("AdmissionReview", "admission.k8s.io/v1"):
+        found = f"{review.kind or 'no kind'} of {review.api_version or 'no apiVersion'}"
+        raise MalformedReviewError(f"found {found}, {_EXPECTED}")
+    if review.request is None or not review.request.uid:
+        raise MalformedReviewError(f"the review has no request with a uid; {_EXPECTED}")
+    return review.request
+
+
+def _read_pod(request: AdmissionRequest) -> Pod | None:
+    kind = request.kind
+    is_pod = (kind.group, kind.version, kind.kind) == ("", "v1", "Pod")
+    if not is_pod or request.operation != "CREATE" or request.sub_resource:
+        return None
+    try:
+        pod = decode_pod(request.object)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MalformedReviewError(f"request.object is not a Pod: {error}") from error
+    # At creation the namespace may stand in the request only.
+    namespace = request.namespace or pod.metadata.namespace
+    return msgspec.structs.replace(
+        pod, metadata=msgspec.structs.replace(pod.metadata, namespace=namespace)
+    )
+
+
+def _pass(request: AdmissionRequest, outcome: Outcome) -> Reply:
+    return Reply(status=200, body=allow(request.uid), outcome=outcome)
+
+
+class _Case:
+    """One pod that is being created."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        term: Term,
+        request: AdmissionRequest,
+        pod: Pod,
+        epoch: int | None,
+    ) -> None:
+        self._tools = tools
+        self._term = term
+        self._request = request
+        self._pod = pod
+        self._epoch = epoch
+        self._has_gate = names.GATE in pod.gates
+
+    def answer(self) -> Reply:
+        state, pod = self._tools.state, self._pod
+        if is_exempt(pod, self._tools.own_namespace):
+            return _pass(self._request, Outcome.UNTOUCHED)
+        if not self._has_gate and read_allocation(pod.annotations.get(names.ALLOCATION)):
+            # Our own output, shown once more.
+            return _pass(self._request, Outcome.UNTOUCHED)
+        if not state.is_synced:
+            return self._leave(Outcome.NOT_SYNCED)
+        effective = read_effective(state, pod)
+        if effective.standing is not Standing.KNOWN:
+            return self._leave(Outcome.NOT_SYNCED)
+        if effective.enforced is Mode.OFF:
+            return self._change(self._ungate(), Outcome.UNTOUCHED, effective)
+        if foreign_gates(pod) and effective.enforced is not Mode.OBSERVE:
+            return self._leave(Outcome.FOREIGN_GATE, effective)
+        try:
+            request = self._read_request(effective)
+        except InvalidRequestError as error:
+            return self._invalid(effective, error)
+        if effective.enforced is Mode.OBSERVE:
+            return self._observe(effective, request)
+        return self._place(effective, request)
+
+    def _read_request(self, effective: Effective) -> PodRequest:
+        if effective.mode is None:
+            raise _unknown_mode(effective.text)
+        return self._tools.state.engine.read_request(self._pod, effective.policy.spec)
+
+    def _why_not(self) -> Outcome | None:
+        if not self._term.answers_for(self._epoch):
+            return self._term.why_not() or Outcome.WRONG_EPOCH
+        return self._term.why_not()
+
+    def _observe(self, effective: Effective, request: PodRequest) -> Reply:
+        """Say what would have been done; nothing is enforced and nothing assumed."""
+        raw, operations = self._raw(), self._ungate()
+        if self._why_not() is None:
+            decision = deciding.decide(self._tools, self._pod, request)
+            if decision.node is not None:
+                text = deciding.annotation_of(decision, Mode.OBSERVE)
+                operations = affinity.annotate(raw, names.ALLOCATION, text) + operations
+        return self._change(operations, Outcome.OBSERVED, effective)
+
+    def _place(self, effective: Effective, request: PodRequest) -> Reply:
+        tools, pod = self._tools, self._pod
+        why_not = self._why_not()
+        if why_not is not None:
+            return self._leave(why_not, effective)
+        namespace, name = pod.metadata.namespace, pod.metadata.name
+        owner = _owner_of(pod, self._request)
+        ledger = tools.state.ledger
+        if not self._request.dry_run:
+            if name and ledger.in_flight(namespace, name) is not None:
+                return self._repeat(effective, request)
+            if name and ledger.knows(namespace, name):
+                return self._leave(Outcome.NAME_KNOWN, effective)
+            if not ledger.admits(owner):
+                return self._leave(Outcome.WINDOW_FULL, effective)
+        decision = deciding.decide(tools, pod, request)
+        raw = self._raw()
+        if decision.node is None or not affinity.can_pin(raw, decision.node):
+            self._log(Outcome.NOWHERE, decision.id, why=decision.describe())
+            return self._leave(Outcome.NOWHERE, effective)
+        answer = deciding.make_answer(pod, request, decision, owner)
+        operations = deciding.placing(raw, answer)
+        if self._request.dry_run:
+            return self._change(operations, Outcome.DRY_RUN, effective)
+        tools.answers.assume(answer, tools.clock())
+        self._log(Outcome.PLACED, decision.id, node=decision.node, score=decision.score)
+        return self._change(operations, Outcome.PLACED, effective, decision_id=decision.id)
+
+    def _repeat(self, effective: Effective, request: PodRequest) -> Reply:
+        """Give the answer of the decision under way again, if it is the same pod that asks."""
+        metadata = self._pod.metadata
+        answer = self._tools.answers.in_flight(metadata.namespace, metadata.name)
+        raw = self._raw()
+        if answer is None or answer.request != request or not affinity.can_pin(raw, answer.node):
+            return self._leave(Outcome.NAME_KNOWN, effective)
+        self._tools.answers.repeat(answer.decision_id, self._tools.clock())
+        return self._change(deciding.placing(raw, answer), Outcome.REPEATED, effective)
+
+    def _invalid(self, effective: Effective, error: InvalidRequestError) -> Reply:
+        message = (
+            f"{self._pod.key}: {error}; correct it, or set the annotation "
+            f"{names.PLACEMENT}: {Mode.OFF} to create the pod without placement"
+        )
+        if effective.enforced is Mode.OBSERVE:
+            warning = f"not observed: {error}"[:_WARNING_CHARS]
+            return self._change(self._ungate(), Outcome.INVALID, effective, warning=warning)
+        if effective.policy.spec.on_invalid is OnInvalid.WAIT:
+            return self._leave(Outcome.WAITS_INVALID, effective)
+        return Reply(
+            status=200,
+            body=refuse(self._request.uid, message),
+            outcome=Outcome.INVALID,
+            mode=_mode_label(effective),
+        )
+
+    def _leave(self, outcome: Outcome, effective: Effective | None = None) -> Reply:
+        """Let the pod be created behind the gate, and put the gate on if nobody has yet."""
+        operations: Operations = []
+        if not self._has_gate and effective is not None:
+            operations = _add_gate(self._pod)
+        return self._change(operations, outcome, effective)
+
+    def _change(
+        self,
+        operations: Operations,
+        outcome: Outcome,
+        effective: Effective | None,
+        *,
+        decision_id: str | None = None,
+        warning: str = "",
+    ) -> Reply:
+        warnings = () if effective is None else effective.warnings
+        return Reply(
+            status=200,
+            body=allow(
+                self._request.uid,
+                operations,
+                warnings=(*warnings, warning) if warning else warnings,
+            ),
+            outcome=outcome,
+            mode=_mode_label(effective),
+            decision_id=decision_id,
+        )
+
+    def _ungate(self) -> Operations:
+        return deciding.ungating(self._raw()) if self._has_gate else []
+
+    def _raw(self) -> dict[str, Any]:
+        return _decode_any(self._request.object)
+
+    def _log(self, outcome: Outcome, decision_id: str, **fields: object) -> None:
+        logger.info(
+            "decided",
+            extra={
+                "pod": self._pod.key,
+                "decision": decision_id,
+                "outcome": str(outcome),
+                "dry_run": bool(self._request.dry_run),
+                **fields,
+            },
+        )
+
+
+def _owner_of(pod: Pod, request: AdmissionRequest) -> Hashable:
+    controller = pod.metadata.controller()
+    if controller is not None and controller.uid:
+        return controller.uid
+    return (request.user_info.username, pod.metadata.namespace)
+
+
+def _unknown_mode(text: str) -> InvalidRequestError:
+    field = f"metadata.annotations[{names.PLACEMENT}]"
+    shown = text if len(text) <= 60 else f"{text[:60]}..."
+    return InvalidRequestError(
+        Problem(field=field, message=f'unknown mode "{shown}", expected one of {ALLOWED_MODES}')
+    )
+
+
+def _mode_label(effective: Effective | None) -> str:
+    if effective is None or effective.mode is None:
+        return _NO_MODE
+    return str(effective.mode)
+
+
+def _add_gate(pod: Pod) -> Operations:
+    gate = {"name": names.GATE}
+    if pod.spec.scheduling_gates is None:
+        return [{"op": "add", "path": "/spec/schedulingGates", "value": [gate]}]
+    return [{"op": "add", "path": "/spec/schedulingGates/-", "value": gate}]

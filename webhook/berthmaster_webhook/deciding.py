@@ -1,0 +1,110 @@
+"""One decision for one pod, the same for a pod that is being created and for one at the gate.
+
+Nothing is reserved here and nothing is sent: the result says which node, what to write on the pod,
+and what to assume.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from berthmaster.api import names
+from berthmaster.api.allocation import Allocation, Refusal, RunnerUp, write_allocation
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import Mode
+from berthmaster.placement import affinity
+from berthmaster.placement.engine import Decision, PodRequest
+from berthmaster_webhook.answers import Answer, Answers
+from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.metrics import Metrics
+from berthmaster_webhook.state import ClusterState
+
+RawPod = Mapping[str, Any]
+Operations = list[affinity.Operation]
+
+
+def make_decision_id() -> str:
+    """Return a random id of 12 hexadecimal digits."""
+    return secrets.token_hex(6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What admission and the queue share. `clock` gives monotonic seconds."""
+
+    state: ClusterState
+    answers: Answers
+    avoided: AvoidedNodes
+    metrics: Metrics
+    clock: Callable[[], float]
+    own_namespace: str
+    make_id: Callable[[], str] = field(default=make_decision_id)
+
+
+def decide(tools: Tools, pod: Pod, request: PodRequest) -> Decision:
+    """Return the best node for a pod now, leaving out those that its owner's pods avoid."""
+    with tools.metrics.decision_duration.time():
+        avoid = avoided_by(tools, pod)
+        return tools.state.engine.decide(request, tools.make_id(), avoid=avoid)
+
+
+def avoided_by(tools: Tools, pod: Pod) -> frozenset[str]:
+    """Return the nodes that pods of this pod's controller avoid."""
+    controller = pod.metadata.controller()
+    if controller is None:
+        return frozenset()
+    return tools.avoided.of(controller.uid, tools.clock())
+
+
+def make_answer(pod: Pod, request: PodRequest, decision: Decision, owner: Hashable) -> Answer:
+    """Return what stands behind a decision that found a node."""
+    return Answer(
+        decision_id=decision.id,
+        node=_node_of(decision),
+        pod=pod,
+        owner=owner,
+        request=request,
+        allocated=decision.allocated,
+        annotation=annotation_of(decision, Mode.REQUIRED),
+    )
+
+
+def annotation_of(decision: Decision, mode: Mode) -> str:
+    """Return the allocation annotation's text."""
+    return write_allocation(
+        Allocation(
+            version=1,
+            id=decision.id,
+            node=_node_of(decision),
+            mode=str(mode),
+            allocated=decision.allocated,
+            scores=decision.scores,
+            score=decision.score,
+            feasible=decision.feasible,
+            refused=[Refusal(reason=it.group, count=it.count) for it in decision.refusals],
+            runners_up=[RunnerUp(node=node, score=score) for node, score in decision.runners_up],
+        )
+    )
+
+
+def placing(raw: RawPod, answer: Answer) -> Operations:
+    """Return what places a pod: the pin, the allocation, the gate taken off."""
+    return [
+        *affinity.pin_at_creation(raw, answer.node),
+        *affinity.annotate(raw, names.ALLOCATION, answer.annotation),
+        *affinity.remove_gate(raw, names.GATE),
+    ]
+
+
+def ungating(raw: RawPod) -> Operations:
+    """Return what lets a pod go as it is."""
+    return affinity.remove_gate(raw, names.GATE)
+
+
+def _node_of(decision: Decision) -> str:
+    if decision.node is None:
+        raise ValueError(f"decision {decision.id} found no node")
+    return decision.node

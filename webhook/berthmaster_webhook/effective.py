@@ -1,0 +1,94 @@
+"""What counts for a pod: whether it is ours to place, by which policy, in which mode.
+
+The annotation `berthmaster.io/placement` is the user's word, unless the API server's policy has
+written it for a PlacementPolicy that took the pod over; then `berthmaster.io/policy` names that
+policy, and the mode of the policy that counts today is the pod's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from berthmaster.api import names
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import Mode, PlacementPolicy
+from berthmaster_webhook.state import ClusterState
+
+ALLOWED_MODES = ", ".join(Mode)
+_MODES = frozenset(map(str, Mode))
+
+
+class Standing(StrEnum):
+    """How sure the answer is."""
+
+    KNOWN = "known"
+    # Its namespace, or the policy that took it over, has not been seen yet (or never will be).
+    NAMESPACE_UNSEEN = "namespace_unseen"
+    POLICY_UNSEEN = "policy_unseen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effective:
+    """`mode` is what the pod asks for; None where its text is no mode (see `text`)."""
+
+    policy: PlacementPolicy
+    mode: Mode | None
+    text: str = ""
+    standing: Standing = Standing.KNOWN
+
+    @property
+    def enforced(self) -> Mode | None:
+        """Return what is done about it today: required, observe, off; None for an unknown mode."""
+        if self.mode is Mode.BIND:
+            return Mode.REQUIRED
+        return Mode.OBSERVE if self.mode is Mode.PREFERRED else self.mode
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the pod's creator should know."""
+        if self.mode is None or self.mode is self.enforced:
+            return ()
+        return (
+            f"{names.PLACEMENT}: {self.mode} is not implemented yet, treated as {self.enforced}",
+        )
+
+
+def read_effective(state: ClusterState, pod: Pod) -> Effective:
+    """Return what counts for a pod now."""
+    annotations = pod.annotations
+    taken_by = annotations.get(names.POLICY, "")
+    labels = state.namespace_labels(pod.metadata.namespace)
+    policy = state.policies.choose(pod.metadata.labels or {}, labels or {}, taken_by=taken_by)
+    standing = Standing.KNOWN
+    if labels is None and state.policies.specs:
+        standing = Standing.NAMESPACE_UNSEEN
+    text = annotations.get(names.PLACEMENT)
+    if text is not None and not taken_by:
+        mode = Mode(text) if text in _MODES else None
+        return Effective(policy=policy, mode=mode, text=text, standing=standing)
+    opted_in = policy.spec.selects_anything
+    if taken_by and state.policy(taken_by) is not None:
+        opted_in = True
+    elif taken_by and standing is Standing.KNOWN:
+        standing = Standing.POLICY_UNSEEN
+    mode = policy.spec.mode if opted_in else Mode.OFF
+    return Effective(policy=policy, mode=mode, standing=standing)
+
+
+def is_exempt(pod: Pod, own_namespace: str) -> bool:
+    """Return whether the pod is never placed by us, whatever it asks."""
+    namespace = pod.metadata.namespace
+    controller = pod.metadata.controller()
+    return (
+        namespace in names.EXEMPT_NAMESPACES
+        or namespace == own_namespace
+        or bool(pod.spec.node_name)
+        or names.MIRROR_POD in pod.annotations
+        or (controller is not None and controller.kind == "DaemonSet")
+    )
+
+
+def foreign_gates(pod: Pod) -> tuple[str, ...]:
+    """Return the gates of others; while there is one, the pod may still be changed by its owner."""
+    return tuple(gate for gate in pod.gates if gate != names.GATE)

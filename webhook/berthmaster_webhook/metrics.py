@@ -1,0 +1,84 @@
+"""The webhook's metrics, in a registry of their own. No label holds a pod's, owner's or user's name."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_DECISION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_ADMISSION_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Metrics:
+    """All of them; counters and histograms are moved where things happen, gauges where they change."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.decisions = Counter(
+            "berthmaster_decisions",
+            "Answers by mode and outcome, from admission and from the queue.",
+            ["mode", "outcome"],
+            registry=self.registry,
+        )
+        self.decision_duration = Histogram(
+            "berthmaster_decision_duration_seconds",
+            "Time to find a node.",
+            buckets=_DECISION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.admission_duration = Histogram(
+            "berthmaster_admission_duration_seconds",
+            "Time from an admission request's receipt to its answer.",
+            buckets=_ADMISSION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.late_answers = Counter(
+            "berthmaster_late_answers",
+            "Answers not sent because the API server had stopped waiting.",
+            registry=self.registry,
+        )
+        self.waiting_pods = Gauge(
+            "berthmaster_waiting_pods",
+            "Pods at the gate, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.assumed_pods = Gauge(
+            "berthmaster_assumed_pods",
+            "Answers whose pods have not been seen yet.",
+            registry=self.registry,
+        )
+        self.lapsed = Counter(
+            "berthmaster_lapsed_assumptions",
+            "Answers whose pods never came.",
+            registry=self.registry,
+        )
+        self.pin_failures = Counter(
+            "berthmaster_pin_failures",
+            "Placed pods that kube-scheduler could not bind within pinPatience.",
+            registry=self.registry,
+        )
+        self.evictions = Counter(
+            "berthmaster_evictions",
+            "Evictions of pods whose pin failed, by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.leader = Gauge(
+            "berthmaster_leader", "1 while this replica may decide.", registry=self.registry
+        )
+        self.bad_objects = Counter(
+            "berthmaster_bad_objects",
+            "Objects that could not be understood and were skipped, by kind.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.certificate_loads = Counter(
+            "berthmaster_certificate_loads",
+            "Attempts to serve a new certificate, by result.",
+            ["result"],
+            registry=self.registry,
+        )
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,164 @@
+"""The HTTP side: routes, limits, TLS. What an answer says is decided in `admission`.
+
+An answer that could not be written within the API server's patience is not sent, and what it held is
+given back; one that was written, or perhaps written, keeps it until its pod is seen or it lapses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+
+from aiohttp import web
+
+from berthmaster.api.admission import MAX_BODY_BYTES
+from berthmaster_webhook.admission import Admission, Reply
+from berthmaster_webhook.deciding import Tools
+from berthmaster_webhook.outcomes import Outcome
+
+logger = logging.getLogger(__name__)
+
+# The API server's default where it sends none.
+DEFAULT_TIMEOUT_S = 10.0
+IDLE_S = 90.0
+_DURATION = re.compile(r"(?:(\d{1,4})m)?(?:(\d{1,4}(?:\.\d{1,9})?)s)?(?:(\d{1,6})ms)?")
+
+NotReady = Callable[[], list[str]]
+
+
+class Routes:
+    """The handlers; `not_ready` says what is missing before this replica may be called Ready."""
+
+    def __init__(self, admission: Admission, tools: Tools, not_ready: NotReady) -> None:
+        self._admission = admission
+        self._tools = tools
+        self._not_ready = not_ready
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def drained(self, timeout_s: float) -> None:
+        """Wait until no admission request is being answered, for at most so many seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("requests still in flight", extra={"requests": self._in_flight})
+
+    def admission_app(self) -> web.Application:
+        """Return the application of the TLS port."""
+        app = self.probe_app()
+        app.router.add_post("/place/{epoch}", self._place)
+        app.router.add_post("/place", self._place)
+        return app
+
+    def probe_app(self) -> web.Application:
+        """Return the application of the plain port: probes and metrics."""
+        # The handler bounds bodies itself, to answer with words of its own.
+        app = web.Application(client_max_size=MAX_BODY_BYTES + 1)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        return app
+
+    async def _place(self, request: web.Request) -> web.StreamResponse:
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            return await self._answer(request)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        clock = self._tools.clock
+        received_s = clock()
+        patience_s = read_timeout(request.query.get("timeout", ""))
+        try:
+            async with asyncio.timeout(patience_s):
+                body = await _read_body(request)
+        except TimeoutError:
+            return self._hang_up(request)
+        if body is None:
+            text = f"the body is longer than {MAX_BODY_BYTES} bytes"
+            response = web.Response(status=413, text=text)
+            response.force_close()
+            return response
+        reply = self._reply(request, body)
+        if clock() - received_s > patience_s:
+            if reply.decision_id is not None:
+                self._tools.answers.drop(reply.decision_id)
+                self._tools.state.tell_help()
+            return self._hang_up(request)
+        response = _response(reply)
+        await response.prepare(request)
+        await response.write_eof()
+        answered_s = clock()
+        if reply.decision_id is not None:
+            self._tools.state.ledger.answered(reply.decision_id, answered_s)
+        self._tools.metrics.admission_duration.observe(answered_s - received_s)
+        return response
+
+    def _reply(self, request: web.Request, body: bytes) -> Reply:
+        epoch = request.match_info.get("epoch", "")
+        try:
+            number = int(epoch) if epoch.isdecimal() and len(epoch) < 12 else None
+            return self._admission.reply(body, epoch=number)
+        # The boundary of one request: the API server takes a 500 for a failed call, so the pod
+        # waits at its gate, and the next request is answered as if nothing had happened.
+        except Exception:
+            logger.exception("request failed")
+            return Reply(status=500, body=b"internal error", outcome=Outcome.MALFORMED)
+
+    def _hang_up(self, request: web.Request) -> web.StreamResponse:
+        self._tools.metrics.late_answers.inc()
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=503)
+
+    async def _healthz(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok")
+
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
+        missing = self._not_ready()
+        if missing:
+            return web.Response(status=503, text="\n".join(missing))
+        return web.Response(text="ok")
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=self._tools.metrics.render(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+
+def read_timeout(text: str) -> float:
+    """Return a Go duration such as `1s` in seconds; the default where it is none."""
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        return DEFAULT_TIMEOUT_S
+    minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
+    return minutes * 60 + seconds + milliseconds / 1000 or DEFAULT_TIMEOUT_S
+
+
+async def _read_body(request: web.Request) -> bytes | None:
+    """Return the body, None as soon as it is too long."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        return None
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+def _response(reply: Reply) -> web.Response:
+    kind = "application/json" if reply.status == 200 else "text/plain"
+    response = web.Response(status=reply.status, body=reply.body, content_type=kind)
+    if reply.outcome.closes_connection:
+        response.force_close()
+    return response

@@ -1,0 +1,137 @@
+"""What the administrator may set, read once at start from the environment and the command line.
+
+The command line wins over the environment, the environment over the defaults. An unknown argument or
+a value that cannot be is an error that names it; nothing has been connected by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from berthmaster.api import names
+
+_PREFIX = "BERTHMASTER_"
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class SettingsError(Exception):
+    """Say which setting cannot be used, and what was expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The webhook's settings; times in seconds."""
+
+    # Where this process runs; both come from the downward API.
+    namespace: str
+    pod_name: str
+    bind_address: str = "0.0.0.0"  # noqa: S104 - the API server has to reach us
+    port: int = names.WEBHOOK_PORT
+    # Plain HTTP for the kubelet and Prometheus, there before the certificate is.
+    probe_port: int = 8080
+    # The API server's request timeout (60 s) and 5: until then an answer of a leader that crashed
+    # may still be stored.
+    takeover_wait_s: float = 65.0
+    # Longer than the API server lets a request run.
+    assume_ttl_s: float = 70.0
+    lease_duration_s: float = 6.0
+    lease_renew_deadline_s: float = 4.0
+    lease_retry_s: float = 1.0
+    # How long requests that still come after SIGTERM are answered.
+    drain_s: float = 5.0
+    log_level: str = "info"
+    kubeconfig: str | None = None
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Return the settings.
+
+    Raises:
+        SettingsError: an argument is unknown, or a value is missing or not possible.
+    """
+    parsed = _parser(environment).parse_args(arguments)
+    settings = Settings(**vars(parsed))
+    _check(settings)
+    return settings
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse would exit
+        raise SettingsError(message)
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="berthmaster-webhook", description="Places pods while they are being created."
+    )
+
+    def add(
+        name: str, kind: type, text: str, *, variable: str = "", default: object = None
+    ) -> None:
+        known = variable or _PREFIX + name.upper()
+        fallback = getattr(Settings, "__dataclass_fields__")[name].default  # noqa: B009
+        if not isinstance(fallback, str | int | float):
+            fallback = default
+        parser.add_argument(
+            "--" + name.removesuffix("_s").replace("_", "-"),
+            dest=name,
+            type=kind,
+            # argparse puts text defaults through `type`, so a bad variable is reported as well.
+            default=environment.get(known) or fallback,
+            help=f"{text} (environment: {known})",
+        )
+
+    add("namespace", str, "own namespace", variable="POD_NAMESPACE", default="")
+    add("pod_name", str, "own pod", variable="POD_NAME", default="")
+    add("bind_address", str, "address to listen on")
+    add("port", int, "port of the admission endpoint, TLS")
+    add("probe_port", int, "port of /healthz, /readyz and /metrics, plain HTTP")
+    add("takeover_wait_s", float, "seconds a leader waits after one that crashed")
+    add("assume_ttl_s", float, "seconds until an answer whose pod never came lapses")
+    add("lease_duration_s", float, "seconds until a silent leader's lease is free")
+    add("lease_renew_deadline_s", float, "seconds a leader trusts its last renewal")
+    add("lease_retry_s", float, "seconds between renewals")
+    add("drain_s", float, "seconds of answering after SIGTERM")
+    add("log_level", str, "debug, info, warning or error")
+    add("kubeconfig", str, "kubeconfig file; absent: KUBECONFIG, then the pod's account")
+    return parser
+
+
+def _check(settings: Settings) -> None:
+    faults = [
+        f"{option} is missing: set it, or {variable}"
+        for option, variable, value in (
+            ("--namespace", "POD_NAMESPACE", settings.namespace),
+            ("--pod-name", "POD_NAME", settings.pod_name),
+        )
+        if not value
+    ]
+    faults += [
+        f"--{name} must be 1..65535, found {port}"
+        for name, port in (("port", settings.port), ("probe-port", settings.probe_port))
+        if not 0 < port < 65536
+    ]
+    if settings.port == settings.probe_port:
+        faults.append(f"--port and --probe-port are both {settings.port}")
+    if settings.log_level not in _LEVELS:
+        faults.append(
+            f"--log-level must be one of {', '.join(_LEVELS)}, found {settings.log_level}"
+        )
+    if settings.takeover_wait_s < 0 or settings.drain_s < 0:
+        faults.append("--takeover-wait and --drain must not be negative")
+    if not settings.assume_ttl_s > 0:
+        faults.append("--assume-ttl must be above 0")
+    duration, deadline, retry = (
+        settings.lease_duration_s,
+        settings.lease_renew_deadline_s,
+        settings.lease_retry_s,
+    )
+    if not duration > deadline > retry * 1.2 > 0:
+        faults.append(
+            "--lease-duration > --lease-renew-deadline > 1.2 * --lease-retry > 0 must hold, "
+            f"found {duration:g}, {deadline:g}, {retry:g}"
+        )
+    if faults:
+        raise SettingsError("; ".join(faults))

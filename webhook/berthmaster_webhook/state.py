@@ -1,0 +1,253 @@
+"""The cluster in memory: informers feed the engine's node table and its ledger.
+
+Pods go to the ledger; nodes and inventories are joined by name, and a row is written only when
+something that placement reads has changed, so that heartbeats cost nothing. Policies and namespaces
+give the settings. One object that cannot be understood is logged, counted and skipped; it never
+stops the others.
+
+Whoever wants to know of changes adds a callback: for pods, for settings, and for help, which is
+whatever may let a waiting pod fit that did not fit before. All callbacks are synchronous and quick,
+and see the ledger as it is after the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from berthmaster.api import names
+from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
+from berthmaster.api.objects import Namespace, Node, Pod, decode_namespace, decode_node, decode_pod
+from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
+from berthmaster.cluster.client import Client
+from berthmaster.cluster.informers import EventKind, Informer
+from berthmaster.concerns.shape import AnyConcern
+from berthmaster.placement.engine import Engine
+from berthmaster_webhook.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+PodListener = Callable[[EventKind, Pod], None]
+Listener = Callable[[], None]
+
+_decode_object = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class ClusterState:
+    """Engine, ledger, policies and namespaces, kept up to date by `run`."""
+
+    def __init__(
+        self,
+        client: Client,
+        concerns: Sequence[AnyConcern],
+        metrics: Metrics,
+        *,
+        assume_ttl_s: float,
+    ) -> None:
+        self.engine = Engine(concerns, assume_ttl_s=assume_ttl_s)
+        self.ledger = self.engine.ledger
+        self.policies = PolicySet()
+        # Counts what may have helped a waiting pod; a pod that fits nowhere is looked at again
+        # when this has moved.
+        self.help_count = 0
+        self.on_pod: list[PodListener] = []
+        # After a pod event came through the living watch, and after a whole list.
+        self.on_pods_current: list[Listener] = []
+        self.on_settings: list[Listener] = []
+        self.on_help: list[Listener] = []
+        self._metrics = metrics
+        self._labels: dict[str, dict[str, str]] = {}
+        self._written: dict[str, tuple[Node, NodeInventory | None]] = {}
+        prefix = f"/apis/{names.API_VERSION}"
+        self.pods = Informer(
+            client,
+            "/api/v1/pods",
+            decode=decode_pod,
+            key=lambda pod: pod.metadata.uid,
+            version=lambda pod: pod.metadata.resource_version,
+            on_event=self._take_pod,
+            on_sync=self._tell_pods_current,
+            on_progress=lambda _: self._tell_pods_current(),
+            on_bad_object=self._count_bad("Pod"),
+        )
+        self.nodes = Informer(
+            client,
+            "/api/v1/nodes",
+            decode=decode_node,
+            key=lambda node: node.metadata.name,
+            version=lambda node: node.metadata.resource_version,
+            on_event=self._take_node,
+            on_bad_object=self._count_bad("Node"),
+        )
+        self.inventories = Informer(
+            client,
+            f"{prefix}/nodeinventories",
+            decode=lambda raw: inventory_from_manifest(_decode_object(raw)),
+            key=lambda inventory: inventory.name,
+            version=lambda inventory: inventory.resource_version,
+            on_event=self._take_inventory,
+            on_bad_object=self._count_bad("NodeInventory"),
+        )
+        self.policy_objects = Informer(
+            client,
+            f"{prefix}/placementpolicies",
+            decode=lambda raw: policy_from_manifest(_decode_object(raw)),
+            key=lambda policy: policy.name,
+            version=lambda policy: policy.resource_version,
+            on_event=self._take_policy,
+            on_bad_object=self._count_bad("PlacementPolicy"),
+        )
+        self.namespaces = Informer(
+            client,
+            "/api/v1/namespaces",
+            decode=decode_namespace,
+            key=lambda namespace: namespace.metadata.name,
+            version=lambda namespace: namespace.metadata.resource_version,
+            on_event=self._take_namespace,
+            on_bad_object=self._count_bad("Namespace"),
+        )
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled; trouble with the API server is retried for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for informer in self._informers:
+                tasks.create_task(informer.run())
+
+    async def synced(self) -> None:
+        """Wait until everything has been listed once."""
+        for informer in self._informers:
+            await informer.synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        """Return whether everything has been listed once and pods are not being listed anew."""
+        return not self.not_synced and bool(self.pods.resource_version)
+
+    @property
+    def not_synced(self) -> tuple[str, ...]:
+        """Return the kinds that have not been listed yet."""
+        informers: dict[str, Informer[Any]] = {
+            "pods": self.pods,
+            "nodes": self.nodes,
+            "nodeinventories": self.inventories,
+            "placementpolicies": self.policy_objects,
+            "namespaces": self.namespaces,
+        }
+        return tuple(kind for kind, it in informers.items() if not it.synced.is_set())
+
+    def policy(self, name: str) -> PlacementPolicy | None:
+        """Return the policy of this name, None if there is none (or none that can be read)."""
+        return self.policy_objects.store.get(name)
+
+    def namespace_labels(self, name: str) -> Mapping[str, str] | None:
+        """Return a namespace's labels, None while it has not been seen."""
+        return self._labels.get(name)
+
+    def tell_help(self) -> None:
+        """Note that room may have come free."""
+        self.help_count += 1
+        for listener in self.on_help:
+            listener()
+
+    @property
+    def _informers(self) -> tuple[Informer[Any], ...]:
+        # Pods last: where a node is there already, its pods are charged without a second look.
+        return (self.namespaces, self.policy_objects, self.nodes, self.inventories, self.pods)
+
+    def _take_pod(self, kind: EventKind, pod: Pod) -> None:
+        uid = pod.metadata.uid
+        before = self.ledger.entry(uid)
+        try:
+            if kind is EventKind.DELETED:
+                self.ledger.forget(pod)
+            else:
+                self.ledger.see(pod)
+        # The boundary of one object: a concern's code that trips over it must not stop the others.
+        except Exception:  # noqa: BLE001 - logged with its traceback by _skip
+            self._skip("Pod", pod.key)
+        after = self.ledger.entry(uid)
+        for listener in self.on_pod:
+            listener(kind, pod)
+        if before is not None and (
+            after is None or (before.node, before.usages) != (after.node, after.usages)
+        ):
+            self.tell_help()
+
+    def _tell_pods_current(self) -> None:
+        for listener in self.on_pods_current:
+            listener()
+
+    def _take_node(self, kind: EventKind, node: Node) -> None:
+        name = node.metadata.name
+        if kind is EventKind.DELETED:
+            self._written.pop(name, None)
+            self.ledger.remove_node(name)
+        else:
+            self._write(node, self.inventories.store.get(name))
+
+    def _take_inventory(self, kind: EventKind, inventory: NodeInventory) -> None:
+        node = self.nodes.store.get(inventory.name)
+        if node is not None:
+            self._write(node, None if kind is EventKind.DELETED else inventory)
+
+    def _write(self, node: Node, inventory: NodeInventory | None) -> None:
+        name = node.metadata.name
+        if inventory is not None and inventory.node_uid not in ("", node.metadata.uid):
+            # It describes a node of the same name that is gone.
+            inventory = None
+        essence = (_essence(node), inventory and inventory.model_copy(update=_NO_VERSION))
+        if self._written.get(name) == essence:
+            return
+        try:
+            self.ledger.write_node(node, inventory)
+        # As above: one node that a concern cannot read must not stop the others.
+        except Exception:  # noqa: BLE001 - logged with its traceback by _skip
+            self._skip("Node", name)
+        self._written[name] = essence
+        self.tell_help()
+
+    def _take_policy(self, kind: EventKind, policy: PlacementPolicy) -> None:
+        self.policies = PolicySet(self.policy_objects.store.values())
+        self.engine.configure(self.policies.specs)
+        self._tell_settings()
+
+    def _take_namespace(self, kind: EventKind, namespace: Namespace) -> None:
+        name, labels = namespace.metadata.name, namespace.metadata.labels or {}
+        if kind is EventKind.DELETED:
+            self._labels.pop(name, None)
+        elif self._labels.get(name) != labels:
+            self._labels[name] = labels
+            self._tell_settings()
+
+    def _tell_settings(self) -> None:
+        for listener in self.on_settings:
+            listener()
+        self.tell_help()
+
+    def _count_bad(self, kind: str) -> Callable[[bytes, Exception], None]:
+        # The informer logs it with its name and the fault.
+        return lambda _raw, _error: self._metrics.bad_objects.labels(kind).inc()
+
+    def _skip(self, kind: str, name: str) -> None:
+        self._metrics.bad_objects.labels(kind).inc()
+        logger.exception("object skipped", extra={"kind": kind, "object": name})
+
+
+_NO_VERSION = {"resource_version": ""}
+
+
+def _essence(node: Node) -> Node:
+    """Return the node without what a heartbeat moves."""
+    conditions = [
+        msgspec.structs.replace(it, last_transition_time=None, message="")
+        for it in node.status.conditions or ()
+    ]
+    return msgspec.structs.replace(
+        node,
+        metadata=msgspec.structs.replace(node.metadata, resource_version=""),
+        status=msgspec.structs.replace(node.status, conditions=conditions),
+    )

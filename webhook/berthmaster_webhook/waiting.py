@@ -1,0 +1,413 @@
+"""The queue of gated pods: by priority, then age; woken by what could help, never by the clock.
+
+Pods that ask for the same stand in one line. A line whose first pod fits nowhere is closed as a
+whole until something has happened that may help, so ten thousand equal pods cost as much as one. Among
+open lines the one with the most important, then oldest, first pod is served.
+
+For each pod one guarded patch (see `sending`) writes affinity and allocation and removes the gate; its
+room is assumed in the ledger before it is sent, and while it is under way the pod is not decided anew.
+A pod whose reason to be gated is gone is let go as it is. Pods with a gate of somebody else are left
+alone. Everything runs on one thread; only the patches are concurrent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Hashable
+
+from berthmaster.api import names
+from berthmaster.api.allocation import read_allocation
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import Mode
+from berthmaster.cluster.backoffs import Backoff
+from berthmaster.cluster.client import JsonObject
+from berthmaster.cluster.informers import EventKind
+from berthmaster.concerns.shape import InvalidRequestError
+from berthmaster.placement import affinity
+from berthmaster.placement.engine import PodRequest
+from berthmaster_webhook import deciding
+from berthmaster_webhook.admission import Term
+from berthmaster_webhook.answers import Answer
+from berthmaster_webhook.deciding import Operations, Tools
+from berthmaster_webhook.effective import (
+    ALLOWED_MODES,
+    Standing,
+    foreign_gates,
+    is_exempt,
+    read_effective,
+)
+from berthmaster_webhook.lines import Line, Lines, Waiter
+from berthmaster_webhook.outcomes import Outcome
+from berthmaster_webhook.reporting import Reporter
+from berthmaster_webhook.sending import Fate, PodStore, raw_of, send_until_known
+
+logger = logging.getLogger(__name__)
+
+PATCHES_IN_FLIGHT = 16
+# A policy that took a pod over may be seen later than the pod; after this it is taken for deleted.
+POLICY_GRACE_S = 10.0
+# Between two rounds: collects what wakes together.
+ROUND_S = 0.02
+# Looking again after the pod watch was silent for a while; nothing tells us when it is back.
+RETRY_S = 0.5
+_SLICE = 100
+_OWNER = "the queue"
+_NOT_OURS_NOW = frozenset({Outcome.NOT_LEADER, Outcome.TAKING_OVER, Outcome.STOPPING})
+
+
+class WaitingPods:
+    """The queue; give it to the state's callbacks and await `run`."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        term: Term,
+        store: PodStore,
+        reporter: Reporter,
+        *,
+        patches_in_flight: int = PATCHES_IN_FLIGHT,
+        first_backoff_s: float = 0.5,
+        policy_grace_s: float = POLICY_GRACE_S,
+    ) -> None:
+        self._tools = tools
+        self._term = term
+        self._store = store
+        self._reporter = reporter
+        self._first_backoff_s = first_backoff_s
+        self._policy_grace_s = policy_grace_s
+        self._waiters: dict[str, Waiter] = {}
+        self._lines = Lines(self._waiters)
+        # To be looked at anew, in the order in which they came.
+        self._dirty: dict[str, None] = {}
+        self._later: list[tuple[float, str]] = []
+        self._slots = asyncio.Semaphore(patches_in_flight)
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._wake = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    # What happens outside.
+
+    def take_pod(self, kind: EventKind, pod: Pod) -> None:
+        """Take over a pod that the watch or a list shows."""
+        uid = pod.metadata.uid
+        if kind is EventKind.DELETED or not _waits(pod):
+            if self._waiters.pop(uid, None) is not None:
+                self._dirty.pop(uid, None)
+                self._reporter.forget(uid)
+            return
+        waiter = self._waiters.get(uid)
+        if waiter is None:
+            backoff = self._new_backoff()
+            waiter = Waiter(pod, self._tools.clock(), backoff)
+            self._waiters[uid] = waiter
+        elif _gist(waiter.pod) == _gist(pod):
+            # Our own condition, or another's status: newer version, same question.
+            waiter.pod = pod
+            return
+        waiter.pod = pod
+        waiter.not_before_s = 0.0
+        self._dirty[uid] = None
+        self._wake.set()
+
+    def take_settings(self) -> None:
+        """Look at all pods anew: policies, namespaces or avoided nodes changed, or we lead now."""
+        self._dirty.update(dict.fromkeys(self._waiters))
+        self._wake.set()
+
+    def take_help(self) -> None:
+        """Try again the pods that fitted nowhere."""
+        if self._waiters:
+            self._wake.set()
+
+    async def drained(self, timeout_s: float) -> None:
+        """Wait until no patch is under way, for at most so many seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("patches still under way", extra={"patches": self._busy})
+
+    # The round.
+
+    async def run(self) -> None:
+        """Serve the queue until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            while True:
+                await self._until_woken()
+                began_s = self._tools.clock()
+                await self._round()
+                self._count()
+                # However many lines there are, at most a fifth of the CPU goes into trying them.
+                await asyncio.sleep(max(ROUND_S, 4 * (self._tools.clock() - began_s)))
+
+    async def _until_woken(self) -> None:
+        limit_s = None
+        if self._later:
+            limit_s = max(0.0, self._later[0][0] - self._tools.clock())
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _round(self) -> None:
+        self._expire_later()
+        if self._must_wait():
+            return
+        await self._sort()
+        self._lines.reopen(self._tools.state.help_count)
+        served = 0
+        while True:
+            if self._dirty:
+                await self._sort()
+            line = self._lines.next_open(self._tools.state.help_count)
+            if line is None:
+                break
+            await self._slots.acquire()
+            if self._must_wait():
+                self._slots.release()
+                return
+            if not self._serve(line):
+                self._slots.release()
+            served += 1
+            if served % _SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _must_wait(self) -> bool:
+        """Return whether nothing may be decided; if nobody will wake us then, look again soon."""
+        why_not = self._term.why_not()
+        if why_not is not None and why_not not in _NOT_OURS_NOW and self._waiters:
+            heapq.heappush(self._later, (self._tools.clock() + RETRY_S, ""))
+        return why_not is not None
+
+    def _expire_later(self) -> None:
+        now_s = self._tools.clock()
+        while self._later and self._later[0][0] <= now_s:
+            _, uid = heapq.heappop(self._later)
+            if uid in self._waiters:
+                self._dirty[uid] = None
+
+    async def _sort(self) -> None:
+        """Find out for each pod that is new or changed what is to be done with it."""
+        for count, uid in enumerate(list(self._dirty), 1):
+            self._dirty.pop(uid, None)
+            waiter = self._waiters.get(uid)
+            if waiter is None or waiter.is_busy:
+                # A busy one is looked at when its patch is through.
+                continue
+            if waiter.not_before_s > self._tools.clock():
+                heapq.heappush(self._later, (waiter.not_before_s, uid))
+                continue
+            operations = self._place_in_line(uid, waiter)
+            if operations is not None:
+                await self._slots.acquire()
+                if self._term.why_not() is None and self._waiters.get(uid) is waiter:
+                    self._send(waiter, operations, None)
+                else:
+                    self._dirty[uid] = None
+                    self._slots.release()
+                    return
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _place_in_line(self, uid: str, waiter: Waiter) -> Operations | None:
+        """Put a pod in its line, or say why it stands in none; return what lets it go as it is."""
+        tools, pod = self._tools, waiter.pod
+        if is_exempt(pod, tools.own_namespace):
+            return deciding.ungating(raw_of(pod))
+        effective = read_effective(tools.state, pod)
+        if effective.standing is Standing.NAMESPACE_UNSEEN:
+            # Its arrival changes the settings, which brings us here again.
+            self._lines.leave(waiter)
+            waiter.why = "namespace_unseen"
+            return None
+        if effective.enforced in (Mode.OFF, Mode.OBSERVE):
+            until_s = waiter.since_s + self._policy_grace_s
+            if effective.standing is Standing.POLICY_UNSEEN and tools.clock() < until_s:
+                self._lines.leave(waiter)
+                waiter.why = "policy_unseen"
+                heapq.heappush(self._later, (until_s, uid))
+                return None
+            return deciding.ungating(raw_of(pod))
+        if effective.mode is None:
+            message = (
+                f"metadata.annotations[{names.PLACEMENT}]: unknown mode "
+                f'"{effective.text[:60]}", expected one of {ALLOWED_MODES}'
+            )
+            self._tell_invalid(waiter, message)
+            return None
+        try:
+            request = tools.state.engine.read_request(pod, effective.policy.spec)
+        except InvalidRequestError as error:
+            self._tell_invalid(waiter, str(error))
+            return None
+        self._join(uid, waiter, request)
+        return None
+
+    def _tell_invalid(self, waiter: Waiter, message: str) -> None:
+        self._lines.leave(waiter)
+        waiter.why = "invalid"
+        self._reporter.tell_waiting(waiter.pod, "Invalid", message, frozenset({message}))
+
+    def _join(self, uid: str, waiter: Waiter, request: PodRequest) -> None:
+        key = (request, deciding.avoided_by(self._tools, waiter.pod))
+        line = self._lines.join(key, request, uid, waiter)
+        waiter.why = "in_line"
+        if line.codes:
+            # Why those before it wait; if it is served soon, nothing is written.
+            self._tell_nowhere(waiter, line)
+        if line.closed_at != self._tools.state.help_count:
+            self._lines.open(line)
+
+    # One pod.
+
+    def _serve(self, line: Line) -> bool:
+        """Decide for the first pod of a line; return whether a patch is under way for it."""
+        waiter = self._lines.first(line)
+        if waiter is None:
+            return False
+        tools, pod = self._tools, waiter.pod
+        decision = deciding.decide(tools, pod, line.request)
+        raw = raw_of(pod)
+        if decision.node is None or not affinity.can_pin(raw, decision.node):
+            self._close(line, decision.describe(), {it.group for it in decision.refusals})
+            return False
+        answer = deciding.make_answer(pod, line.request, decision, _OWNER)
+        tools.answers.assume(answer, tools.clock())
+        tools.metrics.decisions.labels(str(Mode.REQUIRED), str(Outcome.PLACED)).inc()
+        logger.info(
+            "decided",
+            extra={
+                "pod": pod.key,
+                "decision": decision.id,
+                "outcome": str(Outcome.PLACED),
+                "node": decision.node,
+                "score": decision.score,
+                "from": "queue",
+            },
+        )
+        self._send(waiter, deciding.placing(raw, answer), answer)
+        self._lines.open(line)
+        return True
+
+    def _close(self, line: Line, message: str, codes: set[str]) -> None:
+        line.closed_at = self._tools.state.help_count
+        is_news = line.codes != codes
+        line.message, line.codes = message, frozenset(codes)
+        if is_news:
+            for waiter in self._lines.members(line):
+                self._tell_nowhere(waiter, line)
+
+    def _tell_nowhere(self, waiter: Waiter, line: Line) -> None:
+        waiter.why = "nowhere"
+        self._reporter.tell_waiting(waiter.pod, "NoNodeFits", line.message, line.codes)
+
+    def _send(self, waiter: Waiter, operations: Operations, answer: Answer | None) -> None:
+        self._lines.leave(waiter)
+        waiter.is_busy = True
+        waiter.why = "placing"
+        self._busy += 1
+        self._idle.clear()
+        if self._tasks is not None:
+            self._tasks.create_task(self._see_through(waiter, operations, answer))
+
+    async def _see_through(
+        self, waiter: Waiter, operations: Operations, answer: Answer | None
+    ) -> None:
+        pod = waiter.pod
+
+        def may_send() -> bool:
+            if self._term.why_not() in _NOT_OURS_NOW:
+                return False
+            if answer is not None:
+                self._tools.state.ledger.answered(answer.decision_id, self._tools.clock())
+            return True
+
+        def is_done(stored: JsonObject) -> bool:
+            return _has_effect(stored, answer)
+
+        fate = Fate.ABANDONED
+        try:
+            fate = await send_until_known(
+                self._store,
+                pod,
+                operations,
+                may_send=may_send,
+                is_done=is_done,
+                backoff=self._new_backoff(),
+            )
+        # The boundary of one pod's task: the others go on, what it assumed stays until it lapses.
+        except Exception:
+            logger.exception("placing failed", extra={"pod": pod.key})
+        finally:
+            self._slots.release()
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+        self._conclude(waiter, pod, answer, fate)
+
+    def _conclude(self, waiter: Waiter, sent: Pod, answer: Answer | None, fate: Fate) -> None:
+        if fate is Fate.DONE:
+            # It stays busy until the watch shows it without its gate.
+            if answer is not None:
+                self._reporter.tell_placed(waiter.pod, answer.node)
+            else:
+                self._tools.metrics.decisions.labels("none", str(Outcome.UNGATED)).inc()
+                logger.info("ungated unchanged", extra={"pod": sent.key})
+            return
+        if answer is not None and fate in (Fate.REFUSED, Fate.GONE):
+            self._tools.answers.drop(answer.decision_id)
+            self._tools.state.tell_help()
+        logger.info("patch without effect", extra={"pod": sent.key, "fate": fate.value})
+        waiter.is_busy = False
+        if waiter.pod is sent:
+            # A fresh version of the pod goes at once, the same one after a pause.
+            waiter.not_before_s = self._tools.clock() + waiter.backoff.next_s()
+        self._dirty[sent.metadata.uid] = None
+        self._wake.set()
+
+    def _new_backoff(self) -> Backoff:
+        return Backoff(first_s=self._first_backoff_s, cap_s=30.0, clock=self._tools.clock)
+
+    def _count(self) -> None:
+        counts = Counter(waiter.why for waiter in self._waiters.values())
+        gauge = self._tools.metrics.waiting_pods
+        gauge.clear()
+        for why, count in counts.items():
+            gauge.labels(why).set(count)
+
+
+def _waits(pod: Pod) -> bool:
+    if not pod.spec.scheduling_gates or names.GATE not in pod.gates:
+        return False
+    return not (foreign_gates(pod) or pod.metadata.deletion_timestamp or pod.is_finished)
+
+
+def _gist(pod: Pod) -> Hashable:
+    """Return what a pod's place in the queue depends on, apart from status and version."""
+    metadata = pod.metadata
+    return (
+        tuple(sorted((metadata.labels or {}).items())),
+        tuple(sorted(pod.annotations.items())),
+        repr(pod.spec),
+    )
+
+
+def _has_effect(stored: JsonObject, answer: Answer | None) -> bool:
+    """Return whether a stored pod shows that our patch went through."""
+    if answer is None:
+        gates = (stored.get("spec") or {}).get("schedulingGates") or ()
+        return all(gate.get("name") != names.GATE for gate in gates)
+    annotations = (stored.get("metadata") or {}).get("annotations") or {}
+    allocation = read_allocation(annotations.get(names.ALLOCATION))
+    return allocation is not None and allocation.id == answer.decision_id
