@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
@@ -36,14 +37,14 @@ EVICT_TIMEOUT_S = 10.0
 STUCK_S = 120.0
 
 
-class Evicter:
+class Evicter(Protocol):
     """Name the part of `Client` that is needed here."""
 
     async def create(
         self, path: str, obj: object, query: Query | None = None, *, timeout_s: float
     ) -> JsonObject:
         """Create one object."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(eq=False, slots=True)
