@@ -257,6 +257,34 @@ async def test_deleted_pod_ends_by_sigterm(scene: Scene) -> None:
     assert process_state(pid) is None
 
 
+async def test_kubectl_reads_logs(scene: Scene) -> None:
+    script = "echo one; echo two; test -e $TMPDIR/again && sleep 1000; touch $TMPDIR/again; exit 1"
+    await scene.create_pod(make_pod("talk", image=SHELL, args=[script]))
+    await scene.pod_with(
+        "talk", lambda pod: main_status(pod)["restartCount"] == 1 and is_ready(pod)
+    )
+
+    async def read(*options: str) -> list[str]:
+        words = ("logs", "-n", scene.namespace, "talk", *options)
+        return (await scene.sandbox.kubectl(*words, timeout_s=DEADLINE_S)).stdout.split()
+
+    async def has_spoken() -> bool | None:
+        return True if await read() == ["one", "two"] else None
+
+    assert await until(has_spoken)
+    assert await read("--tail=1") == ["two"]
+    assert await read("--previous") == ["one", "two"]
+
+
+async def test_logs_are_for_the_api_server_only(scene: Scene) -> None:
+    node = await scene.sandbox.client.get("/api/v1/nodes/sandbox-1")
+    port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(f"https://127.0.0.1:{port}/containerLogs/a/b/c", ssl=False)
+
+
 async def test_deaf_process_is_killed_with_its_children(scene: Scene) -> None:
     script = "trap '' TERM; sleep 1000 & echo $!; wait; while :; do sleep 0.1; done"
     pod = make_pod("deaf", image=SHELL, args=[script])

@@ -21,6 +21,7 @@ from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.addresses import AddressError, AddressPool
 from berthmaster_sandbox.kubelet.nodes import NodeKeeper, build_node
 from berthmaster_sandbox.kubelet.processes import kill_marked
+from berthmaster_sandbox.kubelet.serving import serve_logs
 from berthmaster_sandbox.kubelet.statuses import now_text
 from berthmaster_sandbox.kubelet.workers import NodeSettings, PodWorker, build_search_path
 
@@ -89,7 +90,16 @@ class Kubelet:
         leftovers = await asyncio.to_thread(kill_marked, self._folder)
         if leftovers:
             logger.info("killed %d processes of an earlier kubelet", leftovers)
-        node = build_node(self._node_name, host_ip=HOST_IP, port=None, version=self._version)
+        async with serve_logs(
+            self,
+            folder=self._folder / "serving",
+            ca_path=self._settings.ca_path,
+            host=HOST_IP,
+        ) as port:
+            await self._serve_node(port)
+
+    async def _serve_node(self, port: int) -> None:
+        node = build_node(self._node_name, host_ip=HOST_IP, port=port, version=self._version)
         keeper = NodeKeeper(node, client=self._client)
         await keeper.register()
         self._registered.set()
@@ -119,7 +129,7 @@ class Kubelet:
         node's folder under `logs/` and are found as long as no newer pod has the name. Raises
         KeyError when there is no such pod or container.
         """
-        path = self._find_log(namespace, name, container, previous=previous)
+        path = self.log_path(namespace, name, container, previous=previous)
         try:
             return path.read_text(errors="replace")
         except FileNotFoundError:
@@ -132,15 +142,23 @@ class Kubelet:
         """
         return self._find_worker(namespace, name).find_process(container)
 
+    def is_running(self, namespace: str, name: str, container: str, path: Path) -> bool:
+        """Say whether a container still writes to a log."""
+        try:
+            worker = self._find_worker(namespace, name)
+        except KeyError:
+            return False
+        is_current = worker.log_path(container) == path
+        return is_current and worker.find_process(container) is not None
+
     def _find_worker(self, namespace: str, name: str) -> PodWorker:
         for worker in reversed(self._workers.values()):
             if (worker.namespace, worker.name) == (namespace, name):
                 return worker
         raise KeyError(f"no pod {namespace}/{name} on node {self._node_name}")
 
-    def _find_log(
-        self, namespace: str, name: str, container: str | None, *, previous: bool
-    ) -> Path:
+    def log_path(self, namespace: str, name: str, container: str | None, *, previous: bool) -> Path:
+        """Return the file that `logs` reads. Raises KeyError as that does."""
         try:
             worker = self._find_worker(namespace, name)
         except KeyError:

@@ -67,10 +67,8 @@ def build_node_status(
     status: dict[str, Any] = {
         "capacity": dict(CAPACITY),
         "allocatable": dict(CAPACITY),
-        "addresses": [
-            {"type": "InternalIP", "address": host_ip},
-            {"type": "Hostname", "address": name},
-        ],
+        # No host name: the API server would try it first, and nobody resolves it.
+        "addresses": [{"type": "InternalIP", "address": host_ip}],
         "nodeInfo": {
             "architecture": machine,
             "operatingSystem": "linux",

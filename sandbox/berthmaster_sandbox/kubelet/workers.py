@@ -128,16 +128,22 @@ class PodWorker:
 
         Raises KeyError when the pod has no such container.
         """
-        runners = {runner.name: runner for runner in self._runners}
-        runner = self._mains[0] if container is None else runners[container]
+        runner = self._find_runner(container)
         if not previous:
             return runner.log_path
         return runner.log_folder / f"{runner.snapshot.restarts - 1}.log"
 
+    def _find_runner(self, container: str | None) -> ContainerRunner:
+        if container is None:
+            return self._mains[0]
+        for runner in self._runners:
+            if runner.name == container:
+                return runner
+        raise KeyError(f"pod {self._title} has no container {container}")
+
     def find_process(self, container: str | None = None) -> int | None:
         """Return the id of a container's process, or None when none is running."""
-        runners = {runner.name: runner for runner in self._runners}
-        runner = self._mains[0] if container is None else runners[container]
+        runner = self._find_runner(container)
         return runner.pid
 
     async def run(self) -> None:
@@ -226,6 +232,8 @@ class PodWorker:
                 await self._end_containers(self._grace_s())
             await work
         except asyncio.CancelledError:
+            # Silence first: that these processes end with us must not be told as the pod's end.
+            await _cancel(reporter)
             await self._end_containers(SHUTDOWN_GRACE_S)
             raise
         finally:
