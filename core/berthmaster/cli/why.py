@@ -320,7 +320,8 @@ def _waiting_predicate(pod: Pod, situation: Situation, recomputed: Recomputed | 
         best = recomputed.feasible[0].node
         return (
             f"waits although {len(recomputed.feasible)} of {words.nodes(total)} would do now, best "
-            f"{best}: is Berthmaster's webhook running?"
+            f"{best}: Berthmaster takes it within seconds, or a minute after its restart; if not, "
+            f"look at its pods in {names.SYSTEM_NAMESPACE}"
         )
     if not total:
         return "waits for a node: the cluster has none"
