@@ -94,6 +94,7 @@ class Scene:
         await until(attempt)
 
     async def get(self, name: str) -> JsonObject | None:
+        """Return the pod, None if there is none."""
         try:
             return await self.sandbox.client.get(f"{self.base}/pods/{name}")
         except ApiError as error:
@@ -255,6 +256,33 @@ async def test_deleted_pod_ends_by_sigterm(scene: Scene) -> None:
 
     assert scene.logs_of(pod).splitlines() == ["up", "ending"]
     assert process_state(pid) is None
+
+
+async def test_force_deleted_pod_ends_too(scene: Scene) -> None:
+    await scene.create_pod(make_pod("forced", image=SHELL, args=["trap '' TERM; sleep 1000"]))
+    pod = await scene.pod_with("forced", is_ready)
+    pid = scene.process_of(pod)
+
+    await scene.sandbox.client.delete(
+        f"{scene.base}/pods/forced", body={"kind": "DeleteOptions", "gracePeriodSeconds": 0}
+    )
+
+    async def ended() -> bool | None:
+        return True if process_state(pid) is None else None
+
+    assert await until(ended)
+
+
+async def test_pods_outlive_the_api_server(scene: Scene) -> None:
+    await scene.create_pod(make_pod("web", command=WEB))
+    pod = await scene.pod_with("web", is_ready)
+    pid = scene.process_of(pod)
+
+    await scene.sandbox.restart_apiserver()
+    assert scene.process_of(pod) == pid
+    os.kill(pid, signal.SIGKILL)
+
+    await scene.pod_with("web", lambda pod: main_status(pod)["restartCount"] == 1 and is_ready(pod))
 
 
 async def test_kubectl_reads_logs(scene: Scene) -> None:
