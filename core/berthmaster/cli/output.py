@@ -79,7 +79,7 @@ def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> 
         console.print()
         console.print(grid)
     for table in report.tables:
-        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
         for index, header in enumerate(table.headers):
             is_last = index == len(table.headers) - 1
             shown.add_column(
@@ -93,6 +93,8 @@ def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> 
         console.print()
         console.print(Text(table.title, style="bold cyan"))
         console.print(shown)
+    if report.remarks:
+        console.print()
     for remark in report.remarks:
         console.print(Text(f"note: {remark}", style="yellow"))
 

@@ -146,7 +146,7 @@ def build_report(
             "recomputed now from the API server; the leader may have seen another moment"
         )
         hidden = len(recomputed.verdicts) - nodes_shown
-        if hidden > 0:
+        if hidden > 0 and not recomputed.problems:
             remarks.append(f"{words.nodes(hidden)} not shown: see --nodes, or -o json for all")
         remarks.extend(recomputed.notes)
     if pod.metadata.deletion_timestamp is not None:
@@ -363,7 +363,7 @@ def _facts(
         since = f" since {condition.last_transition_time}" if condition.last_transition_time else ""
         yield "Condition", f"Placed={condition.status} {condition.reason}{since}"
         if condition.message:
-            yield "", condition.message
+            yield "Message", condition.message
     nearest = recomputed.nearest if recomputed is not None and not recomputed.feasible else None
     if nearest is not None and nearest.reason is not None:
         yield "Nearest", f"{nearest.node}: {nearest.reason.detail}"
@@ -402,7 +402,8 @@ def _decision_tables(allocation: Allocation) -> Iterator[Table]:
 
 
 def _recomputed_tables(recomputed: Recomputed, nodes_shown: int) -> Iterator[Table]:
-    if not recomputed.verdicts:
+    # A request that cannot be understood fits nowhere; the sentence says why.
+    if not recomputed.verdicts or recomputed.problems:
         return
     shown = (*recomputed.feasible, *recomputed.refused)[:nodes_shown]
     yield Table(
