@@ -110,6 +110,7 @@ def build_missing(
         missing = [tool for tool in TOOLS if tool.name in names and not is_built(folder, tool.name)]
         if not missing:
             return
+        _remove_scratch(folder)
         go = ensure_go(toolchains, report=report)
         total_s = sum(tool.estimate_s for tool in missing)
         for number, tool in enumerate(missing, start=1):
@@ -125,6 +126,13 @@ def is_built(folder: Path, name: str) -> bool:
     """True if the folder holds an executable of that name."""
     path = folder / name
     return path.is_file() and os.access(path, os.X_OK)
+
+
+def _remove_scratch(folder: Path) -> None:
+    # Left by a run that was killed; the lock says that nobody uses it now.
+    for tool in TOOLS:
+        for path in folder.glob(f".{tool.name}-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _build_tool(tool: Tool, *, folder: Path, go: Path, report: Report) -> None:

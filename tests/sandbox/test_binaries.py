@@ -120,6 +120,7 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("fake_go")
 def test_only_missing_programs_are_built(tmp_path: Path) -> None:
     cache = put_programs(tmp_path / "cache", ["kube-apiserver"])
+    (cache / ".kwok-killed").mkdir()
     lines: list[str] = []
 
     build_missing(
