@@ -115,7 +115,7 @@ async def test_dry_run_is_passed_on() -> None:
         ([], "No pod carries our gate."),
         (
             [Ungated(key="a/b", outcome=Outcome.UNGATED)],
-            "a/b is ungated; kube-scheduler places it by itself now.",
+            "a/b is ungated; kube-scheduler places it by itself then.",
         ),
         (
             [Ungated(key="a/b", outcome=Outcome.UNGATED, left=("x",))],
@@ -137,6 +137,10 @@ async def test_dry_run_is_passed_on() -> None:
 def test_report_says_what_was_done(results: list[Ungated], expected: str) -> None:
     report = build_report(results)
 
+    assert "can be" not in report.sentence
+    assert "can be ungated" in build_report(results, is_dry_run=True).sentence or not any(
+        it.outcome is Outcome.UNGATED for it in results
+    )
     assert report.sentence == expected
     warned = "was not checked before" in output.render_plain(report)
     assert warned is any(it.outcome is Outcome.UNGATED for it in results)

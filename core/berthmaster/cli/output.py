@@ -56,7 +56,8 @@ def render_plain(report: Report) -> str:
     for table in report.tables:
         lines = _align((table.headers, *table.rows), table.numbers)
         blocks.append("\n".join((f"{table.title}:", *lines)))
-    blocks.extend(f"note: {remark}" for remark in report.remarks)
+    if report.remarks:
+        blocks.append("\n".join(f"note: {remark}" for remark in report.remarks))
     return "\n\n".join(blocks) + "\n"
 
 

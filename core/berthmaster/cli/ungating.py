@@ -127,7 +127,7 @@ async def find_gated(client: Client, namespace: str | None) -> AsyncIterator[tup
 def build_report(results: list[Ungated], *, is_dry_run: bool = False) -> Report:
     """Return what was done, and what that means."""
     done = [it for it in results if it.outcome is Outcome.UNGATED]
-    remarks = [f"{MEANING}"] if done else []
+    remarks = [MEANING] if done else []
     if is_dry_run:
         remarks.append("dry run: nothing was changed")
     data: dict[str, Any] = {
@@ -138,7 +138,8 @@ def build_report(results: list[Ungated], *, is_dry_run: bool = False) -> Report:
         ],
     }
     if len(results) == 1:
-        return Report(sentence=_sentence(results[0]), remarks=tuple(remarks), data=data)
+        sentence = _sentence(results[0], is_dry_run=is_dry_run)
+        return Report(sentence=sentence, remarks=tuple(remarks), data=data)
     if not results:
         return Report(sentence="No pod carries our gate.", data=data)
     table = Table(
@@ -149,19 +150,19 @@ def build_report(results: list[Ungated], *, is_dry_run: bool = False) -> Report:
         ),
     )
     return Report(
-        sentence=f"{len(done)} of {len(results)} gated pods ungated.",
+        sentence=f"{len(done)} of {len(results)} gated pods {'can be ' * is_dry_run}ungated.",
         tables=(table,),
         remarks=tuple(remarks),
         data=data,
     )
 
 
-def _sentence(result: Ungated) -> str:
+def _sentence(result: Ungated, *, is_dry_run: bool) -> str:
     held = f"; still held by {words.join(result.left)}" if result.left else ""
     match result.outcome:
         case Outcome.UNGATED:
-            after = held or "; kube-scheduler places it by itself now"
-            return f"{result.key} is ungated{after}."
+            after = held or "; kube-scheduler places it by itself then"
+            return f"{result.key} {'can be' if is_dry_run else 'is'} ungated{after}."
         case Outcome.FAILED:
             return f"{result.key} could not be ungated: {result.error}."
         case _:
