@@ -115,7 +115,7 @@ async def test_dry_run_is_passed_on() -> None:
         ([], "No pod carries our gate."),
         (
             [Ungated(key="a/b", outcome=Outcome.UNGATED)],
-            "a/b is ungated; kube-scheduler places it by itself then.",
+            "a/b is ungated; kube-scheduler places it by itself.",
         ),
         (
             [Ungated(key="a/b", outcome=Outcome.UNGATED, left=("x",))],

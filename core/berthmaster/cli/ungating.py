@@ -161,7 +161,7 @@ def _sentence(result: Ungated, *, is_dry_run: bool) -> str:
     held = f"; still held by {words.join(result.left)}" if result.left else ""
     match result.outcome:
         case Outcome.UNGATED:
-            after = held or "; kube-scheduler places it by itself then"
+            after = held or "; kube-scheduler places it by itself"
             return f"{result.key} {'can be' if is_dry_run else 'is'} ungated{after}."
         case Outcome.FAILED:
             return f"{result.key} could not be ungated: {result.error}."
