@@ -250,7 +250,7 @@ class Harbour(RuleBasedStateMachine):
         for pod in self.pods.values():
             self.ledger.see(pod)
 
-    @rule(seconds=st.sampled_from([0.5, 5.0, 75.0]), is_stalled=st.booleans())
+    @rule(seconds=st.sampled_from([0.5, 5.0, 45.0, 75.0]), is_stalled=st.booleans())
     def wait(self, seconds: float, is_stalled: bool) -> None:
         self.now_s += seconds
         # The API server has given these requests up.

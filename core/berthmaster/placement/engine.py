@@ -170,7 +170,7 @@ class Engine:
             scores=scores,
             allocated=allocated,
             refusals=(*self._refusals(request, shape), *_avoided(avoid, self.table)),
-            runners_up=self._runners_up(totals, row),
+            runners_up=self._runners_up(totals, row, decision_id),
         )
 
     def fits_somewhere(self, request: PodRequest) -> bool:
@@ -255,20 +255,31 @@ class Engine:
             values = ties[rows]
             rows = rows[values >= values.max() - _SAME]
         if len(rows) > 1:
-            seed = int.from_bytes(blake2b(decision_id.encode(), digest_size=8).digest(), "little")
-            mixed = (self.table.hashes[rows] ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
-            return int(rows[np.argmin(mixed ^ (mixed >> np.uint64(29)))])
+            return int(rows[np.argmin(self._ranks(rows, decision_id))])
         return int(rows[0])
 
-    def _runners_up(self, totals: Scores, winner: int | None) -> tuple[tuple[str, float], ...]:
+    def _ranks(self, rows: Rows, decision_id: str) -> NDArray[np.uint64]:
+        """Return an order of the rows that their names and the decision give, all different."""
+        seed = int.from_bytes(blake2b(decision_id.encode(), digest_size=8).digest(), "little")
+        mixed = (self.table.hashes[rows] ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+        return mixed ^ (mixed >> np.uint64(29))
+
+    def _runners_up(
+        self, totals: Scores, winner: int | None, decision_id: str
+    ) -> tuple[tuple[str, float], ...]:
         if winner is None:
             return ()
         wanted = min(_RUNNERS_UP + 1, len(totals))
-        top = np.argpartition(-totals, wanted - 1)[:wanted]
+        least = max(float(np.partition(totals, -wanted)[-wanted]), 0.0)
+        top = np.flatnonzero(totals > least)
+        equal = np.flatnonzero(totals == least)
+        if len(top) + len(equal) > wanted:
+            # Many are as good as the last of the top: take some whatever their rows are.
+            count = wanted - len(top)
+            ranks = self._ranks(equal, decision_id)
+            equal = equal[np.argpartition(ranks, count - 1)[:count]]
         others = sorted(
-            (-float(totals[row]), self.table.names[row])
-            for row in top
-            if row != winner and totals[row] >= 0
+            (-float(totals[row]), self.table.names[row]) for row in (*top, *equal) if row != winner
         )
         return tuple((name, round(-score, 4)) for score, name in others[:_RUNNERS_UP])
 
@@ -292,7 +303,7 @@ class Engine:
         groups: dict[str, Refusals] = {}
         for code in np.flatnonzero(counts[1:]) + 1:
             rows = np.flatnonzero(shape.codes == code)
-            examples = tuple(sorted(self.table.names[row] for row in rows[:_EXAMPLES]))
+            examples = tuple(sorted(self.table.names[row] for row in self._some(rows)))
             _, reason = self._explain(request, int(rows[0]), int(code))
             known = groups.get(reason.group)
             groups[reason.group] = Refusals(
@@ -301,6 +312,12 @@ class Engine:
                 examples=((known.examples if known else ()) + examples)[:_EXAMPLES],
             )
         return tuple(sorted(groups.values(), key=lambda it: (-it.count, it.group)))
+
+    def _some(self, rows: Rows) -> Rows:
+        """Return a few of the rows, whatever their order."""
+        if len(rows) <= _EXAMPLES:
+            return rows
+        return rows[np.argpartition(self.table.hashes[rows], _EXAMPLES)[:_EXAMPLES]]
 
     def _explain(self, request: PodRequest, row: int, code: int) -> tuple[str, Reason]:
         index, inner = code // 256 - 1, code % 256
