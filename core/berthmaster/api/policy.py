@@ -58,7 +58,11 @@ class DiskIOSettings(Model):
         ),
     ] = ()
     stale_after: Annotated[
-        Duration, Field(description="A report older than this is set aside for our own books.")
+        Duration,
+        Field(
+            description="A report older than this is set aside for our own books.",
+            json_schema_extra={"default": "60s"},
+        ),
     ] = Fraction(60)
 
 
@@ -108,7 +112,10 @@ class PlacementPolicySpec(Model):
     ] = OnInvalid.REFUSE
     pin_patience: Annotated[
         Duration,
-        Field(description="How long a placed pod may be Unschedulable before it is given up."),
+        Field(
+            description="How long a placed pod may be Unschedulable before it is given up.",
+            json_schema_extra={"default": "60s"},
+        ),
     ] = Fraction(60)
     concerns: ConcernSettings = ConcernSettings()
 

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from berthmaster.api import names
-from berthmaster.cli.snapshots import load_snapshot
-from berthmaster.cli.why import sentence
+from berthmaster.api.objects import Pod
+from berthmaster.cli.why import needs_recomputing, recompute, sentence
+from berthmaster.cluster.snapshot import Snapshot, load_engine
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import (
     FUNCTIONS,
@@ -76,7 +77,7 @@ async def _play(
         await watch.synced()
         _say(console, f"playing {len(STORIES) + 1} stories (about 15 s)")
         landings, failures = await _tell_stories(sandbox, world, watch)
-        await _print_table(console, sandbox, landings)
+        await _print_table(console, sandbox, landings, watch)
         overflows = [*world.overflows, *await world.judge()]
         failures += [f"a disk was past its line: {overflow}" for overflow in overflows]
         for failure in failures:
@@ -143,9 +144,11 @@ async def _prepare(sandbox: Sandbox) -> None:
     )
 
 
-async def _print_table(console: Console, sandbox: Sandbox, landings: Sequence[Landing]) -> None:
+async def _print_table(
+    console: Console, sandbox: Sandbox, landings: Sequence[Landing], watch: PodWatch
+) -> None:
     """Print each pod's story, node, time to bound, and the sentence of `kubectl berth why`."""
-    snapshot = await load_snapshot(sandbox.client)
+    snapshot = await load_engine(sandbox.client)
     table = Table(title="Where each pod landed, and why", title_justify="left", expand=True)
     table.add_column("story", no_wrap=True)
     table.add_column("pod", no_wrap=True)
@@ -154,8 +157,8 @@ async def _print_table(console: Console, sandbox: Sandbox, landings: Sequence[La
     table.add_column("kubectl berth why POD", ratio=1)
     last = ""
     for landing in landings:
-        pod = snapshot.pod(NAMESPACE, landing.pod)
-        why = "deleted" if pod is None else sentence(snapshot, pod)
+        pod = watch.pods.get(landing.pod)
+        why = "moved on: deleted by its story" if pod is None else _why(pod, snapshot)
         after = landing.bound_after_s
         table.add_row(
             "" if landing.story == last else landing.story,
@@ -169,6 +172,10 @@ async def _print_table(console: Console, sandbox: Sandbox, landings: Sequence[La
     for story in STORIES:
         console.print(f"  {story.key}: {story.title}", markup=False)
     console.print(f"  {PIN_KEY}: {PIN_TITLE}", markup=False)
+
+
+def _why(pod: Pod, snapshot: Snapshot) -> str:
+    return sentence(pod, recompute(pod, snapshot) if needs_recomputing(pod) else None)
 
 
 async def _stay(console: Console, sandbox: Sandbox) -> None:

@@ -1,0 +1,190 @@
+"""Our CRDs, rendered from the models: `python -m berthmaster.api.crds crds` writes them.
+
+The models say the types, limits, defaults and descriptions; this says the rest: names, columns,
+rules across fields. The result is a structural schema as the API server wants it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from berthmaster.api import names
+from berthmaster.api.inventory import NodeInventoryStatus
+from berthmaster.api.policy import PlacementPolicySpec
+
+Schema = dict[str, Any]
+
+_DROPPED = ("title", "$defs")
+_SELECTORS = ("namespaceSelector", "podSelector")
+_ONE_OF_VALUES = {
+    "rule": "!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",
+    "message": "operators In and NotIn need values",
+}
+_POLICY_RULES = [
+    {
+        "rule": "self.mode != 'off' || has(self.namespaceSelector) || has(self.podSelector) || "
+        "(has(self.schedulerNames) && size(self.schedulerNames) > 0)",
+        "message": "mode off needs a namespaceSelector, a podSelector or schedulerNames: "
+        "without any the policy selects no pod and only gives settings",
+    }
+]
+
+
+def schema_of(model: type[BaseModel]) -> Schema:
+    """Return a model as a structural schema: references inlined, no nulls, no titles."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    return _render(schema, schema.get("$defs", {}))
+
+
+def _render(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    options = [it for it in node.get("anyOf", ()) if it.get("type") != "null"]
+    if options and "x-kubernetes-int-or-string" not in node:
+        # Either absent or of the one type that is not null.
+        rest = {key: value for key, value in node.items() if key not in ("anyOf", "default")}
+        return _render({**options[0], **rest}, definitions)
+    rendered: Schema = {}
+    for key, value in sorted(node.items()):
+        if key in _DROPPED or (key == "default" and value in (None, [], {})):
+            continue
+        if key == "properties":
+            rendered[key] = {name: _render(it, definitions) for name, it in value.items()}
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            rendered[key] = _render(value, definitions)
+        elif key == "default":
+            rendered[key] = _default(value)
+        else:
+            rendered[key] = value
+    return rendered
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _default(it) for key, it in value.items() if it not in (None, [], {})}
+    return value
+
+
+def _policy_schema() -> Schema:
+    spec = schema_of(PlacementPolicySpec)
+    spec["x-kubernetes-validations"] = _POLICY_RULES
+    for name in _SELECTORS:
+        expressions = spec["properties"][name]["properties"]["matchExpressions"]
+        expressions["maxItems"] = 64
+        expressions["items"]["x-kubernetes-validations"] = [_ONE_OF_VALUES]
+        expressions["items"]["properties"]["values"]["maxItems"] = 256
+    disk = spec["properties"]["concerns"]["properties"]["diskio"]["properties"]
+    disk["nsWhiteList"]["x-kubernetes-list-type"] = "set"
+    spec["properties"]["schedulerNames"]["x-kubernetes-list-type"] = "set"
+    # So that the API server fills the defaults below where a user left the level out.
+    spec["properties"]["concerns"]["default"] = {"diskio": {}, "resources": {}}
+    for name in ("diskio", "resources"):
+        spec["properties"]["concerns"]["properties"][name]["default"] = {}
+    return _with_root(
+        {"spec": {**spec, "default": {}}}, "Which pods are placed, how, and with which settings."
+    )
+
+
+def _inventory_schema() -> Schema:
+    status = schema_of(NodeInventoryStatus)
+    for name, key in (("disks", "id"), ("conditions", "type")):
+        status["properties"][name]["x-kubernetes-list-type"] = "map"
+        status["properties"][name]["x-kubernetes-list-map-keys"] = [key]
+    return _with_root({"status": status}, "What one node has, as its exporters report it.")
+
+
+def _with_root(parts: Mapping[str, Schema], description: str) -> Schema:
+    text = {"type": "string"}
+    properties = {"apiVersion": text, "kind": dict(text), "metadata": {"type": "object"}, **parts}
+    return {"type": "object", "description": description, "properties": properties}
+
+
+def _crd(
+    kind: str, plural: str, short: str, schema: Schema, columns: Sequence[tuple[str, ...]]
+) -> Schema:
+    columns = [*columns, ("Age", "date", ".metadata.creationTimestamp")]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short],
+                "categories": ["berthmaster"],
+            },
+            "scope": "Cluster",
+            "versions": [
+                {
+                    "name": "v1alpha1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": type_, "jsonPath": path}
+                        for name, type_, path in columns
+                    ],
+                }
+            ],
+        },
+    }
+
+
+def render() -> dict[str, Schema]:
+    """Return our CRDs by file name."""
+    ready = f".status.conditions[?(@.type=='{names.DISK_IO_READY}')]"
+    inventories = _crd(
+        "NodeInventory",
+        "nodeinventories",
+        "ninv",
+        _inventory_schema(),
+        [
+            ("Free-Disk", "string", ".status.freeDisk"),
+            ("Disk-IO", "string", f"{ready}.status"),
+            ("Reason", "string", f"{ready}.reason"),
+        ],
+    )
+    policies = _crd(
+        "PlacementPolicy",
+        "placementpolicies",
+        "berth",
+        _policy_schema(),
+        [("Mode", "string", ".spec.mode"), ("Priority", "integer", ".spec.priority")],
+    )
+    return {f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": crd for crd in (inventories, policies)}
+
+
+def render_text(crd: Schema) -> str:
+    """Return a CRD as the text of its file."""
+    head = "# Written by `make crds` from the models in core/berthmaster/api; change those.\n"
+    return head + yaml.dump(crd, Dumper=_PlainDumper, sort_keys=False, width=100)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal parts in full instead of referring to the first."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
+def main(folder: Path) -> None:
+    """Write our CRDs into a folder."""
+    for name, crd in render().items():
+        (folder / name).write_text(render_text(crd), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

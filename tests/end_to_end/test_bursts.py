@@ -1,0 +1,212 @@
+"""A burst against disks that cannot hold it: what fits is bound, what does not says why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.demo.stage import disk
+from berthmaster_sandbox.world.diskio import DiskWorld
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(420),
+]
+
+NODES = 6
+PODS_PER_DISK = 20
+CREATED = 200
+FITTING = NODES * PODS_PER_DISK
+REQUEST = json.dumps({"rbps": "50Mi", "wbps": "50Mi", "blocksize": "4k"})
+MODELS = json.dumps([{"vendor": "Intel", "model": "P4510", "readRatio": {}, "writeRatio": {}}])
+
+
+def make_pod(index: int, label: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{label}-{index:03d}",
+            "annotations": {
+                "berthmaster.io/placement": "required",
+                "blockio.kubernetes.io/resources": REQUEST,
+            },
+        },
+        "spec": {
+            "nodeSelector": {"burst": label},
+            "containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10"}],
+        },
+    }
+
+
+async def prepare(harbour: Sandbox, world: DiskWorld, label: str) -> None:
+    """Make nodes whose disks hold `PODS_PER_DISK` pods each, and wait for their inventories."""
+    models = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "normalization-func", "namespace": "ioi-system"},
+        "data": {"diskVendors": MODELS},
+    }
+    await harbour.kubectl("apply", "-f", "-", stdin=json.dumps(models))
+    nodes = await harbour.create_nodes(
+        NODES, labels={"burst": label}, name=label + "-{index}", first=1
+    )
+    for node in nodes:
+        await world.add_node(node, devices={"d": disk(1000, 1000, 2000)})
+
+    async def reported() -> int:
+        found = await harbour.client.get("/apis/berthmaster.io/v1alpha1/nodeinventories")
+        disks = [it.get("status", {}).get("disks") for it in found["items"]
+                 if it["metadata"]["name"] in nodes]  # fmt: skip
+        return sum(bool(it and it[0].get("allocable") and it[0].get("function")) for it in disks)
+
+    await until(reported, lambda count: count == NODES, 60)
+
+
+async def until(
+    look: Callable[[], Any], is_enough: Callable[[Any], bool], deadline_s: float
+) -> Any:
+    """Return what `look` found once it is enough; fails with the last finding at the deadline."""
+    found: Any = None
+    try:
+        async with asyncio.timeout(deadline_s):
+            while not is_enough(found := await look()):
+                await asyncio.sleep(0.25)
+    except TimeoutError:
+        pytest.fail(f"not reached within {deadline_s} s, last found: {found}")
+    return found
+
+
+async def create_all(harbour: Sandbox, namespace: str, label: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    indices = iter(range(CREATED))
+
+    async def create_some() -> None:
+        for index in indices:
+            await harbour.client.create(path, make_pod(index, label), timeout_s=30)
+
+    await asyncio.gather(*(create_some() for _ in range(16)))
+
+
+async def recount(harbour: Sandbox, namespace: str) -> tuple[int, int, int]:
+    """Return pods bound, waiting with a reason, and neither; from the API server alone."""
+    pods = (await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods"))["items"]
+    bound = sum(bool(pod["spec"].get("nodeName")) for pod in pods)
+    explained = sum(
+        not pod["spec"].get("nodeName")
+        and any(
+            it["type"] == "berthmaster.io/Placed"
+            and it["status"] == "False"
+            and "disk IO" in it["message"]
+            for it in pod["status"].get("conditions", [])
+        )
+        for pod in pods
+    )
+    return bound, explained, len(pods) - bound - explained
+
+
+async def new_namespace(harbour: Sandbox, name: str) -> str:
+    await harbour.client.create(
+        "/api/v1/namespaces",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+    )
+    return name
+
+
+async def clear(harbour: Sandbox, namespace: str) -> None:
+    await harbour.client.delete(
+        f"/api/v1/namespaces/{namespace}/pods", query={"gracePeriodSeconds": 0}, timeout_s=60
+    )
+
+
+async def test_exactly_what_fits_is_bound(harbour: Sandbox) -> None:
+    async with DiskWorld(harbour.client) as world:
+        await prepare(harbour, world, "calm")
+        namespace = await new_namespace(harbour, "burst-calm")
+
+        await create_all(harbour, namespace, "calm")
+
+        goal = (FITTING, CREATED - FITTING, 0)
+        await until(lambda: recount(harbour, namespace), lambda it: it == goal, 120)
+        assert await world.judge() == []
+        assert world.overflows == ()
+
+        # What leaves makes room for as many, and for no more.
+        for index in range(CREATED):
+            pod = await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods/calm-{index:03d}")
+            if pod["spec"].get("nodeName"):
+                await harbour.client.delete(
+                    f"/api/v1/namespaces/{namespace}/pods/calm-{index:03d}",
+                    query={"gracePeriodSeconds": 0},
+                )
+                break
+        goal = (FITTING, CREATED - FITTING - 1, 0)
+        await until(lambda: recount(harbour, namespace), lambda it: it == goal, 60)
+        assert world.overflows == ()
+        await clear(harbour, namespace)
+
+
+async def test_webhook_killed_in_the_middle_changes_nothing(harbour: Sandbox) -> None:
+    async with DiskWorld(harbour.client) as world:
+        await prepare(harbour, world, "storm")
+        namespace = await new_namespace(harbour, "burst-storm")
+
+        creating = asyncio.create_task(create_all(harbour, namespace, "storm"))
+        await until(lambda: recount(harbour, namespace), lambda it: sum(it) > CREATED // 4, 60)
+        await kill_program(harbour, "berthmaster-webhook")
+        await creating
+
+        # The new process waits out the lease and every answer of its predecessor first.
+        goal = (FITTING, CREATED - FITTING, 0)
+        await until(lambda: recount(harbour, namespace), lambda it: it == goal, 240)
+        assert await world.judge() == []
+        assert world.overflows == ()
+        await clear(harbour, namespace)
+
+
+async def test_operator_and_api_server_restarts_converge(harbour: Sandbox) -> None:
+    async with DiskWorld(harbour.client) as world:
+        await prepare(harbour, world, "quake")
+        namespace = await new_namespace(harbour, "burst-quake")
+
+        await create_all(harbour, namespace, "quake")
+        await kill_program(harbour, "berthmaster-operator")
+        await harbour.restart_apiserver()
+
+        goal = (FITTING, CREATED - FITTING, 0)
+        await until(lambda: recount(harbour, namespace), lambda it: it == goal, 240)
+        assert await world.judge() == []
+        assert world.overflows == ()
+
+        # The operator is back when the drivers hear of the pods that are there.
+        async def listed() -> set[str]:
+            path = "/apis/diskio.x-k8s.io/v1alpha1/nodediskiostats"
+            stats = (await harbour.client.get(path))["items"]
+            return {uid for it in stats for uid in it["spec"].get("reservedPods", ())}
+
+        pods = (await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods"))["items"]
+        wanted = {it["metadata"]["uid"] for it in pods if it["spec"].get("nodeName")}
+        await until(listed, lambda uids: wanted <= uids, 120)
+        await clear(harbour, namespace)
+
+
+async def kill_program(harbour: Sandbox, name: str) -> None:
+    """Kill the process of the one pod of a program with SIGKILL, as a crash would."""
+    killed = 0
+    pods = (await harbour.client.get("/api/v1/namespaces/berthmaster-system/pods"))["items"]
+    for pod in pods:
+        kubelet = harbour.kubelets.get(pod["spec"].get("nodeName", ""))
+        if pod["metadata"]["name"].startswith(name) and kubelet is not None:
+            pid = kubelet.find_process("berthmaster-system", pod["metadata"]["name"])
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    assert killed, f"no process of {name} was found"
