@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 _DECISION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _ADMISSION_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -12,6 +19,8 @@ class Metrics:
     """All of them; counters and histograms are moved where things happen, gauges where they change."""
 
     def __init__(self) -> None:
+        # Their creation times would double the number of series and tell nothing.
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self.decisions = Counter(
             "berthmaster_decisions",
