@@ -14,6 +14,7 @@ from berthmaster.api.objects import node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.resources import CONCERN
 from berthmaster.concerns.resources.columns import ResourcesColumns
+from berthmaster.concerns.resources.request import ResourcesRequest
 from berthmaster.concerns.shape import Holder, Reason
 from support.builders import (
     make_container,
@@ -51,6 +52,15 @@ def judge(pod: Data, node: Data, *bound: Data) -> Reason | None:
     assert request is not None
     code = int(CONCERN.filter(columns, np.array([0], dtype=np.intp), request)[0])
     return CONCERN.explain(columns, 0, code, request, "node") if code else None
+
+
+def words(columns: ResourcesColumns, request: ResourcesRequest) -> list[Reason | None]:
+    """Return why each row is refused; codes of resources depend on which came first."""
+    codes = CONCERN.filter(columns, np.arange(columns.rows, dtype=np.intp), request).tolist()
+    return [
+        CONCERN.explain(columns, row, code, request, "node") if code else None
+        for row, code in enumerate(codes)
+    ]
 
 
 # The reference: plain loops over plain data, sharing no code with what it judges.
@@ -310,7 +320,7 @@ def test_rows_used_again_are_like_new(
     fill(used, *after)
     fill(fresh, *after)
 
-    assert (CONCERN.filter(used, rows, request) == CONCERN.filter(fresh, rows, request)).all()
+    assert words(used, request) == words(fresh, request)
     assert np.allclose(CONCERN.score(used, rows, request), CONCERN.score(fresh, rows, request))
 
 
