@@ -24,14 +24,22 @@ class AvoidedNodes:
 
     def of(self, owner_uid: str, now_s: float) -> frozenset[str]:
         """Return the nodes that the owner's pods avoid now."""
-        until = self._until.get(owner_uid)
-        if not until:
-            return frozenset()
-        for node in [node for node, end_s in until.items() if end_s <= now_s]:
-            del until[node]
-        if not until:
-            del self._until[owner_uid]
-        return frozenset(until)
+        until = self._until.get(owner_uid, {})
+        return frozenset(node for node, end_s in until.items() if end_s > now_s)
+
+    def expire(self, now_s: float) -> bool:
+        """Forget what is over; return whether anything was."""
+        ended = [
+            (owner, node)
+            for owner, until in self._until.items()
+            for node, end_s in until.items()
+            if end_s <= now_s
+        ]
+        for owner, node in ended:
+            del self._until[owner][node]
+            if not self._until[owner]:
+                del self._until[owner]
+        return bool(ended)
 
     @property
     def next_end_s(self) -> float | None:

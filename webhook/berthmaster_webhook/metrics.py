@@ -20,7 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # Their creation times would double the number of series and tell nothing.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self.registry = CollectorRegistry()
         self.decisions = Counter(
             "berthmaster_decisions",

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +26,7 @@ from berthmaster.cluster.client import JsonObject, Query
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook.admission import Term
+from berthmaster_webhook.avoiding import AVOID_S
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.effective import read_effective
 from berthmaster_webhook.reporting import Reporter
@@ -35,6 +38,7 @@ REASON = "PinFailed"
 EVICT_TIMEOUT_S = 10.0
 # An owner whose evicted pod does not go away is asked again after this.
 STUCK_S = 120.0
+_OWNERS_REMEMBERED = 1024
 
 
 class Evicter(Protocol):
@@ -80,6 +84,9 @@ class FailedPins:
         self._failing: dict[str, _Failing] = {}
         # Owner uid -> the pod that is being evicted, and until when that keeps others waiting.
         self._evicting: dict[str, tuple[str, float]] = {}
+        # Owner uid -> its pauses between evictions, which grow while its pods keep failing.
+        self._pauses: OrderedDict[str, Backoff] = OrderedDict()
+        self._paused_until_s: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     def take_pod(self, kind: EventKind, pod: Pod) -> None:
@@ -114,6 +121,9 @@ class FailedPins:
     async def run(self) -> None:
         """Act on what is due until cancelled."""
         while True:
+            if self._tools.avoided.expire(self._tools.clock()):
+                self._on_avoid()
+                self._tools.state.tell_help()
             if self._term.why_not() is None:
                 await self._act_on_due()
             try:
@@ -124,7 +134,9 @@ class FailedPins:
             self._wake.clear()
 
     def _idle_s(self) -> float | None:
-        due_s = [it.due_s for it in self._failing.values()]
+        due_s = [it.due_s for it in self._failing.values() if not math.isinf(it.due_s)]
+        if self._tools.avoided.next_end_s is not None:
+            due_s.append(self._tools.avoided.next_end_s)
         # At least a second: while we do not lead, what is due stays so.
         return max(1.0, min(due_s) - self._tools.clock()) if due_s else None
 
@@ -139,18 +151,39 @@ class FailedPins:
         controller = failing.pod.metadata.controller()
         if not failing.is_told:
             failing.is_told = True
-            self._tell(failing, controller)
+            await self._tell(failing, controller)
         if controller is None or controller.kind == "DaemonSet":
-            failing.due_s = float("inf")
+            failing.due_s = math.inf
             return
-        busy = self._evicting.get(controller.uid)
-        if busy is not None and busy[0] != uid and busy[1] > now_s:
-            failing.due_s = now_s + self._first_backoff_s
+        free_s = self._free_at_s(controller.uid, uid)
+        if free_s > now_s:
+            failing.due_s = min(free_s, now_s + self._first_backoff_s)
             return
         self._tools.avoided.add(controller.uid, failing.node, now_s)
         self._on_avoid()
         self._evicting[controller.uid] = (uid, now_s + STUCK_S)
         await self._evict(failing, controller)
+
+    def _free_at_s(self, owner: str, uid: str) -> float:
+        """Return from when on the owner's pod may be evicted."""
+        evicted, until_s = self._evicting.get(owner, (uid, 0.0))
+        pause_s = self._paused_until_s.get(owner, 0.0)
+        return max(pause_s, until_s) if evicted != uid else pause_s
+
+    def _pause(self, owner: str) -> None:
+        pauses = self._pauses.get(owner)
+        if pauses is None:
+            pauses = self._pauses[owner] = Backoff(
+                first_s=2 * self._first_backoff_s,
+                cap_s=AVOID_S,
+                reset_after_s=2 * AVOID_S,
+                clock=self._tools.clock,
+            )
+        self._pauses.move_to_end(owner)
+        self._paused_until_s[owner] = self._tools.clock() + pauses.next_s(self._first_backoff_s)
+        if len(self._pauses) > _OWNERS_REMEMBERED:
+            forgotten, _ = self._pauses.popitem(last=False)
+            self._paused_until_s.pop(forgotten, None)
 
     async def _evict(self, failing: _Failing, controller: OwnerReference) -> None:
         """Ask for the eviction; what becomes of it shows in the watch, or it is asked again."""
@@ -177,11 +210,13 @@ class FailedPins:
         except ClusterError as error:
             result = "failed"
             _log(failing, error)
+        if result == "accepted":
+            self._pause(controller.uid)
         self._tools.metrics.evictions.labels(result).inc()
         wait_s = STUCK_S if result == "accepted" else failing.backoff.next_s(wish_s)
         failing.due_s = self._tools.clock() + max(wait_s, self._first_backoff_s)
 
-    def _tell(self, failing: _Failing, controller: OwnerReference | None) -> None:
+    async def _tell(self, failing: _Failing, controller: OwnerReference | None) -> None:
         pod = failing.pod
         said = next(
             (it.message for it in pod.status.conditions or () if it.type == "PodScheduled"), ""
@@ -194,8 +229,8 @@ class FailedPins:
         )
         message = f"placed on {failing.node}, but kube-scheduler cannot bind it ({said}); {what}"
         self._tools.metrics.pin_failures.inc()
-        self._reporter.tell_waiting(pod, REASON, message, frozenset({REASON}))
         logger.warning("pin failed", extra={"pod": pod.key, "node": failing.node})
+        await self._reporter.tell_now(pod, REASON, message)
 
     def _release_owner(self, uid: str) -> None:
         for owner, (evicted, _) in list(self._evicting.items()):

@@ -86,6 +86,14 @@ class Reporter:
         due_s = now_s + self._patience_s if told is None else max(now_s, told[1] + PAUSE_S)
         self._plan(uid, report, due_s)
 
+    async def tell_now(self, pod: Pod, reason: str, message: str) -> None:
+        """Say at once why a pod does not run, because it may soon be gone; at most 10 s."""
+        uid = pod.metadata.uid
+        self._pending.pop(uid, None)
+        codes = frozenset({reason})
+        report = Report(pod=pod, is_placed=False, reason=reason, message=message, codes=codes)
+        await self._write(uid, report)
+
     def tell_placed(self, pod: Pod, node: str) -> None:
         """Say that a pod has a node now, if it was ever told why it waits."""
         uid = pod.metadata.uid
