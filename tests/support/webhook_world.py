@@ -1,0 +1,215 @@
+"""A cluster in memory without an API server: for tests of the webhook's decisions and queue."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jsonpatch
+import msgspec
+
+from berthmaster.api import names
+from berthmaster.api.objects import Namespace, ObjectMeta, Pod, pod_from_manifest
+from berthmaster.api.policy import policy_from_manifest
+from berthmaster.cluster.client import Client, JsonObject, PatchKind, Query
+from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.informers import EventKind
+from berthmaster.concerns import registry
+from berthmaster_webhook.answers import Answers
+from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.deciding import Tools
+from berthmaster_webhook.metrics import Metrics
+from berthmaster_webhook.outcomes import Outcome
+from berthmaster_webhook.state import ClusterState
+from support.builders import make_node, make_pod_manifest
+
+Manifest = dict[str, Any]
+GATES = [{"name": names.GATE}]
+EPOCH = 3
+
+
+class FakeTerm:
+    """A term of office that the test gives and takes."""
+
+    def __init__(self) -> None:
+        self.forbids: Outcome | None = None
+        self.epoch: int | None = EPOCH
+
+    def why_not(self) -> Outcome | None:
+        return self.forbids
+
+    def answers_for(self, epoch: int | None) -> bool:
+        return epoch == self.epoch
+
+
+class World:
+    """State, tools and a clock that the test moves. Use it inside a running loop."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.client = Client.at("http://127.0.0.1:1")
+        self.state = ClusterState(self.client, registry.load(), Metrics(), assume_ttl_s=70.0)
+        ids = itertools.count(1)
+        self.tools = Tools(
+            state=self.state,
+            answers=Answers(self.state.ledger),
+            avoided=AvoidedNodes(),
+            metrics=Metrics(),
+            clock=lambda: self.now_s,
+            own_namespace="berthmaster-system",
+            make_id=lambda: f"{next(ids):012x}",
+        )
+        self.term = FakeTerm()
+        for informer in self.state._informers:
+            informer.synced.set()
+            informer.resource_version = "1"
+        self.add_namespace("default")
+        self.state.ledger.watch_passed(self.now_s)
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    def add_namespace(self, name: str, **labels: str) -> None:
+        namespace = Namespace(metadata=ObjectMeta(name=name, labels=labels))
+        self.state.namespaces._put(EventKind.ADDED, name, namespace)
+
+    def add_node(self, name: str, **fields: Any) -> None:
+        self.state.nodes._put(EventKind.ADDED, name, make_node(name, **fields))
+
+    def add_policy(self, name: str, **spec: Any) -> None:
+        policy = policy_from_manifest({"metadata": {"name": name}, "spec": spec})
+        self.state.policy_objects._put(EventKind.ADDED, name, policy)
+
+    def remove_policy(self, name: str) -> None:
+        self.state.policy_objects._drop(name, self.state.policy_objects.store[name])
+
+    def show(self, pod: Pod | Manifest) -> Pod:
+        """Let the pod watch show a pod."""
+        shown = pod if isinstance(pod, Pod) else pod_from_manifest(pod)
+        uid = shown.metadata.uid
+        kind = EventKind.MODIFIED if uid in self.state.pods.store else EventKind.ADDED
+        self.state.pods._put(kind, uid, shown)
+        return shown
+
+    def show_gone(self, uid: str) -> None:
+        self.state.pods._drop(uid, self.state.pods.store[uid])
+
+
+def gated_manifest(name: str = "pod", **fields: Any) -> Manifest:
+    """Return a pod as it comes to us: it asks by annotation and carries the gate."""
+    annotations = fields.pop("annotations", {names.PLACEMENT: "required"})
+    fields.setdefault("schedulingGates", GATES)
+    return make_pod_manifest(name, annotations=annotations, **fields)
+
+
+def make_review(pod: Manifest, **request: Any) -> bytes:
+    """Return the body of a review of a pod that is being created."""
+    body: Manifest = {
+        "uid": "review-1",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "operation": "CREATE",
+        "namespace": pod["metadata"].get("namespace", "default"),
+        "name": pod["metadata"].get("name", ""),
+        "userInfo": {"username": "alice"},
+        "object": pod,
+        **request,
+    }
+    review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": body}
+    return json.dumps(review).encode()
+
+
+class PodServer:
+    """The API server's pods, as far as the queue goes: JSON Patch with its tests, and GET.
+
+    `faults` are raised by the next patches, in order; None lets one through. `CutAfter` happens
+    after the patch had its effect.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.pods: dict[str, Manifest] = {}
+        self.patches: list[tuple[str, Any]] = []
+        self.created: list[tuple[str, Any]] = []
+        self.faults: list[Exception | None] = []
+        self.create_faults: list[Exception | None] = []
+        self.shows = True
+        self._version = 10
+
+    def add(self, pod: Manifest) -> None:
+        """Store a pod and let the watch show it."""
+        self._store(pod)
+
+    def get_pod(self, name: str) -> Manifest:
+        return self.pods[f"/api/v1/namespaces/default/pods/{name}"]
+
+    async def get(self, path: str, query: Query | None = None, *, timeout_s: float) -> JsonObject:
+        if path not in self.pods:
+            raise ApiError(404, "NotFound", path)
+        return self.pods[path]
+
+    async def create(
+        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float
+    ) -> JsonObject:
+        self.created.append((path, obj))
+        fault = self.create_faults.pop(0) if self.create_faults else None
+        if fault is not None:
+            raise fault
+        return {}
+
+    async def patch(
+        self,
+        path: str,
+        body: object,
+        kind: PatchKind,
+        query: Query | None = None,
+        *,
+        timeout_s: float,
+    ) -> JsonObject:
+        self.patches.append((path, body))
+        if kind is PatchKind.STRATEGIC:
+            return {}
+        fault = self.faults.pop(0) if self.faults else None
+        if fault is not None and not isinstance(fault, CutAfter):
+            raise fault
+        if path not in self.pods:
+            raise ApiError(404, "NotFound", path)
+        try:
+            changed = jsonpatch.apply_patch(self.pods[path], body)
+        except (jsonpatch.JsonPatchConflict, jsonpatch.JsonPatchTestFailed) as error:
+            raise ApiError(422, "Invalid", str(error)) from error
+        self._store(changed)
+        if fault is not None:
+            raise fault.error
+        return self.pods[path]
+
+    @property
+    def placements(self) -> list[str]:
+        """Return the names of the pods that JSON patches were sent for, in order."""
+        return [path.rpartition("/")[2] for path, body in self.patches if isinstance(body, list)]
+
+    def _store(self, pod: Manifest) -> None:
+        self._version += 1
+        metadata = {**pod["metadata"], "resourceVersion": str(self._version)}
+        stored = {**pod, "metadata": metadata}
+        self.pods[f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"] = stored
+        if self.shows:
+            self.world.show(msgspec.convert(stored, Pod))
+
+
+class CutAfter(Exception):  # noqa: N818 - it says when the connection is cut
+    """Let a patch have its effect and raise another error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def node_pin(pod: Mapping[str, Any]) -> str:
+    """Return the node that the first required term names."""
+    affinity = pod["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    value = terms[0]["matchFields"][-1]["values"][0]
+    assert isinstance(value, str)
+    return value
