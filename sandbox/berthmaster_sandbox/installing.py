@@ -70,7 +70,11 @@ async def _is_gate_open(sandbox: Sandbox) -> bool:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"generateName": "probe-", "annotations": {names.PLACEMENT: "required"}},
-        "spec": {"containers": [{"name": "c", "image": "pause"}]},
+        # There may be no other nodes yet than the tainted ones.
+        "spec": {
+            "containers": [{"name": "c", "image": "pause"}],
+            "tolerations": [{"operator": "Exists"}],
+        },
     }
     try:
         pod = await sandbox.client.create(

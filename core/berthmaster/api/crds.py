@@ -28,7 +28,7 @@ _ONE_OF_VALUES = {
 }
 _POLICY_RULES = [
     {
-        "rule": "self.mode != 'off' || has(self.namespaceSelector) || has(self.podSelector) || "
+        "rule": "!has(self.mode) || self.mode != 'off' || has(self.namespaceSelector) || has(self.podSelector) || "
         "(has(self.schedulerNames) && size(self.schedulerNames) > 0)",
         "message": "mode off needs a namespaceSelector, a podSelector or schedulerNames: "
         "without any the policy selects no pod and only gives settings",
