@@ -34,6 +34,7 @@ from berthmaster_sandbox.demo.stage import (
 from berthmaster_sandbox.demo.stories import PIN_KEY, PIN_TITLE, STORIES, pin_fails
 from berthmaster_sandbox.errors import SandboxError
 from berthmaster_sandbox.installing import IMAGES, install
+from berthmaster_sandbox.processes import read_tail
 from berthmaster_sandbox.world.diskio import DiskWorld
 
 PIPE_WIDTH = 160
@@ -63,6 +64,8 @@ async def _run(console: Console, *, stays: bool) -> int:
         await _prepare(sandbox)
         async with DiskWorld(sandbox.client, functions=FUNCTIONS) as world:
             failures = await _play(console, sandbox, world, started)
+            if failures:
+                await _print_evidence(console, sandbox)
             if stays:
                 await _stay(console, sandbox)
     return 1 if failures else 0
@@ -176,6 +179,14 @@ async def _print_table(
 
 def _why(pod: Pod, snapshot: Snapshot) -> str:
     return sentence(pod, recompute(pod, snapshot) if needs_recomputing(pod) else None)
+
+
+async def _print_evidence(console: Console, sandbox: Sandbox) -> None:
+    """Print what somebody needs who wants to know why a story failed."""
+    events = await sandbox.kubectl("get", "events", "-n", NAMESPACE, check=False)
+    console.print(events.stdout, markup=False)
+    for log in sorted(sandbox.folder.glob("nodes/**/*.log")):
+        console.print(f"{log.parent.parent.name}:\n{read_tail(log, lines=40)}", markup=False)
 
 
 async def _stay(console: Console, sandbox: Sandbox) -> None:
