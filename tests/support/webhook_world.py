@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonpatch
@@ -176,7 +177,7 @@ class PodServer:
         if path not in self.pods:
             raise ApiError(404, "NotFound", path)
         try:
-            changed = jsonpatch.apply_patch(self.pods[path], body)
+            changed = jsonpatch.apply_patch(self.pods[path], json.dumps(body))
         except (jsonpatch.JsonPatchConflict, jsonpatch.JsonPatchTestFailed) as error:
             raise ApiError(422, "Invalid", str(error)) from error
         self._store(changed)
@@ -204,6 +205,13 @@ class CutAfter(Exception):  # noqa: N818 - it says when the connection is cut
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self.error = error
+
+
+async def until(is_true: Callable[[], bool], *, limit_s: float = 10.0) -> None:
+    """Wait until something is so; what is awaited has no event of its own."""
+    async with asyncio.timeout(limit_s):
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def node_pin(pod: Mapping[str, Any]) -> str:

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from berthmaster.api import names
+from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.events import EventRecorder
+from berthmaster_webhook.pins import FailedPins
+from berthmaster_webhook.reporting import Reporter
+from support.builders import make_pod_manifest
+from support.webhook_world import Manifest, PodServer, World
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+
+
+def failing(name: str, *, owner: str | None = "rs", **fields: Any) -> Manifest:
+    allocation = json.dumps({"v": 1, "id": f"id-{name}", "node": "n1"})
+    pod = make_pod_manifest(name, annotations={names.ALLOCATION: allocation}, **fields)
+    pod["status"]["conditions"] = [{**UNSCHEDULABLE, "message": "full"}]
+    if owner is not None:
+        pod["metadata"]["ownerReferences"] = [
+            {"kind": "ReplicaSet", "name": owner, "uid": owner, "controller": True}
+        ]
+    return pod
+
+
+@asynccontextmanager
+async def watching(world: World, server: PodServer) -> AsyncIterator[FailedPins]:
+    events = EventRecorder(server, "berthmaster.io/placer")
+    reporter = Reporter(server, events, may_write=lambda: True, clock=lambda: world.now_s)
+    pins = FailedPins(world.tools, world.term, server, reporter)
+    world.state.on_pod.append(pins.take_pod)
+    task = asyncio.create_task(pins.run())
+    try:
+        yield pins
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def pass_time(world: World, pins: FailedPins, seconds: float) -> None:
+    world.now_s += seconds
+    world.state.ledger.watch_passed(world.now_s)
+    pins.take_ready()
+    await asyncio.sleep(0.05)
+
+
+async def test_owned_pod_is_told_then_evicted_and_node_avoided(world: World) -> None:
+    server = PodServer(world)
+    async with watching(world, server) as pins:
+        world.show(failing("a"))
+        await pass_time(world, pins, 59)
+        early = list(server.created)
+        await pass_time(world, pins, 2)
+
+    ((path, eviction),) = server.created
+    ((told_path, told),) = server.patches
+    assert early == []
+    assert path == "/api/v1/namespaces/default/pods/a/eviction"
+    assert eviction["deleteOptions"] == {"preconditions": {"uid": "uid-a"}}
+    assert told_path == "/api/v1/namespaces/default/pods/a/status"
+    assert told["status"]["conditions"][0]["reason"] == "PinFailed"
+    assert world.tools.avoided.of("rs", world.now_s) == {"n1"}
+
+
+async def test_one_eviction_per_owner_at_a_time(world: World) -> None:
+    server = PodServer(world)
+    async with watching(world, server) as pins:
+        for name, owner in (("a", "rs"), ("b", "rs"), ("c", "other")):
+            world.show(failing(name, owner=owner))
+        await pass_time(world, pins, 61)
+        await pass_time(world, pins, 20)
+        evicted = [path.split("/")[-2] for path, _ in server.created]
+        world.show_gone("uid-a")
+        await pass_time(world, pins, 20)
+
+    assert evicted == ["a", "c"]
+    assert [path.split("/")[-2] for path, _ in server.created] == ["a", "c", "b"]
+
+
+async def test_bare_pod_is_told_only(world: World) -> None:
+    server = PodServer(world)
+    async with watching(world, server) as pins:
+        world.show(failing("a", owner=None))
+        await pass_time(world, pins, 61)
+        await pass_time(world, pins, 600)
+
+    assert server.created == []
+    assert len(server.patches) == 1
+
+
+async def test_pod_that_is_bound_in_time_is_left(world: World) -> None:
+    server = PodServer(world)
+    async with watching(world, server) as pins:
+        world.show(failing("a"))
+        await pass_time(world, pins, 30)
+        world.show(failing("a", node="n1"))
+        await pass_time(world, pins, 60)
+
+    assert server.created == []
+
+
+async def test_budget_that_forbids_is_asked_again(world: World) -> None:
+    server = PodServer(world)
+    server.create_faults = [ApiError(429, "TooManyRequests", "budget", 10.0)]
+    async with watching(world, server) as pins:
+        world.show(failing("a"))
+        await pass_time(world, pins, 61)
+        await pass_time(world, pins, 5)
+        early = len(server.created)
+        await pass_time(world, pins, 10)
+
+    assert (early, len(server.created)) == (1, 2)

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from berthmaster.api import names
+from berthmaster.cluster.errors import ApiError, OutcomeUnknownError, UnreachableError
+from berthmaster.cluster.events import EventRecorder
+from berthmaster_webhook.outcomes import Outcome
+from berthmaster_webhook.reporting import Reporter
+from berthmaster_webhook.waiting import WaitingPods
+from support.webhook_world import (
+    CutAfter,
+    Manifest,
+    PodServer,
+    World,
+    gated_manifest,
+    node_pin,
+    until,
+)
+
+
+@asynccontextmanager
+async def queue_of(
+    world: World, server: PodServer, *, in_flight: int = 16, grace_s: float = 10.0
+) -> AsyncIterator[WaitingPods]:
+    events = EventRecorder(server, "berthmaster.io/placer")
+    reporter = Reporter(
+        server,
+        events,
+        may_write=lambda: True,
+        clock=lambda: world.now_s,
+        pace_s=0.0,
+        patience_s=0.0,
+    )
+    queue = WaitingPods(
+        world.tools,
+        world.term,
+        server,
+        reporter,
+        patches_in_flight=in_flight,
+        first_backoff_s=0.001,
+        policy_grace_s=grace_s,
+    )
+    world.state.on_pod.append(queue.take_pod)
+    world.state.on_settings.append(queue.take_settings)
+    world.state.on_help.append(queue.take_help)
+    for path in list(server.pods):
+        world.show(server.pods[path])
+    tasks = [asyncio.create_task(queue.run()), asyncio.create_task(reporter.run())]
+    try:
+        yield queue
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def settled() -> None:
+    """Let a few rounds of the queue pass."""
+    await asyncio.sleep(0.15)
+
+
+def store(world: World, server: PodServer, name: str, **fields: object) -> None:
+    created = fields.pop("created", None)
+    pod: Manifest = gated_manifest(name, **fields)
+    pod["metadata"]["creationTimestamp"] = created or "2026-01-01T00:00:00Z"
+    server.add(pod)
+
+
+def conditions(server: PodServer) -> list[Manifest]:
+    return [
+        body["status"]["conditions"][0] for path, body in server.patches if path.endswith("/status")
+    ]
+
+
+async def test_gated_pod_is_placed_by_one_guarded_patch(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    world.add_node("n1")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not len(queue))
+
+    pod = server.get_pod("a")
+    assert node_pin(pod) == "n1"
+    assert "schedulingGates" not in pod["spec"]
+    assert names.ALLOCATION in pod["metadata"]["annotations"]
+    ((_, body),) = server.patches
+    assert [it["path"] for it in body[:2]] == ["/metadata/uid", "/metadata/resourceVersion"]
+    assert not world.state.ledger.assumed
+
+
+async def test_priority_then_age_decide_the_order(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "young", cpu="1", created="2026-01-01T00:00:09Z")
+    store(world, server, "old", cpu="2", created="2026-01-01T00:00:01Z")
+    store(world, server, "urgent", cpu="1", priority=10, created="2026-01-01T00:00:10Z")
+    world.add_node("n1")
+
+    async with queue_of(world, server, in_flight=1) as queue:
+        await until(lambda: not len(queue))
+
+    assert server.placements == ["urgent", "old", "young"]
+
+
+async def test_freed_room_wakes_what_fits(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="4")
+    world.show(gated_manifest("holder", cpu="3", node="n1", schedulingGates=None))
+    store(world, server, "big", cpu="4", priority=5)
+    store(world, server, "small", cpu="2")
+
+    async with queue_of(world, server):
+        await settled()
+        before = list(server.placements)
+        world.state.ledger.see(gated := world.state.pods.store["uid-holder"])
+        world.add_node("n2", cpu="2")
+        await until(lambda: "small" in server.placements)
+        assert gated.spec.node_name == "n1"
+        world.show_gone("uid-holder")
+        await until(lambda: "big" in server.placements)
+
+    assert before == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OutcomeUnknownError("lost"), ApiError(504, "Timeout", "later"), ApiError(500, "", "etcd")],
+)
+async def test_unknown_outcome_is_repeated_identically(world: World, fault: Exception) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    for name in ("n1", "n2", "n3"):
+        world.add_node(name)
+    server.faults = [fault, fault, None]
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not len(queue))
+
+    bodies = [body for _, body in server.patches]
+    assert len(bodies) == 3
+    assert bodies[0] == bodies[1] == bodies[2]
+
+
+async def test_lost_answer_of_a_success_is_found_out(world: World) -> None:
+    server = PodServer(world)
+    server.shows = True
+    store(world, server, "a", cpu="1")
+    server.shows = False
+    world.add_node("n1", cpu="1")
+    server.faults = [CutAfter(OutcomeUnknownError("lost"))]
+
+    async with queue_of(world, server):
+        await until(lambda: len(server.patches) == 2)
+        await settled()
+
+        assert len(server.patches) == 2
+        assert len(world.state.ledger.assumed) == 1
+
+
+async def test_unreachable_server_is_asked_again(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a")
+    world.add_node("n1")
+    server.faults = [UnreachableError("down"), ApiError(429, "TooManyRequests", "slow")]
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not len(queue))
+
+    assert len(server.patches) == 3
+
+
+async def test_conflict_drops_the_decision_and_queues_again(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    world.add_node("n1")
+    # Somebody changes the pod, and the watch is late.
+    server.shows = False
+    changed = server.get_pod("a")
+    changed["metadata"]["labels"] = {"x": "y"}
+    server.add(changed)
+    server.shows = True
+
+    async with queue_of(world, server) as queue:
+        world.show(server.get_pod("a"))
+        await until(lambda: not len(queue))
+
+    assert server.get_pod("a")["metadata"]["labels"] == {"x": "y"}
+
+
+async def test_refused_patch_gives_room_back(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    world.add_node("n1", cpu="1")
+    server.faults = [ApiError(422, "Invalid", "no"), ApiError(422, "Invalid", "no")]
+
+    async with queue_of(world, server):
+        await until(lambda: len(server.patches) == 1)
+        await settled()
+        assert not world.state.ledger.assumed
+        world.now_s += 60
+        world.state.tell_help()
+        await until(lambda: len(server.patches) >= 2)
+
+
+@pytest.mark.parametrize("mode", ["off", "observe", "preferred"])
+async def test_pod_without_reason_is_ungated_unchanged(world: World, mode: str) -> None:
+    server = PodServer(world)
+    store(world, server, "a", annotations={names.PLACEMENT: mode})
+    world.add_node("n1")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not len(queue))
+
+    pod = server.get_pod("a")
+    assert "schedulingGates" not in pod["spec"]
+    assert "affinity" not in pod["spec"]
+    assert pod["metadata"]["annotations"] == {names.PLACEMENT: mode}
+
+
+async def test_deleted_policy_lets_its_pods_go_after_grace(world: World) -> None:
+    server = PodServer(world)
+    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
+    world.add_policy("mine", schedulerNames=["old"])
+    store(world, server, "a", cpu="9", annotations=stamped)
+    world.add_node("n1", cpu="1")
+
+    async with queue_of(world, server) as queue:
+        await settled()
+        world.remove_policy("mine")
+        await settled()
+        waited = len(queue)
+        world.now_s += 11
+        world.state.tell_help()
+        await until(lambda: not len(queue))
+
+    assert waited == 1
+    assert "affinity" not in server.get_pod("a")["spec"]
+
+
+async def test_foreign_gate_is_not_touched(world: World) -> None:
+    server = PodServer(world)
+    gates = [{"name": names.GATE}, {"name": "other"}]
+    store(world, server, "a", schedulingGates=gates)
+    world.add_node("n1")
+
+    async with queue_of(world, server) as queue:
+        await settled()
+
+        assert len(queue) == 0
+        assert server.patches == []
+
+
+async def test_nothing_is_sent_without_the_term(world: World) -> None:
+    server = PodServer(world)
+    world.term.forbids = Outcome.NOT_LEADER
+    store(world, server, "a")
+    world.add_node("n1")
+
+    async with queue_of(world, server) as queue:
+        await settled()
+        sent = list(server.patches)
+        world.term.forbids = None
+        queue.take_settings()
+        await until(lambda: not len(queue))
+
+    assert sent == []
+
+
+async def test_waiting_pod_says_why_once(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="9")
+    store(world, server, "b", cpu="9")
+    world.add_node("n1", cpu="1")
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 2)
+        for _ in range(3):
+            world.state.tell_help()
+            await asyncio.sleep(0.05)
+
+    first, second = conditions(server)
+    assert first == {**second, "lastTransitionTime": first["lastTransitionTime"]}
+    assert first["reason"] == "NoNodeFits"
+    assert first["message"] == "0/1 nodes: 1 (n1) Insufficient cpu"
+
+
+async def test_placed_pod_that_waited_is_told(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="2")
+    world.add_node("n1", cpu="1")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: len(conditions(server)) == 1)
+        # As the watch shows it after a moment.
+        pod = server.get_pod("a")
+        pod["status"] = {"conditions": conditions(server)}
+        server.add(pod)
+        world.add_node("n2", cpu="2")
+        await until(lambda: not len(queue) and len(conditions(server)) == 2)
+
+    assert conditions(server)[1]["status"] == "True"
+
+
+async def test_invalid_pod_waits_and_says_so(world: World) -> None:
+    server = PodServer(world)
+    bad = {names.PLACEMENT: "required", names.DISKIO_REQUEST: "{"}
+    store(world, server, "a", annotations=bad)
+    world.add_node("n1")
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 1)
+
+    assert conditions(server)[0]["reason"] == "Invalid"
+    assert server.placements == []
+
+
+async def test_equal_pods_share_one_line(world: World) -> None:
+    server = PodServer(world)
+    for index in range(500):
+        store(world, server, f"p{index:03}", cpu="9")
+    world.add_node("n1", cpu="1")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: len(conditions(server)) == 500)
+
+        assert len(queue) == 500
+        assert len(queue._lines) == 1
