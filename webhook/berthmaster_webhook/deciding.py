@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from berthmaster.api import names
-from berthmaster.api.allocation import Allocation, Refusal, RunnerUp, write_allocation
+from berthmaster.api.allocation import (
+    Allocation,
+    Refusal,
+    RunnerUp,
+    read_allocation,
+    write_allocation,
+)
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
 from berthmaster.placement import affinity
@@ -102,6 +108,16 @@ def placing(raw: RawPod, answer: Answer) -> Operations:
 def ungating(raw: RawPod) -> Operations:
     """Return what lets a pod go as it is."""
     return affinity.remove_gate(raw, names.GATE)
+
+
+def has_effect(stored: RawPod, answer: Answer | None) -> bool:
+    """Return whether a stored pod shows that it was placed, or let go where there is no answer."""
+    if answer is None:
+        gates = (stored.get("spec") or {}).get("schedulingGates") or ()
+        return all(gate.get("name") != names.GATE for gate in gates)
+    annotations = (stored.get("metadata") or {}).get("annotations") or {}
+    allocation = read_allocation(annotations.get(names.ALLOCATION))
+    return allocation is not None and allocation.id == answer.decision_id
 
 
 def _node_of(decision: Decision) -> str:

@@ -92,3 +92,10 @@ def is_exempt(pod: Pod, own_namespace: str) -> bool:
 def foreign_gates(pod: Pod) -> tuple[str, ...]:
     """Return the gates of others; while there is one, the pod may still be changed by its owner."""
     return tuple(gate for gate in pod.gates if gate != names.GATE)
+
+
+def waits_at_gate(pod: Pod) -> bool:
+    """Return whether a stored pod waits for us and for nobody else."""
+    if not pod.spec.scheduling_gates or names.GATE not in pod.gates:
+        return False
+    return not (foreign_gates(pod) or pod.metadata.deletion_timestamp or pod.is_finished)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -22,6 +24,8 @@ class Metrics:
         # Their creation times would double the number of series and tell nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self.registry = CollectorRegistry()
+        # Called before each scrape, for gauges that count what is there.
+        self.before_render: list[Callable[[], None]] = []
         self.decisions = Counter(
             "berthmaster_decisions",
             "Answers by mode and outcome, from admission and from the queue.",
@@ -90,4 +94,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
+        for update in self.before_render:
+            update()
         return generate_latest(self.registry)

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Hashable
 
 from berthmaster.api import names
-from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cluster.backoffs import Backoff
@@ -35,9 +34,9 @@ from berthmaster_webhook.deciding import Operations, Tools
 from berthmaster_webhook.effective import (
     ALLOWED_MODES,
     Standing,
-    foreign_gates,
     is_exempt,
     read_effective,
+    waits_at_gate,
 )
 from berthmaster_webhook.lines import Line, Lines, Waiter
 from berthmaster_webhook.outcomes import Outcome
@@ -89,6 +88,7 @@ class WaitingPods:
         self._idle.set()
         self._wake = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
+        tools.metrics.before_render.append(self._count)
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -98,7 +98,7 @@ class WaitingPods:
     def take_pod(self, kind: EventKind, pod: Pod) -> None:
         """Take over a pod that the watch or a list shows."""
         uid = pod.metadata.uid
-        if kind is EventKind.DELETED or not _waits(pod):
+        if kind is EventKind.DELETED or not waits_at_gate(pod):
             if self._waiters.pop(uid, None) is not None:
                 self._dirty.pop(uid, None)
                 self._reporter.forget(uid)
@@ -145,7 +145,6 @@ class WaitingPods:
                 await self._until_woken()
                 began_s = self._tools.clock()
                 await self._round()
-                self._count()
                 # However many lines there are, at most a fifth of the CPU goes into trying them.
                 await asyncio.sleep(max(ROUND_S, 4 * (self._tools.clock() - began_s)))
 
@@ -334,7 +333,7 @@ class WaitingPods:
             return True
 
         def is_done(stored: JsonObject) -> bool:
-            return _has_effect(stored, answer)
+            return deciding.has_effect(stored, answer)
 
         fate = Fate.ABANDONED
         try:
@@ -387,12 +386,6 @@ class WaitingPods:
             gauge.labels(why).set(count)
 
 
-def _waits(pod: Pod) -> bool:
-    if not pod.spec.scheduling_gates or names.GATE not in pod.gates:
-        return False
-    return not (foreign_gates(pod) or pod.metadata.deletion_timestamp or pod.is_finished)
-
-
 def _gist(pod: Pod) -> Hashable:
     """Return what a pod's place in the queue depends on, apart from status and version."""
     metadata = pod.metadata
@@ -401,13 +394,3 @@ def _gist(pod: Pod) -> Hashable:
         tuple(sorted(pod.annotations.items())),
         repr(pod.spec),
     )
-
-
-def _has_effect(stored: JsonObject, answer: Answer | None) -> bool:
-    """Return whether a stored pod shows that our patch went through."""
-    if answer is None:
-        gates = (stored.get("spec") or {}).get("schedulingGates") or ()
-        return all(gate.get("name") != names.GATE for gate in gates)
-    annotations = (stored.get("metadata") or {}).get("annotations") or {}
-    allocation = read_allocation(annotations.get(names.ALLOCATION))
-    return allocation is not None and allocation.id == answer.decision_id
