@@ -210,7 +210,7 @@ class CutAfter(Exception):  # noqa: N818 - it says when the connection is cut
 async def until(is_true: Callable[[], bool], *, limit_s: float = 10.0) -> None:
     """Wait until something is so; what is awaited has no event of its own."""
     async with asyncio.timeout(limit_s):
-        while not is_true():  # noqa: ASYNC110
+        while not is_true():
             await asyncio.sleep(0.005)
 
 

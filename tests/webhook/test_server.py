@@ -182,7 +182,7 @@ async def test_new_certificate_is_served_without_restart(world: World, tmp_path:
         api.put(SECRETS, broken)
         api.put(SECRETS, secret_of(authority, "second"))
         async with asyncio.timeout(5):
-            while (after := await common_name(port, authority)) == before:  # noqa: ASYNC110
+            while (after := await common_name(port, authority)) == before:
                 await asyncio.sleep(0.02)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
