@@ -334,8 +334,8 @@ def _waiting_predicate(pod: Pod, situation: Situation, recomputed: Recomputed | 
 
 def _grouped(groups: Sequence[tuple[str, int]]) -> str:
     if len(groups) == 1:
-        return groups[0][0]
-    return ", ".join(f"{count} {group}" for group, count in groups)
+        return words.brief(groups[0][0])
+    return ", ".join(f"{count} {words.brief(group)}" for group, count in groups)
 
 
 # Facts, tables, data.

@@ -17,11 +17,22 @@ _TITLES = {
 }
 # Fields of allocations that hold bytes per second.
 _BYTES_PER_S = frozenset({"read", "write", "rbps", "wbps"})
+# kube-scheduler's words for what a pod itself rules out, shorter for a sentence.
+_BRIEF = {
+    "node(s) didn't match Pod's node affinity/selector": "outside the pod's own selector",
+    "node(s) had untolerated taint(s)": "tainted",
+    "node(s) were unschedulable": "cordoned",
+}
 
 
 def title(concern: str) -> str:
     """Return a concern's name for people; a third party's is its own."""
     return _TITLES.get(concern, concern)
+
+
+def brief(reason: str) -> str:
+    """Return a refusal's words as a sentence has them."""
+    return _BRIEF.get(reason, reason)
 
 
 def number(score: float) -> str:
