@@ -101,7 +101,7 @@ async def _play(
 async def _tell_stories(
     sandbox: Sandbox, world: DiskWorld, watch: PodWatch
 ) -> tuple[list[Landing], list[str]]:
-    """Play the disk stories side by side, then the one that stops the scheduler."""
+    """Play the disk stories side by side, then the one that ends the scheduler."""
     stages = {story.key: Stage(story.key, sandbox.client, world, watch) for story in STORIES}
     results = await asyncio.gather(
         *(story.play(stages[story.key]) for story in STORIES), return_exceptions=True

@@ -103,22 +103,27 @@ STORIES = (
     Story("8-lagging", "a report that lags does not undo a placement", _lagging_report),
 )  # fmt: skip
 
+SCHEDULER = "kube-scheduler"
 PIN_KEY = "9-pin-fails"
 PIN_TITLE = "a stranger takes the room: the pod gives up its pin, its successor goes elsewhere"
 
 
 async def pin_fails(stage: Stage, sandbox: Sandbox) -> None:
-    """Play the pin that fails: kube-scheduler stands still while a stranger binds itself."""
+    """Play the pin that fails: kube-scheduler is away while a stranger binds itself.
+
+    It is started anew rather than paused, since it lists all pods before it binds any: one that
+    wakes up may bind the pod before it hears of the stranger.
+    """
     await stage.node("pin-a", cpu="2")
     await stage.node("pin-b", cpu="2")
-    sandbox.pause("kube-scheduler")
+    await sandbox.plane.kill(SCHEDULER)
     try:
         await _create_opted_in_deployment(stage)
         first, pod = await stage.until("pin-", _is_placed, "placed")
         node = _pinned_node(pod)
         await stage.client.create(PODS, _stranger(node))
     finally:
-        sandbox.resume("kube-scheduler")
+        await sandbox.plane.launch(SCHEDULER)
     second, pod = await stage.until(
         "pin-", lambda it: it.metadata.name != first and bool(it.spec.node_name), "moved"
     )
