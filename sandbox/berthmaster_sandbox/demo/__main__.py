@@ -160,8 +160,7 @@ async def _print_table(
     table.add_column("kubectl berth why POD", ratio=1)
     last = ""
     for landing in landings:
-        pod = watch.pods.get(landing.pod)
-        why = "moved on: deleted by its story" if pod is None else _why(pod, snapshot)
+        why = _why(watch.pods.get(landing.pod, landing.seen), snapshot)
         after = landing.bound_after_s
         table.add_row(
             "" if landing.story == last else landing.story,

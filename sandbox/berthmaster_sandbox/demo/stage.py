@@ -62,12 +62,16 @@ def io(read: int, write: int, block_size: str = "4k") -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
-    """What became of a pod: its node and how long after its creation it was bound, or None."""
+    """What became of a pod: its node and how long after its creation it was bound, or None.
+
+    `seen` is the pod as it was then: its story may delete it.
+    """
 
     story: str
     pod: str
     node: str | None
     bound_after_s: float | None
+    seen: Pod
 
 
 class Stage:
@@ -172,6 +176,7 @@ class Stage:
                 pod=name,
                 node=node,
                 bound_after_s=self._watch.bound_after_s(name),
+                seen=self._watch.pod(name),
             )
         )
 
