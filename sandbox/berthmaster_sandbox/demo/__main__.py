@@ -196,7 +196,7 @@ async def _stay(console: Console, sandbox: Sandbox) -> None:
         f"  kubectl get nodeinventories\n"
         f"  kubectl -n {NAMESPACE} get pods -o wide\n"
         f"  kubectl berth -n {NAMESPACE} why total\n"
-        f"  kubectl -n {NAMESPACE} delete pod lagging-60   # lagging-70 moves in",
+        f"  kubectl -n {NAMESPACE} delete pod lagging-40 lagging-60   # lagging-70 moves in",
         markup=False,
     )
     stop = asyncio.Event()
