@@ -9,6 +9,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 CASES ?= ../shared/cases
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .PHONY: help
 help: ## list the targets
@@ -62,8 +63,10 @@ crds: $(READY) ## write crds/ from the models
 	@$(RUN)/python -m berthmaster.api.crds crds
 
 .PHONY: lock
-lock: $(READY) ## resolve requirements.lock anew (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml --all-extras -o requirements.lock
+lock: $(READY) ## resolve the lock files anew (needs uv)
+	@$(LOCK) pyproject.toml --all-extras -o requirements.lock
+	@$(LOCK) pyproject.toml --extra operator --extra webhook -c requirements.lock -o requirements-runtime.lock
+	@$(RUN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | $(LOCK) - -c requirements.lock -o requirements-build.lock
 
 .PHONY: clean
 clean: ## remove what the targets above made in this folder
