@@ -142,6 +142,23 @@ async def test_expressions_pass_the_servers_type_check(harbour: Harbour) -> None
     assert policy["status"]["typeChecking"].get("expressionWarnings", []) == []
 
 
+async def test_applying_again_changes_nothing(harbour: Harbour) -> None:
+    folder = str(CONFIG / "base" / "admission")
+    await harbour.sandbox.kubectl("apply", "-k", folder)
+
+    done = await harbour.sandbox.kubectl("diff", "-k", folder, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+async def test_deleting_base_leaves_what_others_own(sandbox: Sandbox) -> None:
+    base = await render(sandbox, "base")
+
+    kinds = [(it["kind"], it["metadata"]["name"]) for it in base]
+    assert "CustomResourceDefinition" not in dict(kinds)
+    assert [name for kind, name in kinds if kind == "Namespace"] == [names.SYSTEM_NAMESPACE]
+
+
 # Pods that ask by their own annotation.
 
 
