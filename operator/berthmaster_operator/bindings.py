@@ -21,6 +21,7 @@ from berthmaster.api.policy import Mode, PlacementPolicy
 from berthmaster.api.schema import LabelSelector
 from berthmaster.cluster.client import JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.stores import Deletes, Patches
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.metrics import Metrics
 
@@ -34,31 +35,8 @@ _LONGEST_NAME = 253
 _APPLY: Query = {"fieldManager": names.OPERATOR_MANAGER, "force": True}
 
 
-class Store(Protocol):
+class Store(Deletes, Patches, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def patch(
-        self,
-        path: str,
-        body: object,
-        kind: PatchKind,
-        query: Query | None = None,
-        *,
-        timeout_s: float = 10.0,
-    ) -> JsonObject:
-        """Patch one object."""
-        ...
-
-    async def delete(
-        self,
-        path: str,
-        *,
-        body: object = None,
-        query: Query | None = None,
-        timeout_s: float = 10.0,
-    ) -> JsonObject:
-        """Delete one object."""
-        ...
 
 
 def binding_name(policy: str) -> str:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from berthmaster.api import names
 from berthmaster.cluster.client import JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.stores import Creates, Gets, Patches, Replaces
 from berthmaster_operator import certificates
 from berthmaster_operator.certificates import Pair
 from berthmaster_operator.metrics import Metrics
@@ -43,38 +44,8 @@ _APPLY: Query = {"fieldManager": names.OPERATOR_MANAGER, "force": True}
 _MANAGED: Query = {"fieldManager": names.OPERATOR_MANAGER}
 
 
-class Store(Protocol):
+class Store(Creates, Gets, Patches, Replaces, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def get(
-        self, path: str, query: Query | None = None, *, timeout_s: float = 10.0
-    ) -> JsonObject:
-        """Read one object."""
-        ...
-
-    async def create(
-        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float = 10.0
-    ) -> JsonObject:
-        """Create one object."""
-        ...
-
-    async def replace(
-        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float = 10.0
-    ) -> JsonObject:
-        """Replace one object."""
-        ...
-
-    async def patch(
-        self,
-        path: str,
-        body: object,
-        kind: PatchKind,
-        query: Query | None = None,
-        *,
-        timeout_s: float = 10.0,
-    ) -> JsonObject:
-        """Patch one object."""
-        ...
 
 
 class CertificateReconciler:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from berthmaster.api import names
-from berthmaster.cluster.client import JsonObject, Query
 from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.stores import Deletes, Gets
 from berthmaster_operator.fleet import Fleet, NodeState
 from berthmaster_operator.metrics import Metrics
 
@@ -25,25 +25,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 10.0
 
 
-class Store(Protocol):
+class Store(Deletes, Gets, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def get(
-        self, path: str, query: Query | None = None, *, timeout_s: float = 10.0
-    ) -> JsonObject:
-        """Read one object."""
-        ...
-
-    async def delete(
-        self,
-        path: str,
-        *,
-        body: object = None,
-        query: Query | None = None,
-        timeout_s: float = 10.0,
-    ) -> JsonObject:
-        """Delete one object."""
-        ...
 
 
 def plan_wait_s(state: NodeState, *, now_s: float, grace_s: float) -> float | None:

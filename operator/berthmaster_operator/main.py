@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ConfigurationError
-from berthmaster_operator.logs import set_up_logging
+from berthmaster.json_logs import set_up_logs
 from berthmaster_operator.program import Program
 from berthmaster_operator.settings import Settings, read_settings
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
-    set_up_logging(settings.log_level)
+    set_up_logs(settings.log_level)
     logger.info("starting", extra={"settings": json.dumps(settings.as_fields())})
     try:
         asyncio.run(_run(settings))

@@ -26,6 +26,7 @@ from berthmaster.cluster.client import JsonObject, PatchKind, Query
 from berthmaster.cluster.conditions import rfc3339
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.events import EventRecorder, ObjectRef
+from berthmaster.cluster.stores import Creates, Gets, Patches
 from berthmaster_operator import plans
 from berthmaster_operator.fleet import Fleet, NodeState
 from berthmaster_operator.metrics import Metrics
@@ -39,32 +40,8 @@ MANAGED: Query = {"fieldManager": names.OPERATOR_MANAGER}
 INVENTORIES = f"/apis/{names.API_VERSION}/nodeinventories"
 
 
-class Store(Protocol):
+class Store(Creates, Gets, Patches, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def get(
-        self, path: str, query: Query | None = None, *, timeout_s: float = 10.0
-    ) -> JsonObject:
-        """Read one object."""
-        ...
-
-    async def create(
-        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float = 10.0
-    ) -> JsonObject:
-        """Create one object."""
-        ...
-
-    async def patch(
-        self,
-        path: str,
-        body: object,
-        kind: PatchKind,
-        query: Query | None = None,
-        *,
-        timeout_s: float = 10.0,
-    ) -> JsonObject:
-        """Patch one object."""
-        ...
 
 
 class NodeReconciler:

@@ -23,13 +23,13 @@ from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ClusterError, ConfigurationError
 from berthmaster.cluster.events import EventRecorder
 from berthmaster.concerns import registry
+from berthmaster.json_logs import set_up_logs
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.leading import Leadership
-from berthmaster_webhook.logs import set_up_logs
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins

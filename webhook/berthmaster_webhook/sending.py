@@ -17,8 +17,9 @@ import msgspec
 
 from berthmaster.api.objects import Pod
 from berthmaster.cluster.backoffs import Backoff
-from berthmaster.cluster.client import JsonObject, PatchKind, Query
+from berthmaster.cluster.client import JsonObject, PatchKind
 from berthmaster.cluster.errors import ApiError, ClusterError, OutcomeUnknownError
+from berthmaster.cluster.stores import Gets, Patches
 from berthmaster.placement import affinity
 
 logger = logging.getLogger(__name__)
@@ -38,24 +39,8 @@ class Fate(Enum):
     ABANDONED = "abandoned"
 
 
-class PodStore(Protocol):
+class PodStore(Gets, Patches, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def get(self, path: str, query: Query | None = None, *, timeout_s: float) -> JsonObject:
-        """Read one object."""
-        ...
-
-    async def patch(
-        self,
-        path: str,
-        body: object,
-        kind: PatchKind,
-        query: Query | None = None,
-        *,
-        timeout_s: float,
-    ) -> JsonObject:
-        """Patch one object."""
-        ...
 
 
 def raw_of(pod: Pod) -> dict[str, Any]:

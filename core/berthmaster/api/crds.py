@@ -163,7 +163,10 @@ def render() -> dict[str, Schema]:
         _policy_schema(),
         [("Mode", "string", ".spec.mode"), ("Priority", "integer", ".spec.priority")],
     )
-    return {f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": crd for crd in (inventories, policies)}
+    return {
+        f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": crd
+        for crd in (inventories, policies)
+    }
 
 
 def render_text(crd: Schema) -> str:

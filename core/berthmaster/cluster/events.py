@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from berthmaster.cluster.client import JsonObject, PatchKind, Query
+from berthmaster.cluster.client import JsonObject, PatchKind
 from berthmaster.cluster.errors import ApiError, ClusterError
+from berthmaster.cluster.stores import Creates, Patches
 
 logger = logging.getLogger(__name__)
 
@@ -56,26 +57,8 @@ class ObjectRef:
     uid: str = ""
 
 
-class EventStore(Protocol):
+class EventStore(Creates, Patches, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def create(
-        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float
-    ) -> JsonObject:
-        """Create one object."""
-        ...
-
-    async def patch(
-        self,
-        path: str,
-        body: object,
-        kind: PatchKind,
-        query: Query | None = None,
-        *,
-        timeout_s: float,
-    ) -> JsonObject:
-        """Patch one object."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

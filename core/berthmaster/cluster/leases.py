@@ -39,8 +39,9 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Protocol
 
-from berthmaster.cluster.client import JsonObject, Query
+from berthmaster.cluster.client import JsonObject
 from berthmaster.cluster.errors import ApiError, ClusterError
+from berthmaster.cluster.stores import Creates, Gets, Replaces
 
 logger = logging.getLogger(__name__)
 
@@ -77,24 +78,8 @@ class Acquired:
     annotations: Mapping[str, str]
 
 
-class LeaseStore(Protocol):
+class LeaseStore(Creates, Gets, Replaces, Protocol):
     """Name the part of `Client` that is needed here."""
-
-    async def get(self, path: str, query: Query | None = None, *, timeout_s: float) -> JsonObject:
-        """Read one object."""
-        ...
-
-    async def create(
-        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float
-    ) -> JsonObject:
-        """Create one object; 409 if it exists."""
-        ...
-
-    async def replace(
-        self, path: str, obj: object, query: Query | None = None, *, timeout_s: float
-    ) -> JsonObject:
-        """Replace one object; 409 if its resourceVersion is stale."""
-        ...
 
 
 def make_identity(pod_name: str) -> str:
