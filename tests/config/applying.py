@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,13 +78,13 @@ async def applied(client: Client, objects: Iterable[Manifest]) -> AsyncIterator[
             if await _create(client, path, manifest):
                 made.append(f"{path}/{manifest['metadata']['name']}")
             if manifest["kind"] == "CustomResourceDefinition":
-                await eventually(lambda it=manifest: _is_served(client, it))  # type: ignore[misc]
+                await eventually(partial(_is_served, client, manifest))
         yield
     finally:
         for path in reversed(made):
             await remove(client, path)
         for path in reversed(made):
-            await eventually(lambda it=path: is_absent(client, it), within_s=60)  # type: ignore[misc]
+            await eventually(partial(is_absent, client, path), within_s=60)
 
 
 def collection_of(manifest: Manifest) -> str:
