@@ -264,7 +264,24 @@ async def test_invalid_request_waits_where_policy_says_so(world: World) -> None:
 async def test_stamped_pod_takes_the_mode_of_its_policy(world: World) -> None:
     world.add_node("n1")
     world.add_policy("mine", mode="off", schedulerNames=["old"])
-    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
+    stamped = {
+        names.PLACEMENT: "required",
+        names.POLICY: "mine",
+        names.REPLACED_SCHEDULER: "old",
+    }
+
+    assert ask(world, gated_manifest(annotations=stamped)).outcome is Outcome.UNTOUCHED
+
+
+async def test_priority_counts_whichever_policy_stamped(world: World) -> None:
+    world.add_node("n1")
+    world.add_policy("first", mode="required", schedulerNames=["old"])
+    world.add_policy("urgent", mode="off", schedulerNames=["old"], priority=10)
+    stamped = {
+        names.PLACEMENT: "required",
+        names.POLICY: "first",
+        names.REPLACED_SCHEDULER: "old",
+    }
 
     assert ask(world, gated_manifest(annotations=stamped)).outcome is Outcome.UNTOUCHED
 

@@ -59,7 +59,9 @@ def read_effective(state: ClusterState, pod: Pod) -> Effective:
     annotations = pod.annotations
     taken_by = annotations.get(names.POLICY, "")
     labels = state.namespace_labels(pod.metadata.namespace)
-    policy = state.policies.choose(pod.metadata.labels or {}, labels or {}, taken_by=taken_by)
+    policy = state.policies.choose(
+        pod.metadata.labels or {}, labels or {}, scheduler_name=pod.asked_scheduler
+    )
     standing = Standing.KNOWN
     if labels is None and state.policies.specs:
         standing = Standing.NAMESPACE_UNSEEN

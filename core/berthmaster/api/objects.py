@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from berthmaster.api import names
+
 Quantity = str | int | float
 Resources = dict[str, Quantity]
 
@@ -193,6 +195,12 @@ class Pod(Struct, frozen=True):
     def gates(self) -> tuple[str, ...]:
         """Return the names of the scheduling gates, in order."""
         return tuple(gate.name for gate in self.spec.scheduling_gates or ())
+
+    @property
+    def asked_scheduler(self) -> str:
+        """Return the scheduler that the pod was created for, also where a policy replaced it."""
+        replaced = self.annotations.get(names.REPLACED_SCHEDULER)
+        return replaced or self.spec.scheduler_name or names.DEFAULT_SCHEDULER
 
     @property
     def is_finished(self) -> bool:

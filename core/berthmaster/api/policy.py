@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from berthmaster.api.names import DEFAULT_SCHEDULER
 from berthmaster.api.schema import Duration, LabelSelector, Model
 
 
@@ -139,15 +140,18 @@ class PlacementPolicy(Model):
     spec: PlacementPolicySpec = PlacementPolicySpec()
 
     def selects(
-        self, labels: Mapping[str, str], namespace_labels: Mapping[str, str], *, taken_by: str = ""
+        self,
+        labels: Mapping[str, str],
+        namespace_labels: Mapping[str, str],
+        *,
+        scheduler_name: str = DEFAULT_SCHEDULER,
     ) -> bool:
         """Return whether the policy covers a pod.
 
-        A policy with `schedulerNames` covers the pods that it took over at creation, when their
-        old scheduler's name was still there: `taken_by` is the policy named on the pod.
+        `scheduler_name` is the one that the pod was created with, before a policy replaced it.
         """
         spec = self.spec
-        if spec.scheduler_names and taken_by != self.name:
+        if spec.scheduler_names and scheduler_name not in spec.scheduler_names:
             return False
         if spec.namespace_selector and not spec.namespace_selector.matches(namespace_labels):
             return False
@@ -194,14 +198,18 @@ class PolicySet:
         return tuple(policy.spec for policy in self._policies)
 
     def choose(
-        self, labels: Mapping[str, str], namespace_labels: Mapping[str, str], *, taken_by: str = ""
+        self,
+        labels: Mapping[str, str],
+        namespace_labels: Mapping[str, str],
+        *,
+        scheduler_name: str = DEFAULT_SCHEDULER,
     ) -> PlacementPolicy:
         """Return the policy that counts: highest priority, then name; else the defaults.
 
         A policy without selectors counts for every pod that asks by itself.
         """
         for policy in self._policies:
-            if policy.selects(labels, namespace_labels, taken_by=taken_by):
+            if policy.selects(labels, namespace_labels, scheduler_name=scheduler_name):
                 return policy
         return self._default
 
@@ -210,14 +218,3 @@ class PolicySet:
         concerns = policy.spec.concerns.model_copy(update={"diskio": diskio})
         spec = policy.spec.model_copy(update={"concerns": concerns})
         return policy.model_copy(update={"spec": spec})
-
-
-def choose_policy(
-    policies: Iterable[PlacementPolicy],
-    labels: Mapping[str, str],
-    namespace_labels: Mapping[str, str],
-    *,
-    taken_by: str = "",
-) -> PlacementPolicy:
-    """Return the policy that counts for one pod; whoever asks often keeps a `PolicySet`."""
-    return PolicySet(policies).choose(labels, namespace_labels, taken_by=taken_by)

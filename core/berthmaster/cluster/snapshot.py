@@ -62,7 +62,7 @@ class Snapshot:
         return self.policies.choose(
             metadata.labels or {},
             self.namespace_labels.get(metadata.namespace, {}),
-            taken_by=pod.annotations.get(names.POLICY, ""),
+            scheduler_name=pod.asked_scheduler,
         )
 
 
