@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
 from berthmaster_sandbox.world.diskio import DiskWorld
+from support.harbour import apply_models, kill_program, new_namespace, until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -26,7 +24,6 @@ PODS_PER_DISK = 20
 CREATED = 200
 FITTING = NODES * PODS_PER_DISK
 REQUEST = json.dumps({"rbps": "50Mi", "wbps": "50Mi", "blocksize": "4k"})
-MODELS = json.dumps([{"vendor": "Intel", "model": "P4510", "readRatio": {}, "writeRatio": {}}])
 
 
 def make_pod(index: int, label: str) -> dict[str, Any]:
@@ -49,13 +46,7 @@ def make_pod(index: int, label: str) -> dict[str, Any]:
 
 async def prepare(harbour: Sandbox, world: DiskWorld, label: str) -> None:
     """Make nodes whose disks hold `PODS_PER_DISK` pods each, and wait for their inventories."""
-    models = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "normalization-func", "namespace": "ioi-system"},
-        "data": {"diskVendors": MODELS},
-    }
-    await harbour.kubectl("apply", "-f", "-", stdin=json.dumps(models))
+    await apply_models(harbour)
     nodes = await harbour.create_nodes(
         NODES, labels={"burst": label}, name=label + "-{index}", first=1
     )
@@ -69,20 +60,6 @@ async def prepare(harbour: Sandbox, world: DiskWorld, label: str) -> None:
         return sum(bool(it and it[0].get("allocable") and it[0].get("function")) for it in disks)
 
     await until(reported, lambda count: count == NODES, 60)
-
-
-async def until(
-    look: Callable[[], Any], is_enough: Callable[[Any], bool], deadline_s: float
-) -> Any:
-    """Return what `look` found once it is enough; fails with the last finding at the deadline."""
-    found: Any = None
-    try:
-        async with asyncio.timeout(deadline_s):
-            while not is_enough(found := await look()):
-                await asyncio.sleep(0.25)
-    except TimeoutError:
-        pytest.fail(f"not reached within {deadline_s} s, last found: {found}")
-    return found
 
 
 async def create_all(harbour: Sandbox, namespace: str, label: str) -> None:
@@ -111,14 +88,6 @@ async def recount(harbour: Sandbox, namespace: str) -> tuple[int, int, int]:
         for pod in pods
     )
     return bound, explained, len(pods) - bound - explained
-
-
-async def new_namespace(harbour: Sandbox, name: str) -> str:
-    await harbour.client.create(
-        "/api/v1/namespaces",
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
-    )
-    return name
 
 
 async def clear(harbour: Sandbox, namespace: str) -> None:
@@ -196,17 +165,3 @@ async def test_operator_and_api_server_restarts_converge(harbour: Sandbox) -> No
         wanted = {it["metadata"]["uid"] for it in pods if it["spec"].get("nodeName")}
         await until(listed, lambda uids: wanted <= uids, 120)
         await clear(harbour, namespace)
-
-
-async def kill_program(harbour: Sandbox, name: str) -> None:
-    """Kill the process of the one pod of a program with SIGKILL, as a crash would."""
-    killed = 0
-    pods = (await harbour.client.get("/api/v1/namespaces/berthmaster-system/pods"))["items"]
-    for pod in pods:
-        kubelet = harbour.kubelets.get(pod["spec"].get("nodeName", ""))
-        if pod["metadata"]["name"].startswith(name) and kubelet is not None:
-            pid = kubelet.find_process("berthmaster-system", pod["metadata"]["name"])
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    assert killed, f"no process of {name} was found"

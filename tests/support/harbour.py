@@ -1,0 +1,149 @@
+"""What end-to-end tests share: waiting, disks and their models, pods, killing programs.
+
+`harbour` is a `Sandbox` in which Berthmaster is installed and runs as pods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from berthmaster.cluster.errors import ClusterError
+from berthmaster_sandbox.cluster import Sandbox
+
+SYSTEM = "berthmaster-system"
+INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
+POLICIES = "/apis/berthmaster.io/v1alpha1/placementpolicies"
+MODELS = json.dumps([{"vendor": "Intel", "model": "P4510", "readRatio": {}, "writeRatio": {}}])
+
+
+async def until(
+    look: Callable[[], Any], is_enough: Callable[[Any], bool], deadline_s: float
+) -> Any:
+    """Return what `look` found once it is enough; fails with the last finding at the deadline."""
+    found: Any = None
+    try:
+        async with asyncio.timeout(deadline_s):
+            while not is_enough(found := await look()):
+                await asyncio.sleep(0.25)
+    except TimeoutError:
+        pytest.fail(f"not reached within {deadline_s} s, last found: {found}")
+    return found
+
+
+async def new_namespace(harbour: Sandbox, name: str) -> str:
+    await harbour.client.create(
+        "/api/v1/namespaces",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+    )
+    return name
+
+
+async def kill_program(harbour: Sandbox, name: str) -> None:
+    """Kill the process of the one pod of a program with SIGKILL, as a crash would."""
+    killed = 0
+    pods = (await harbour.client.get("/api/v1/namespaces/berthmaster-system/pods"))["items"]
+    for pod in pods:
+        kubelet = harbour.kubelets.get(pod["spec"].get("nodeName", ""))
+        if pod["metadata"]["name"].startswith(name) and kubelet is not None:
+            pid = kubelet.find_process(SYSTEM, pod["metadata"]["name"])
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    assert killed, f"no process of {name} was found"
+
+
+async def apply_models(harbour: Sandbox, text: str = MODELS) -> None:
+    """Write the disk models' ConfigMap."""
+    models = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "normalization-func", "namespace": "ioi-system"},
+        "data": {"diskVendors": text},
+    }
+    await harbour.kubectl("apply", "-f", "-", stdin=json.dumps(models))
+
+
+async def inventory_of(harbour: Sandbox, node: str) -> dict[str, Any]:
+    """Return the status of a node's inventory, empty while there is none."""
+    found = await harbour.client.get(INVENTORIES, {"fieldSelector": f"metadata.name={node}"})
+    status: dict[str, Any] = found["items"][0].get("status", {}) if found["items"] else {}
+    return status
+
+
+async def disk_condition(harbour: Sandbox, node: str) -> tuple[str, str]:
+    """Return reason and message of a node's DiskIOReady."""
+    for it in (await inventory_of(harbour, node)).get("conditions", ()):
+        if it["type"] == "DiskIOReady":
+            return it["reason"], it["message"]
+    return "", ""
+
+
+async def until_reason(harbour: Sandbox, node: str, reason: str, deadline_s: float = 40) -> str:
+    """Wait until a node's DiskIOReady has a reason; return its message."""
+    found = await until(
+        lambda: disk_condition(harbour, node), lambda it: it[0] == reason, deadline_s
+    )
+    return str(found[1])
+
+
+def make_pod(
+    name: str,
+    *,
+    request: str | None = None,
+    on: str | None = None,
+    placement: str | None = "required",
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return a pod; `on` is its own node selector by hostname."""
+    annotations = {} if placement is None else {"berthmaster.io/placement": placement}
+    if request is not None:
+        annotations["blockio.kubernetes.io/resources"] = request
+    spec: dict[str, Any] = {"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10"}]}
+    if on is not None:
+        spec["nodeSelector"] = {"kubernetes.io/hostname": on}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": annotations, "labels": labels or {}},
+        "spec": spec,
+    }
+
+
+def io(rate: str = "50Mi", block_size: str = "4k") -> str:
+    """Return the annotation for equal reading and writing."""
+    return json.dumps({"rbps": rate, "wbps": rate, "blocksize": block_size})
+
+
+async def node_of(harbour: Sandbox, namespace: str, name: str) -> str:
+    """Return the node that a pod is bound to, empty while it is not (or the API is away)."""
+    try:
+        pod = await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+    except ClusterError:
+        return ""
+    return str(pod["spec"].get("nodeName", ""))
+
+
+async def until_bound(harbour: Sandbox, namespace: str, name: str, deadline_s: float = 40) -> str:
+    """Wait until a pod is bound; return its node."""
+    return str(await until(lambda: node_of(harbour, namespace, name), bool, deadline_s))
+
+
+async def why_waiting(harbour: Sandbox, namespace: str, name: str) -> tuple[str, str]:
+    """Return reason and message of a pod's condition Placed, while it is False."""
+    pod = await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+    for it in pod["status"].get("conditions", ()):
+        if it["type"] == "berthmaster.io/Placed" and it["status"] == "False":
+            return it["reason"], it["message"]
+    return "", ""
+
+
+async def create(harbour: Sandbox, namespace: str, pod: dict[str, Any]) -> dict[str, Any]:
+    """Create a pod."""
+    return await harbour.client.create(f"/api/v1/namespaces/{namespace}/pods", pod, timeout_s=30)
