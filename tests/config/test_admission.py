@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 import time
@@ -429,6 +428,7 @@ async def test_policy_stamps_and_gates_by_mode(
                 **annotations,
                 names.PLACEMENT: mode,
                 names.POLICY: name,
+                names.POLICY_PRIORITY: "0",
             }
             assert gates_of(stored) == gates
 
@@ -475,6 +475,7 @@ async def test_old_schedulers_pods_are_taken_over(harbour: Harbour, mode: str) -
         assert annotations_of(stored) == {
             names.PLACEMENT: mode,
             names.POLICY: name,
+            names.POLICY_PRIORITY: "0",
             names.REPLACED_SCHEDULER: old,
         }
         assert gates_of(stored) == ([names.GATE] if mode == "required" else [])
@@ -541,23 +542,79 @@ async def test_selected_pods_gates_are_kept(harbour: Harbour) -> None:
             assert gates_of(stored) == expected
 
 
-@pytest.mark.parametrize("modes", [("required", "required"), ("required", "observe")])
-async def test_two_policies_for_one_pod_agree(harbour: Harbour, modes: tuple[str, str]) -> None:
-    one, two, both = (secrets.token_hex(4) for _ in range(3))
+async def test_priority_then_name_counts_in_any_order(harbour: Harbour) -> None:
+    """The API server shuffles the bindings at each change, so each new one is another throw."""
+    ship = secrets.token_hex(4)
+    ranks = [
+        ("c", 0, "required"),
+        ("b", 0, "observe"),
+        ("a", -7, "required"),
+        ("e", 10, "required"),
+        ("d", 10, "preferred"),
+        ("f", 9, "bind"),
+        ("g", 11, "bind"),
+        ("h", 1_000_000, "observe"),
+    ]
+    made: list[tuple[int, str, str]] = []
     async with AsyncExitStack() as stack:
-        made: dict[str, str] = {}
-        for mode, ship in zip(modes, (one, two), strict=True):
-            chosen = policy(harbour, "two", mode=mode, podSelector=selecting(ship, both))
-            name = await stack.enter_async_context(chosen)
-            made[name] = mode
-            await selected(harbour, name, labels={"ship": ship})
+        for prefix, priority, mode in ranks:
+            own = secrets.token_hex(4)
+            spec = {"mode": mode, "priority": priority, "podSelector": selecting(ship, own)}
+            name = await stack.enter_async_context(policy(harbour, prefix, **spec))
+            made.append((-priority, name, mode))
+            await selected(harbour, name, labels={"ship": own})
+            first_priority, first, first_mode = min(made)
 
-        stored = await asyncio.gather(*(harbour.try_pod(labels={"ship": both}) for _ in range(20)))
+            pod = await harbour.try_pod(labels={"ship": ship}, gates=(FOREIGN,))
 
-    for pod in stored:
-        stamped = annotations_of(pod)
-        assert stamped[names.PLACEMENT] == made[stamped[names.POLICY]]
-        assert gates_of(pod) == ([names.GATE] if stamped[names.PLACEMENT] == "required" else [])
+            assert annotations_of(pod) == {
+                names.PLACEMENT: first_mode,
+                names.POLICY: first,
+                names.POLICY_PRIORITY: str(-first_priority),
+            }
+            waits = first_mode in ("required", "bind")
+            assert gates_of(pod) == ([FOREIGN, names.GATE] if waits else [FOREIGN])
+
+
+@pytest.mark.parametrize("priorities", [(0, 5), (5, 0)], ids=["selector-first", "scheduler-first"])
+async def test_outranked_take_over_is_undone(harbour: Harbour, priorities: tuple[int, int]) -> None:
+    ship, old = secrets.token_hex(4), f"{OLD_SCHEDULER}-{secrets.token_hex(4)}"
+    by_name = {"priority": priorities[0], "schedulerNames": [old]}
+    by_label = {"priority": priorities[1], "mode": "observe", "podSelector": selecting(ship)}
+    both = {"schedulerName": old, "labels": {"ship": ship}}
+    async with (
+        policy(harbour, "name", **by_name) as taker,
+        policy(harbour, "label", **by_label) as it,
+    ):
+        await selected(harbour, taker, schedulerName=old)
+        await selected(harbour, it, labels={"ship": ship})
+
+        stored = await harbour.try_pod(**both)
+
+    if priorities[0] > priorities[1]:
+        assert annotations_of(stored)[names.REPLACED_SCHEDULER] == old
+        assert stored["spec"]["schedulerName"] == names.DEFAULT_SCHEDULER
+        assert gates_of(stored) == [names.GATE]
+    else:
+        assert names.REPLACED_SCHEDULER not in annotations_of(stored)
+        assert stored["spec"]["schedulerName"] == old
+        assert gates_of(stored) == []
+
+
+@pytest.mark.parametrize("priority", ["-1", "1", "none", "99999999999999999999", ""])
+async def test_forged_stamp_is_overruled_or_gated(harbour: Harbour, priority: str) -> None:
+    ship = secrets.token_hex(4)
+    forged = {names.POLICY: "forged", names.POLICY_PRIORITY: priority}
+    async with policy(harbour, "real", podSelector=selecting(ship)) as name:
+        await selected(harbour, name, labels={"ship": ship})
+
+        alone = await harbour.try_pod(labels={"ship": ship}, annotations=forged)
+        asking = await harbour.try_pod(labels={"ship": ship}, annotations=forged, mode="required")
+
+    assert annotations_of(alone)[names.POLICY] == name
+    assert annotations_of(asking)[names.POLICY] == (name if priority == "-1" else "forged")
+    for stored in (alone, asking):
+        assert gates_of(stored) == [names.GATE]
 
 
 async def test_binding_of_a_deleted_policy_touches_nothing(harbour: Harbour) -> None:

@@ -13,6 +13,7 @@ PLACEMENT = f"{GROUP}/placement"
 ALLOCATION = f"{GROUP}/allocation"
 GATE = f"{GROUP}/placement"
 POLICY = f"{GROUP}/policy"
+POLICY_PRIORITY = f"{GROUP}/policy-priority"
 REPLACED_SCHEDULER = f"{GROUP}/replaced-scheduler"
 PLACED_CONDITION = f"{GROUP}/Placed"
 
