@@ -282,7 +282,7 @@ async def test_judge_and_watch_see_an_overflow(api: DiskApi, world: DiskWorld) -
     api.pod("b", node="n1", request=rates("60Mi", "1Mi"), phase="Succeeded")
     assert await world.judge() == []
     async with asyncio.timeout(5):
-        while world.used("n1").read != 60 * MI:  # noqa: ASYNC110 - no event tells of it
+        while world.used("n1").read != 60 * MI:
             await asyncio.sleep(0.01)
     assert [it.dimension for it in world.overflows] == ["read"]
     assert world.highest("n1").read == 120 * MI
