@@ -1,7 +1,7 @@
 """Our CRDs, rendered from the models: `python -m berthmaster.api.crds crds` writes them.
 
-The models say the types, limits, defaults and descriptions; this says the rest: names, columns,
-rules across fields. The result is a structural schema as the API server wants it.
+The models say the types, limits, defaults and most descriptions; this says the rest: names, columns,
+rules across fields, words for fields that explain themselves to readers of Python. The result is a structural schema as the API server wants it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,45 @@ _POLICY_RULES = [
         "without any the policy selects no pod and only gives settings",
     }
 ]
+# For `kubectl explain`, by model and field.
+_WORDS = {
+    "Bandwidth": {
+        "read": "Bytes read per second.",
+        "write": "Bytes written per second.",
+        "total": "Bytes read and written per second, both together.",
+    },
+    "Disk": {
+        "vendor": "First half of the key of the disk's model function.",
+        "model": "Second half of the key of the disk's model function.",
+    },
+    "DiskSource": {
+        "deviceGeneration": "metadata.generation of the NodeDiskDevice.",
+        "statsGeneration": "metadata.generation of the NodeDiskIOStats.",
+        "observedGeneration": "The generation of NodeDiskIOStats that its last report counts.",
+    },
+    "LabelSelector": {
+        "matchLabels": "Labels that must all be there with these values.",
+        "matchExpressions": "Expressions that must all hold.",
+    },
+    "LabelSelectorRequirement": {
+        "key": "The label's key.",
+        "operator": "How the label's value relates to `values`.",
+        "values": "What the value is compared with; needed by In and NotIn.",
+    },
+    "NodeInventoryStatus": {
+        "conditions": "Whether each concern's part can be relied upon, and why."
+    },
+    "StatusCondition": {
+        "type": "What the condition is about.",
+        "status": "Whether it holds.",
+        "reason": "Why, in one word for programs.",
+        "message": "Why, in words for people.",
+        "observedGeneration": "The generation that the condition speaks of.",
+        "lastTransitionTime": "When `status` last changed.",
+    },
+}
+_API_VERSION = "Group and version of this object's schema."
+_KIND = "The kind of this object."
 
 
 def schema_of(model: type[BaseModel]) -> Schema:
@@ -51,12 +90,16 @@ def _render(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
         # Either absent or of the one type that is not null.
         rest = {key: value for key, value in node.items() if key not in ("anyOf", "default")}
         return _render({**options[0], **rest}, definitions)
+    words = _WORDS.get(node.get("title", ""), {})
     rendered: Schema = {}
     for key, value in sorted(node.items()):
         if key in _DROPPED or (key == "default" and value in (None, [], {})):
             continue
         if key == "properties":
-            rendered[key] = {name: _render(it, definitions) for name, it in value.items()}
+            rendered[key] = {
+                name: _render({**_described(words.get(name)), **it}, definitions)
+                for name, it in value.items()
+            }
         elif key in ("items", "additionalProperties") and isinstance(value, dict):
             rendered[key] = _render(value, definitions)
         elif key == "default":
@@ -64,6 +107,10 @@ def _render(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
         else:
             rendered[key] = value
     return rendered
+
+
+def _described(words: str | None) -> Schema:
+    return {"description": words} if words else {}
 
 
 def _default(value: Any) -> Any:
@@ -101,8 +148,12 @@ def _inventory_schema() -> Schema:
 
 
 def _with_root(parts: Mapping[str, Schema], description: str) -> Schema:
-    text = {"type": "string"}
-    properties = {"apiVersion": text, "kind": dict(text), "metadata": {"type": "object"}, **parts}
+    properties = {
+        "apiVersion": {"description": _API_VERSION, "type": "string"},
+        "kind": {"description": _KIND, "type": "string"},
+        "metadata": {"type": "object"},
+        **parts,
+    }
     return {"type": "object", "description": description, "properties": properties}
 
 
