@@ -344,7 +344,11 @@ async def test_a_policy_gets_a_binding_and_loses_it(client: Client, operator: Op
         assert await is_absent(client, path)
 
     await eventually(bound)
+    # One that is off keeps its pods from policies that it outranks; without selectors it has none.
     await client.patch(f"{POLICIES}/lab", {"spec": {"mode": "off"}}, PatchKind.MERGE)
+    await eventually(bound)
+    nobody = {"spec": {"mode": "required", "namespaceSelector": None}}
+    await client.patch(f"{POLICIES}/lab", nobody, PatchKind.MERGE)
     await eventually(unbound)
     await client.delete(f"{POLICIES}/lab")
 
