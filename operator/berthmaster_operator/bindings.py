@@ -3,8 +3,8 @@
 The static policy `berthmaster-gate-selected` does the work in the API server; a binding tells it
 which pods, by the selectors of one PlacementPolicy, and hands that PlacementPolicy over as its
 parameter. The binding is owned by the PlacementPolicy and goes with it; it is taken away when the
-PlacementPolicy has no selectors any more or is `off`. Server-side apply, so a second write of the
-same is none.
+PlacementPolicy has no selectors any more. A PlacementPolicy that is `off` has one, too: it keeps its
+pods from policies that it outranks. Server-side apply, so a second write of the same is none.
 
 Clusters before 1.36 do not have the kind: the attempt fails with 404, which is logged and tried
 again with a growing pause.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from berthmaster.api import names
-from berthmaster.api.policy import Mode, PlacementPolicy
+from berthmaster.api.policy import PlacementPolicy
 from berthmaster.api.schema import LabelSelector
 from berthmaster.cluster.client import JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
@@ -51,7 +51,7 @@ def binding_name(policy: str) -> str:
 def build_binding(policy: PlacementPolicy) -> JsonObject | None:
     """Return the binding for a policy, None if the policy opts nobody in."""
     spec = policy.spec
-    if not spec.selects_anything or spec.mode is Mode.OFF:
+    if not spec.selects_anything:
         return None
     return {
         "apiVersion": API_VERSION,
