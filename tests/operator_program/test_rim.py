@@ -1,0 +1,117 @@
+"""Settings, logs, health, handlers: the small parts at the edge."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import kopf
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from berthmaster.cluster.informers import EventKind
+from berthmaster.json_logs import JsonFormatter
+from berthmaster_operator import health, watching
+from berthmaster_operator.fleet import Fleet
+from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
+from berthmaster_operator.handlers.disk_models import ModelsHandler
+from berthmaster_operator.handlers.placement_policies import PolicyHandler
+from berthmaster_operator.metrics import Metrics
+from berthmaster_operator.settings import Settings, read_settings
+from berthmaster_operator.sightings import ModelsSeen
+from operator_program.stores import Notes
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet(diskio_namespace="ioi-system", clock=lambda: 0.0, on_dirty=lambda _: None)
+
+
+def test_command_line_wins_over_environment() -> None:
+    environment = {"POD_NAMESPACE": "a", "BERTHMASTER_BIND_ADDRESS": "127.1.2.3"}
+
+    found = read_settings(["--namespace", "b", "--settle", "0.5"], environment)
+
+    assert (found.namespace, found.bind_address, found.settle_s) == ("b", "127.1.2.3", 0.5)
+    assert read_settings([], {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--health-port", "x"], ["--workers", "0"], ["--settle", "-1"], ["--what"]]
+)
+def test_wrong_arguments_end_the_start(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(arguments, {})
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_log_line_is_one_json_object() -> None:
+    record = logging.makeLogRecord({"msg": "hello %s", "args": ("you",), "node": "n1"})
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+
+    line = json.loads(JsonFormatter().format(record))
+
+    assert (line["message"], line["node"]) == ("hello you", "n1")
+    assert "ValueError: why" in line["traceback"]
+
+
+async def test_health_pages() -> None:
+    because = "not yet"
+    app = health.build_app(Metrics(), not_ready_because=lambda: because, refresh=lambda: None)
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.get("/healthz")).status == 200
+        answer = await client.get("/readyz")
+        assert (answer.status, await answer.text()) == (503, "not yet\n")
+        because = ""
+        assert (await client.get("/readyz")).status == 200
+        assert "berthmaster_diskio_stale_drivers 0.0" in await (await client.get("/metrics")).text()
+
+
+def test_kopf_only_watches(fleet: Fleet) -> None:
+    registry = kopf.OperatorRegistry()
+    node_disk_devices.register(registry, fleet)
+    node_disk_io_stats.register(registry, fleet)
+    PolicyHandler(fleet, Notes(), lambda _: None).register(registry)
+
+    assert len(registry._watching.get_all_handlers()) == 3
+    assert not registry._changing.get_all_handlers()
+    assert not registry._spawning.get_all_handlers()
+    settings = watching.kopf_settings()
+    assert not settings.posting.enabled
+    assert settings.peering.standalone
+
+
+def test_bad_policy_leaves_the_old_one_and_is_told(fleet: Fleet) -> None:
+    notes, changed = Notes(), list[str]()
+    handler = PolicyHandler(fleet, notes, changed.append)
+    good: dict[str, Any] = {"metadata": {"name": "p", "uid": "u"}, "spec": {"priority": 3}}
+    handler.take(good)
+
+    handler.take({**good, "spec": {"priority": "high"}})
+
+    assert fleet.policies["p"].spec.priority == 3
+    assert notes.lines[0][1] == "BadField"
+    assert "spec.priority" in notes.lines[0][2]
+    handler.take(good, is_gone=True)
+    assert not fleet.policies
+    assert changed == ["p", "p"]
+
+
+def test_bad_model_entries_are_told(fleet: Fleet) -> None:
+    notes, metrics = Notes(), Metrics()
+    seen = ModelsSeen(
+        name="m", namespace="n", uid="u", data={"diskVendors": '[{"vendor": "V", "model": ""}]'}
+    )
+
+    ModelsHandler(fleet, notes, metrics).take(EventKind.ADDED, seen)
+
+    assert notes.lines[0][:2] == ("ConfigMap", "BadDiskModel")
+    assert "data.diskVendors[0]" in notes.lines[0][2]
+    assert b"berthmaster_diskio_model_problems 1.0" in metrics.render()
