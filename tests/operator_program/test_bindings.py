@@ -56,6 +56,10 @@ def test_policy_that_opts_nobody_in_has_none() -> None:
     assert build_binding(make_policy()) is None
 
 
+def test_policy_that_is_off_keeps_its_binding() -> None:
+    assert build_binding(make_policy(podSelector={}, mode="off")) is not None
+
+
 def test_long_names_stay_apart() -> None:
     first, second = binding_name("a" * 250), binding_name("a" * 249 + "b")
 

@@ -345,7 +345,7 @@ async def test_a_policy_gets_a_binding_and_loses_it(client: Client, operator: Op
 
     await eventually(bound)
     # One that is off keeps its pods from policies that it outranks; without selectors it has none.
-    await client.patch(f"{POLICIES}/lab", {"spec": {"namespaceSelector": None}}, PatchKind.MERGE)
+    await client.patch(f"{POLICIES}/lab", {"spec": {"mode": "off"}}, PatchKind.MERGE)
     await eventually(bound)
     nobody = {"spec": {"mode": "required", "namespaceSelector": None}}
     await client.patch(f"{POLICIES}/lab", nobody, PatchKind.MERGE)
