@@ -91,6 +91,17 @@ def test_no_text_gets_past_its_faults(text: str) -> None:
     assert usage == BEST_EFFORT or not problems
 
 
+@pytest.mark.parametrize("key", ["rbps", "wbps", "blocksize"])
+def test_fault_is_short_and_can_be_sent(key: str) -> None:
+    """Half a character from a \\u escape, and a text without end: both go into conditions."""
+    fields = {"rbps": "1", "wbps": "1", "blocksize": "4k", key: "\ud800" + "x" * 100_000}
+
+    _, problems = parse_annotation(json.dumps(fields))
+
+    (problem,) = problems
+    assert len(str(problem).encode()) < 1000
+
+
 def test_invalid_request_carries_a_refused_form() -> None:
     pod = pod_from_manifest({"metadata": {"namespace": "a", "annotations": {KEY: "{}"}}})
 
@@ -110,7 +121,13 @@ def test_white_listed_namespace_asks_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "allocated", [{"rbps": -1, "wbps": 1, "blockSize": "4k"}, {"rbps": "1"}, {"device": "sda"}]
+    "allocated",
+    [
+        {"rbps": -1, "wbps": 1, "blockSize": "4k"},
+        {"rbps": 1, "wbps": 1, "blockSize": []},
+        {"rbps": "1"},
+        {"device": "sda"},
+    ],
 )
 def test_odd_allocation_counts_as_default(allocated: dict[str, object]) -> None:
     assert read_usage(pod_from_manifest({}), allocated) == BEST_EFFORT

@@ -46,6 +46,13 @@ def allocation_of(pod: Manifest) -> Manifest:
     return allocation
 
 
+async def test_half_a_character_in_a_request_is_refused_in_words(world: World) -> None:
+    request = r'{"rbps": "\ud800", "wbps": "1", "blocksize": "4k"}'
+    pod = gated_manifest(annotations={names.PLACEMENT: "required", names.DISKIO_REQUEST: request})
+
+    assert "not a quantity" in response_of(ask(world, pod))["status"]["message"]
+
+
 async def test_feasible_pod_is_pinned_and_ungated(world: World) -> None:
     world.add_node("n1")
     pod = gated_manifest(cpu="1")

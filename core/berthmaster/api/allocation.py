@@ -63,6 +63,6 @@ def read_allocation(text: str | None) -> Allocation | None:
         return None
     try:
         allocation = _decode(text)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return allocation if allocation.version == 1 and allocation.id and allocation.node else None

@@ -29,6 +29,7 @@ BLOCK_SIZES: dict[str, int] = {
 }
 DEFAULT_BYTES_PER_S = 5 * 2**20
 _FIELD = f"metadata.annotations[{names.DISKIO_REQUEST}]"
+_SHOWN_CHARS = 40
 _EXAMPLE = '{"rbps": "100Mi", "wbps": "50Mi", "blocksize": "4k"}'
 
 
@@ -77,7 +78,9 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> Usage:
     if allocated:
         read, write = allocated.get("rbps"), allocated.get("wbps")
         block_size = allocated.get("blockSize")
-        if _is_rate(read) and _is_rate(write) and block_size in BLOCK_SIZES:
+        # An allocation that was forged before our policies were there may hold anything.
+        is_size = isinstance(block_size, str) and block_size in BLOCK_SIZES
+        if _is_rate(read) and _is_rate(write) and is_size:
             return Usage(read, write, block_size)
         return BEST_EFFORT
     text = pod.annotations.get(names.DISKIO_REQUEST)
@@ -99,7 +102,7 @@ def parse_annotation(text: str) -> tuple[Usage, tuple[Problem, ...]]:
     write = _rate(values, "wbps", problems)
     block_size = values.get("blocksize")
     if block_size not in BLOCK_SIZES:
-        found = "none is given" if block_size is None else f'"{block_size}"'
+        found = "none is given" if block_size is None else f'"{_cut(block_size)}"'
         message = f"unsupported block size: {found}, expected one of {', '.join(BLOCK_SIZES)}"
         problems.append(Problem(field=f"{_FIELD}.blocksize", message=message))
     if problems or not isinstance(block_size, str):
@@ -109,6 +112,11 @@ def parse_annotation(text: str) -> tuple[Usage, tuple[Problem, ...]]:
 
 def _is_rate(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LIMIT
+
+
+def _cut(text: str) -> str:
+    """Return a user's text short enough for a message."""
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -130,7 +138,9 @@ def _decode(text: str) -> dict[str, str]:
             continue
         if not isinstance(value, str):
             raise ValueError(f'"{key}" must be text in quotes, found {json.dumps(value)[:40]}')
-        values[name] = value
+        # An escape such as \\ud800 is half a character, which no answer, condition or Event can hold;
+        # Go's decoder replaces it as well.
+        values[name] = value.encode(errors="replace").decode()
     return values
 
 
