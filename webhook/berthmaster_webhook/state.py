@@ -160,7 +160,8 @@ class ClusterState:
 
     def _take_pod(self, kind: EventKind, pod: Pod) -> None:
         uid = pod.metadata.uid
-        before = self.ledger.entry(uid)
+        # An answer may be seen first where nobody sent it, or at its end: its room comes free, too.
+        before = self.ledger.held_for(pod)
         try:
             if kind is EventKind.DELETED:
                 self.ledger.forget(pod)
@@ -204,9 +205,11 @@ class ClusterState:
             return
         try:
             self.ledger.write_node(node, inventory)
-        # As above: one node that a concern cannot read must not stop the others.
+        # As above: one node that a concern cannot read must not stop the others. It may have been
+        # taken over in part and without what its pods hold, so nothing is placed there.
         except Exception:  # noqa: BLE001 - logged with its traceback by _skip
             self._skip("Node", name)
+            self.ledger.remove_node(name)
         self._written[name] = essence
         self.tell_help()
 

@@ -167,9 +167,11 @@ class Ledger:
         metadata = pod.metadata
         self._known[metadata.namespace, metadata.name] = metadata.uid
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+        # Reckoned first: if that fails, what was assumed goes on holding the room.
+        entry = None if pod.is_finished else self._entry_of(pod, allocation)
         if allocation is not None:
             self._confirm(allocation.id)
-        self._put(None if pod.is_finished else self._entry_of(pod, allocation), metadata.uid)
+        self._put(entry, metadata.uid)
 
     def forget(self, pod: Pod) -> None:
         """Release a pod whose object is gone."""
@@ -205,6 +207,14 @@ class Ledger:
     def entry(self, key: str) -> Entry | None:
         """Return a holding by pod uid, or by decision id while it is assumed."""
         return self._entries.get(key)
+
+    def held_for(self, pod: Pod) -> Entry | None:
+        """Return what a pod holds, or what is assumed for it while it has not been seen."""
+        entry = self._entries.get(pod.metadata.uid)
+        if entry is not None or not self._assumed:
+            return entry
+        allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+        return None if allocation is None else self._assumed.get(allocation.id)
 
     def on_node(self, name: str) -> tuple[Entry, ...]:
         """Return the holdings on a node."""

@@ -169,8 +169,9 @@ class DiskIOColumns:
         )
         index = self._model_index.get(key)
         if index is None:
-            index = self._model_index[key] = len(self.models)
+            # Compiled first: a function that cannot be must not leave an index behind.
             self.models.append(compile_ratios(function))
+            index = self._model_index[key] = len(self.models) - 1
         return index
 
 

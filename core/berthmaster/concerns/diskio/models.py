@@ -22,7 +22,7 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.inventory import DiskModel
-from berthmaster.api.quantities import LIMIT, QuantityError, ceil, parse_quantity
+from berthmaster.api.quantities import LIMIT, ceil, parse_quantity
 from berthmaster.concerns.diskio.request import BLOCK_SIZES, Usage
 
 _HIGHEST_RATIO = 1_000_000
@@ -73,7 +73,11 @@ def read_models(data: Mapping[str, str] | None, previous: DiskModels | None = No
 
 
 def compile_ratios(function: DiskModel) -> tuple[dict[str, Fraction], dict[str, Fraction]]:
-    """Return the read and write ratio for each block size that a pod may name."""
+    """Return the read and write ratio for each block size that a pod may name.
+
+    Raises:
+        ValueError: a ratio is no number, or out of bounds; one below 0 would make room by using it.
+    """
     return _complete(function.read_ratio), _complete(function.write_ratio)
 
 
@@ -126,18 +130,23 @@ def _read_table(table: Any, at: str) -> dict[str, str]:
             sizes = ", ".join(BLOCK_SIZES)
             raise ValueError(f'{at}: unknown block size "{block_size}", expected one of {sizes}')
         try:
-            ratio = parse_quantity(value)
-        except QuantityError as error:
+            _bounded(value)
+        except ValueError as error:
             raise ValueError(f"{at}[{block_size}]: {error}") from error
-        if not 0 <= ratio <= _HIGHEST_RATIO:
-            raise ValueError(f"{at}[{block_size}]: {value} is not in 0..{_HIGHEST_RATIO}")
         ratios[block_size] = str(value)
     return ratios
 
 
+def _bounded(value: object) -> Fraction:
+    ratio = parse_quantity(value)
+    if not 0 <= ratio <= _HIGHEST_RATIO:
+        raise ValueError(f"{value} is not in 0..{_HIGHEST_RATIO}")
+    return ratio
+
+
 def _complete(table: Mapping[str, str]) -> dict[str, Fraction]:
     listed = {
-        BLOCK_SIZES[block_size]: parse_quantity(ratio)
+        BLOCK_SIZES[block_size]: _bounded(ratio)
         for block_size, ratio in table.items()
         if block_size in BLOCK_SIZES
     }

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from berthmaster.api import names
+from berthmaster.api.inventory import NodeInventory
+from berthmaster.cluster.informers import EventKind
+from support.builders import make_pod, make_pod_manifest
+from support.webhook_world import Manifest, World
+
+
+def show_inventory(world: World, **ratios: Any) -> None:
+    size = {"read": "100Mi", "write": "100Mi", "total": "200Mi"}
+    function = {"readRatio": {}, "writeRatio": {}, **ratios}
+    disk = {"id": "d", "type": "emptyDir", "capacity": size, "function": function}
+    inventory = NodeInventory.model_validate({"name": "n1", "status": {"disks": [disk]}})
+    world.state.inventories._put(EventKind.MODIFIED, "n1", inventory)
+
+
+def placed(decision_id: str, *, bound_to: str = "", phase: str = "") -> Manifest:
+    """Return a pod that was sent to n1."""
+    text = json.dumps({"v": 1, "id": decision_id, "node": "n1"})
+    return make_pod_manifest(
+        "a", cpu="4", node=bound_to, phase=phase, annotations={names.ALLOCATION: text}
+    )
+
+
+def assume(world: World) -> str:
+    """Hold n1's room for a pod that has not been seen."""
+    ledger = world.state.ledger
+    ledger.assume(
+        "d1",
+        node="n1",
+        usages=ledger.usages_of(make_pod("a", cpu="4"), {}),
+        namespace="default",
+        name="a",
+        owner="o",
+        now_s=world.now_s,
+    )
+    return "d1"
+
+
+async def test_node_that_cannot_be_read_takes_no_pods(world: World) -> None:
+    """Half taken over it would look empty, and its pods would never be charged."""
+    world.add_node("n1")
+    world.show(make_pod_manifest("held", cpu="4", node="n1"))
+
+    for bad in ("much", "-2", "much"):
+        show_inventory(world, readRatio={"4k": bad})
+        assert "n1" not in world.state.engine.table
+
+    show_inventory(world, readRatio={"4k": "2"})
+    row = world.state.engine.table.row_of("n1")
+    assert row is not None
+    assert world.state.engine.table.columns["resources"].amounts(row, "cpu") == (4000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("seen", "helps"),
+    [
+        ({}, False),
+        ({"bound_to": "n1"}, False),
+        ({"bound_to": "n2"}, True),
+        ({"bound_to": "n1", "phase": "Failed"}, True),
+    ],
+    ids=["where-sent", "bound-there", "bound-elsewhere", "at-its-end"],
+)
+async def test_room_of_an_answer_that_was_not_used_helps(
+    world: World, seen: dict[str, str], helps: bool
+) -> None:
+    """A relist may show a pod late; nothing else tells of the room that its answer held."""
+    world.add_node("n1")
+    world.add_node("n2")
+    decision = assume(world)
+    before = world.state.help_count
+
+    world.show(placed(decision, **seen))
+
+    assert not world.state.ledger.assumed
+    assert (world.state.help_count > before) == helps
