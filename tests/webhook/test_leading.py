@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from berthmaster.api import names
 from berthmaster.cluster.client import Client
 from berthmaster.concerns import registry
+from berthmaster_webhook import leading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes
@@ -20,7 +24,7 @@ from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.proving import WatchProof
 from berthmaster_webhook.settings import Settings
 from berthmaster_webhook.state import ClusterState
-from support.builders import make_node_manifest
+from support.builders import make_node_manifest, make_pod_manifest
 from support.fake_api import FakeApi, Json
 from support.webhook_world import gated_manifest, make_review, until
 
@@ -47,13 +51,22 @@ class Cluster(FakeApi):
         self.objects[LEASES] = {}
         for name in pods:
             self.put(PODS, {"metadata": {"name": name, "namespace": NAMESPACE, "uid": name}})
+        self.install(path)
+
+    def install(self, path: str = "") -> None:
         service = {"name": "s", "path": path} if path else {"name": "s"}
         hook = {"name": names.WEBHOOK_NAME, "clientConfig": {"service": service}}
-        self.put(HOOKS, {"metadata": {"name": names.WEBHOOK_CONFIGURATION}, "webhooks": [hook]})
+        metadata = {"name": names.WEBHOOK_CONFIGURATION, "uid": f"hook-{self.version}"}
+        self.put(HOOKS, {"metadata": metadata, "webhooks": [hook]})
 
     def label(self, name: str) -> str | None:
         labels: Json = self.objects[PODS][name]["metadata"].get("labels") or {}
         return labels.get(names.ROLE_LABEL)
+
+    @property
+    def turned(self) -> bool:
+        hook = self.objects[HOOKS][names.WEBHOOK_CONFIGURATION]["webhooks"][0]
+        return "path" in hook["clientConfig"]["service"]
 
     @property
     def path(self) -> str:
@@ -127,6 +140,46 @@ async def test_first_leader_ever_decides_at_once() -> None:
         assert cluster.label("a") == "leader"
         assert it.leadership.answers_for(acquired.transitions)
         assert not it.leadership.answers_for(acquired.transitions + 1)
+
+
+async def test_first_lease_over_pods_that_were_placed_makes_it_wait() -> None:
+    """Everything was deleted and installed again; an answer from before may still come."""
+    allocation = json.dumps({"v": 1, "id": "d1", "node": "n1"})
+    placed = make_pod_manifest("p", namespace="x", annotations={names.ALLOCATION: allocation})
+    async with Cluster("a") as cluster:
+        cluster.put("/api/v1/pods", placed)
+        async with replica(cluster, "a") as it:
+            await until(lambda: cluster.turned)
+            await asyncio.sleep(0.2)
+
+            assert it.leadership.why_not() is Outcome.TAKING_OVER
+
+
+async def test_webhook_configuration_made_anew_gets_the_path_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading, "PATH_CHECK_S", 0.05)
+    async with Cluster("a") as cluster, replica(cluster, "a") as it:
+        await until(decides(it))
+        path = cluster.path
+
+        cluster.remove(HOOKS, names.WEBHOOK_CONFIGURATION)
+        await asyncio.sleep(0.2)
+        assert not cluster.objects[HOOKS]
+        cluster.install()
+        await until(lambda: cluster.turned)
+
+        assert cluster.path == path
+
+
+async def test_missing_webhook_configuration_keeps_nobody_from_leading() -> None:
+    """Whoever deletes it wants pods to be created; those at the gate still need the queue."""
+    async with Cluster("a") as cluster:
+        cluster.remove(HOOKS, names.WEBHOOK_CONFIGURATION)
+        async with replica(cluster, "a", takeover_wait_s=0.3) as it:
+            await until(decides(it))
+
+            assert not cluster.objects[HOOKS]
 
 
 async def test_path_of_an_earlier_leader_makes_it_wait() -> None:

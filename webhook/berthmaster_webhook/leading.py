@@ -3,7 +3,8 @@
     start: take the role label off our own pod
     acquired: take it off all other pods; put it on ours and see that in the pod watch, which shows
         that everything older has been seen, too; take over what a predecessor handed over, or else
-        wait until no answer of his can be stored any more; turn the webhook's path to this epoch
+        wait until no answer of his can be stored any more; turn the webhook's path to this epoch, and
+        again whenever the webhook configuration was made anew
     lost: stop at once, take the label off
     stop: stop deciding; once drained, release the Lease with what is still assumed
 
@@ -21,7 +22,7 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.cluster.backoffs import Backoff
-from berthmaster.cluster.client import Client, PatchKind
+from berthmaster.cluster.client import Client, JsonObject, PatchKind
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.leases import Acquired, Acquisition, LeaderElector, make_identity
 from berthmaster.placement.ledger import PROOF_OF_LIFE_S
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_AFTER_S = 3.0
 TICK_S = 1.0
+# Somebody may delete the webhook configuration and apply it again, or a late write of the leader before
+# us may turn the path back: requests would go astray, and each pod would take the slow way.
+PATH_CHECK_S = 15.0
 _HOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _HOOK = f"{_HOOKS}/{names.WEBHOOK_CONFIGURATION}"
 
@@ -109,6 +113,9 @@ class Leadership:
         self.stop()
         acquired = self.elector.acquired
         is_ready = acquired is not None and self._ready_epoch == acquired.transitions
+        if self._lead is not None:
+            # The path is the successor's from here on.
+            self._lead.cancel()
         if self._election is not None:
             self._election.cancel()
             await asyncio.wait([self._election])
@@ -177,6 +184,9 @@ class Leadership:
         logger.info("deciding", extra={"epoch": epoch, "how": acquired.kind.value})
         for listener in self.on_ready:
             listener()
+        while True:
+            await asyncio.sleep(PATH_CHECK_S)
+            await self._insist(lambda: self._turn_path(epoch))
 
     def _take_handover(self, acquired: Acquired) -> None:
         packed = acquired.annotations.get(names.HANDOVER)
@@ -191,30 +201,50 @@ class Leadership:
         logger.info("hand-over taken", extra={"entries": taken})
 
     async def _skip_wait_of_first(self) -> None:
-        """Wait for nobody if there never was a leader: no Lease, and no path in the webhook."""
-        try:
-            hook = await self._client.get(_HOOK)
-        except ApiError as error:
-            if not error.is_not_found:
-                raise
+        """Wait for nobody if there never was a leader: no Lease, no path, no pod that one placed.
+
+        The pods count because Lease and path go together when everything is deleted and installed
+        again, and an answer from before may still be on its way then.
+        """
+        hook = await self._find_hook()
+        if hook is None or _path_of(hook) is not None:
             return
-        if not any(map(_path_of, hook.get("webhooks") or ())):
+        if not any(entry.decision_id for entry in self._tools.state.ledger):
             self._wait_end_s = self._tools.clock()
 
     async def _turn_path(self, epoch: int) -> None:
-        service = {"path": f"{names.WEBHOOK_PATH}/{epoch}"}
-        hook = {"name": names.WEBHOOK_NAME, "clientConfig": {"service": service}}
+        """Let requests come by this epoch's path, if that is not so already.
+
+        Without a webhook configuration there are no requests, and the queue places all pods.
+        """
+        hook, path = await self._find_hook(), f"{names.WEBHOOK_PATH}/{epoch}"
+        if hook is None or _path_of(hook) == path or not self.answers_for(epoch):
+            return
         await self._client.patch(
             _HOOK,
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
-                "metadata": {"name": names.WEBHOOK_CONFIGURATION},
-                "webhooks": [hook],
+                # With the uid, so that one deleted meanwhile is not made anew from this.
+                "metadata": {"name": names.WEBHOOK_CONFIGURATION, "uid": hook["metadata"]["uid"]},
+                "webhooks": [
+                    {"name": names.WEBHOOK_NAME, "clientConfig": {"service": {"path": path}}}
+                ],
             },
             PatchKind.APPLY,
             {"fieldManager": names.LEADER_MANAGER, "force": True},
         )
+        logger.info("webhook path turned", extra={"webhook_path": path})
+
+    async def _find_hook(self) -> JsonObject | None:
+        """Return the webhook configuration, None if it or our webhook in it is not there."""
+        try:
+            found = await self._client.get(_HOOK)
+        except ApiError as error:
+            if not error.is_not_found:
+                raise
+            return None
+        return found if _our_hook(found) else None
 
     async def _drop_own_label(self) -> None:
         await self._drop_label(self._settings.pod_name)
@@ -281,6 +311,11 @@ class Leadership:
             metrics.assumed_pods.set(len(state.ledger.assumed))
 
 
-def _path_of(hook: dict[str, Any]) -> str | None:
-    service = (hook.get("clientConfig") or {}).get("service") or {}
-    return service.get("path")
+def _our_hook(configuration: JsonObject) -> dict[str, Any]:
+    hooks = configuration.get("webhooks") or ()
+    return next((it for it in hooks if it.get("name") == names.WEBHOOK_NAME), {})
+
+
+def _path_of(configuration: JsonObject) -> str | None:
+    service = (_our_hook(configuration).get("clientConfig") or {}).get("service") or {}
+    return service.get("path") or None
