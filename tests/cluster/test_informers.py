@@ -300,3 +300,7 @@ def test_backoff_forgets_after_health_and_honours_the_server() -> None:
     waits_s = [backoff.next_s(), backoff.next_s(), backoff.next_s(), backoff.next_s(17.0)]
 
     assert waits_s == [0.8, 1.6, 0.8, 17.0]
+
+
+def test_backoff_does_not_wait_for_a_wish_without_measure() -> None:
+    assert Backoff(rng=High(), clock=lambda: 0.0).next_s(3600.0) == 30.0

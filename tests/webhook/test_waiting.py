@@ -162,6 +162,55 @@ async def test_lost_answer_of_a_success_is_found_out(world: World) -> None:
         assert len(world.state.ledger.assumed) == 1
 
 
+async def test_repetition_refused_for_the_moment_keeps_the_room(world: World) -> None:
+    """The first copy may still be under way: the pod is in the version that it was made for."""
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    world.add_node("n1", cpu="1")
+    server.faults = [OutcomeUnknownError("lost"), ApiError(403, "Forbidden", "not synced yet")]
+
+    async with queue_of(world, server):
+        await until(lambda: len(server.patches) == 2)
+        await settled()
+
+        assert len(server.placements) == 2
+        assert len(world.state.ledger.assumed) == 1
+
+
+async def test_patch_is_not_repeated_when_its_room_has_lapsed(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    world.add_node("n1", cpu="1")
+    server.faults = [ApiError(503, "", "maintenance", 0.3)]
+
+    async with queue_of(world, server):
+        await until(lambda: len(server.patches) == 1)
+        world.now_s += 71
+        world.state.ledger.watch_passed(world.now_s)
+        (lapsed,) = world.state.ledger.lapse(world.now_s)
+        await asyncio.sleep(0.4)
+        world.now_s += 1
+        world.state.tell_help()
+        await until(lambda: len(server.patches) == 2)
+
+    (_, first), (_, second) = server.patches
+    assert first != second
+    assert lapsed.decision_id not in str(second)
+
+
+async def test_leadership_that_pauses_does_not_lose_a_wake_up(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+
+    async with queue_of(world, server) as queue:
+        await settled()
+        world.term.forbids = Outcome.NOT_LEADER
+        world.add_node("n1")
+        await settled()
+        world.term.forbids = None
+        await until(lambda: not len(queue), limit_s=3.0)
+
+
 async def test_unreachable_server_is_asked_again(world: World) -> None:
     server = PodServer(world)
     store(world, server, "a")

@@ -35,7 +35,7 @@ class Fate(Enum):
     REFUSED = "refused"
     # The pod is gone, or another one of its name is there: surely without effect.
     GONE = "gone"
-    # We may not send any more; an earlier copy may have had its effect, or still may.
+    # We may not, or need not, send any more; an earlier copy may have had its effect, or still may.
     ABANDONED = "abandoned"
 
 
@@ -107,7 +107,12 @@ async def _look(store: PodStore, pod: Pod, is_done: Callable[[JsonObject], bool]
         return None
     if (stored.get("metadata") or {}).get("uid") != pod.metadata.uid:
         return Fate.GONE
-    return Fate.DONE if is_done(stored) else Fate.REFUSED
+    if is_done(stored):
+        return Fate.DONE
+    # In the version that the patch was made for, so it was not refused for that: an earlier copy may
+    # still be under way in the API server.
+    is_same = stored["metadata"].get("resourceVersion") == pod.metadata.resource_version
+    return Fate.ABANDONED if is_same else Fate.REFUSED
 
 
 def _log(pod: Pod, error: ClusterError) -> None:

@@ -50,7 +50,7 @@ PATCHES_IN_FLIGHT = 16
 POLICY_GRACE_S = 10.0
 # Between two rounds: collects what wakes together.
 ROUND_S = 0.02
-# Looking again after the pod watch was silent for a while; nothing tells us when it is back.
+# Looking again where deciding was forbidden; nothing tells us when it is allowed again.
 RETRY_S = 0.5
 _SLICE = 100
 _OWNER = "the queue"
@@ -183,9 +183,12 @@ class WaitingPods:
                 await asyncio.sleep(0)
 
     def _must_wait(self) -> bool:
-        """Return whether nothing may be decided; if nobody will wake us then, look again soon."""
+        """Return whether nothing may be decided; nobody may wake us then, so look again soon.
+
+        Not even leadership that pauses between two renewals is told by anybody when it goes on.
+        """
         why_not = self._term.why_not()
-        if why_not is not None and why_not not in _NOT_OURS_NOW and self._waiters:
+        if why_not is not None and why_not is not Outcome.STOPPING and self._waiters:
             heapq.heappush(self._later, (self._tools.clock() + RETRY_S, ""))
         return why_not is not None
 
@@ -328,9 +331,10 @@ class WaitingPods:
         def may_send() -> bool:
             if self._term.why_not() in _NOT_OURS_NOW:
                 return False
-            if answer is not None:
-                self._tools.state.ledger.answered(answer.decision_id, self._tools.clock())
-            return True
+            if answer is None:
+                return True
+            # After a long pause its room may have lapsed and be somebody else's by now.
+            return self._tools.state.ledger.answered(answer.decision_id, self._tools.clock())
 
         def is_done(stored: JsonObject) -> bool:
             return deciding.has_effect(stored, answer)
@@ -353,7 +357,14 @@ class WaitingPods:
             self._busy -= 1
             if not self._busy:
                 self._idle.set()
+        if fate is Fate.ABANDONED and answer is not None and self._is_seen(pod, answer):
+            fate = Fate.DONE
         self._conclude(waiter, pod, answer, fate)
+
+    def _is_seen(self, pod: Pod, answer: Answer) -> bool:
+        """Return whether the watch has shown what became of a patch before its answer came."""
+        entry = self._tools.state.ledger.entry(pod.metadata.uid)
+        return entry is not None and entry.decision_id == answer.decision_id
 
     def _conclude(self, waiter: Waiter, sent: Pod, answer: Answer | None, fate: Fate) -> None:
         if fate is Fate.DONE:

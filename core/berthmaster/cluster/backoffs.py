@@ -6,6 +6,9 @@ import random
 import time
 from collections.abc import Callable
 
+# The longest wish of a server that is honoured; a proxy in maintenance may ask for hours.
+LONGEST_WISH_S = 30.0
+
 
 class Backoff:
     """Count failures: each doubles the ceiling of a random wait, health for a while forgets them.
@@ -32,13 +35,16 @@ class Backoff:
         self._resume_at_s = clock()
 
     def next_s(self, at_least_s: float | None = None) -> float:
-        """Note a failure and return the wait in seconds; `at_least_s` is the server's Retry-After."""
+        """Note a failure and return the wait in seconds.
+
+        `at_least_s` is the server's Retry-After; of more than `LONGEST_WISH_S` only that counts.
+        """
         now_s = self._clock()
         if now_s - self._resume_at_s >= self._reset_after_s:
             self._failures = 0
         # 2**20 is far beyond any cap and still a small number.
         ceiling_s = min(self._cap_s, self._first_s * 2.0 ** min(self._failures, 20))
         self._failures += 1
-        wait_s = max(self._rng.uniform(0.0, ceiling_s), at_least_s or 0.0)
+        wait_s = max(self._rng.uniform(0.0, ceiling_s), min(at_least_s or 0.0, LONGEST_WISH_S))
         self._resume_at_s = now_s + wait_s
         return wait_s

@@ -140,12 +140,17 @@ class Ledger:
         if name:
             self._in_flight[namespace, name] = decision_id
 
-    def answered(self, decision_id: str, now_s: float) -> None:
-        """Restart the time to live: the answer was only now written, or is written once more."""
+    def answered(self, decision_id: str, now_s: float) -> bool:
+        """Restart the time to live: the answer was only now written, or is written once more.
+
+        False if it is not assumed any more: it was seen, or has lapsed.
+        """
         entry = self._assumed.get(decision_id)
-        if entry is not None:
-            renewed = replace(entry, answered_s=now_s)
-            self._assumed[decision_id] = self._entries[decision_id] = renewed
+        if entry is None:
+            return False
+        renewed = replace(entry, answered_s=now_s)
+        self._assumed[decision_id] = self._entries[decision_id] = renewed
+        return True
 
     def drop(self, decision_id: str) -> None:
         """Give back what was assumed for an answer that was never written."""
