@@ -79,8 +79,9 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> Usage:
         read, write = allocated.get("rbps"), allocated.get("wbps")
         block_size = allocated.get("blockSize")
         # An allocation that was forged before our policies were there may hold anything.
-        is_size = isinstance(block_size, str) and block_size in BLOCK_SIZES
-        if _is_rate(read) and _is_rate(write) and is_size:
+        if not isinstance(block_size, str) or block_size not in BLOCK_SIZES:
+            return BEST_EFFORT
+        if _is_rate(read) and _is_rate(write):
             return Usage(read, write, block_size)
         return BEST_EFFORT
     text = pod.annotations.get(names.DISKIO_REQUEST)
