@@ -135,6 +135,7 @@ class PodServer:
         self.created: list[tuple[str, Any]] = []
         self.faults: list[Exception | None] = []
         self.create_faults: list[Exception | None] = []
+        self.status_faults: list[Exception] = []
         self.shows = True
         self._version = 10
 
@@ -170,6 +171,8 @@ class PodServer:
     ) -> JsonObject:
         self.patches.append((path, body))
         if kind is PatchKind.STRATEGIC:
+            if self.status_faults:
+                raise self.status_faults.pop(0)
             return {}
         fault = self.faults.pop(0) if self.faults else None
         if fault is not None and not isinstance(fault, CutAfter):

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from berthmaster.api import names
+from berthmaster.cluster.client import JsonObject
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.events import EventRecorder
+from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
 from berthmaster_webhook.reporting import Reporter
 from support.builders import make_pod_manifest
@@ -102,6 +104,40 @@ async def test_pod_that_is_bound_in_time_is_left(world: World) -> None:
         await pass_time(world, pins, 60)
 
     assert server.created == []
+
+
+async def test_pod_that_is_bound_while_it_is_told_is_left(world: World) -> None:
+    server = PodServer(world)
+
+    class SlowServer(PodServer):
+        async def patch(self, *arguments: Any, **options: Any) -> JsonObject:
+            world.show(failing("a", node="n1"))
+            return await server.patch(*arguments, **options)
+
+    slow = SlowServer(world)
+    async with watching(world, slow) as pins:
+        world.show(failing("a"))
+        await pass_time(world, pins, 61)
+
+    assert (len(server.patches), slow.created) == (1, [])
+    assert world.tools.avoided.of("rs", world.now_s) == frozenset()
+
+
+async def test_leader_that_is_replaced_meanwhile_evicts_nobody(world: World) -> None:
+    server = PodServer(world)
+
+    class SlowServer(PodServer):
+        async def patch(self, *arguments: Any, **options: Any) -> JsonObject:
+            world.term.forbids = Outcome.NOT_LEADER
+            return await server.patch(*arguments, **options)
+
+    slow = SlowServer(world)
+    async with watching(world, slow) as pins:
+        world.show(failing("a", owner="one"))
+        world.show(failing("b", owner="two"))
+        await pass_time(world, pins, 61)
+
+    assert (len(server.patches), slow.created) == (1, [])
 
 
 async def test_budget_that_forbids_is_asked_again(world: World) -> None:

@@ -338,6 +338,22 @@ async def test_waiting_pod_says_why_once(world: World) -> None:
     assert first["message"] == "0/1 nodes: 1 (n1) Insufficient cpu"
 
 
+async def test_reason_that_could_not_be_written_is_told_later(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="9")
+    world.add_node("n1", cpu="1")
+    server.status_faults = [UnreachableError("down"), ApiError(429, "TooManyRequests", "slow")]
+
+    async with queue_of(world, server) as queue:
+        for count in (1, 2, 3, 3):
+            await until(lambda count=count: len(conditions(server)) == count)  # type: ignore[misc]
+            await settled()
+            world.now_s += 31
+            queue._reporter._wake.set()
+
+    assert len(conditions(server)) == 3
+
+
 async def test_placed_pod_that_waited_is_told(world: World) -> None:
     server = PodServer(world)
     store(world, server, "a", cpu="2")

@@ -143,8 +143,12 @@ class FailedPins:
     async def _act_on_due(self) -> None:
         now_s = self._tools.clock()
         for uid, failing in list(self._failing.items()):
-            if failing.due_s <= now_s and self._failing.get(uid) is failing:
+            if failing.due_s <= now_s and self._may_act(uid, failing):
                 await self._give_up(uid, failing)
+
+    def _may_act(self, uid: str, failing: _Failing) -> bool:
+        """Return whether the pod still fails and is ours to act on; asked after each wait."""
+        return self._failing.get(uid) is failing and self._term.why_not() is None
 
     async def _give_up(self, uid: str, failing: _Failing) -> None:
         now_s = self._tools.clock()
@@ -152,6 +156,8 @@ class FailedPins:
         if not failing.is_told:
             failing.is_told = True
             await self._tell(failing, controller)
+            if not self._may_act(uid, failing):
+                return
         if controller is None or controller.kind == "DaemonSet":
             failing.due_s = math.inf
             return

@@ -165,9 +165,9 @@ class Reporter:
         except ApiError as error:
             if error.is_not_found or error.is_conflict:
                 return
-            self._give_up(report, error)
+            self._put_off(uid, report, error, is_lasting=not error.is_retryable)
         except ClusterError as error:
-            self._give_up(report, error)
+            self._put_off(uid, report, error, is_lasting=False)
         self._events.record(
             ref_of(pod),
             report.reason,
@@ -176,9 +176,13 @@ class Reporter:
             type_="Normal" if report.is_placed else "Warning",
         )
 
-    def _give_up(self, report: Report, error: ClusterError) -> None:
-        # It explains and decides nothing; the next change of reasons tells anew.
+    def _put_off(self, uid: str, report: Report, error: ClusterError, *, is_lasting: bool) -> None:
+        """Say it later: the reasons may stay as they are, so nothing else would bring it up again."""
         logger.warning("condition not written", extra={"pod": report.pod.key, "error": str(error)})
+        # A pod that does not wait any more was forgotten meanwhile.
+        if is_lasting or self._told.pop(uid, None) is None or uid in self._pending:
+            return
+        self._plan(uid, report, self._clock() + PAUSE_S)
 
 
 def ref_of(pod: Pod) -> ObjectRef:
