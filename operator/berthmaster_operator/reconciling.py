@@ -102,6 +102,8 @@ class NodeReconciler:
         seen = fleet.stats_of(state)
         if state.published is None and state.inventory is not None:
             state.published = _read_status(state.inventory.status)
+        # What was published for an older machine of this name says nothing of the present one.
+        is_other = _is_of_other_node(state)
         return NodeFacts(
             name=state.name,
             node_condition=state.node.condition if state.node is not None else None,
@@ -113,7 +115,7 @@ class NodeReconciler:
             models=fleet.models,
             stale_after_s=fleet.stale_after_s,
             computed=state.computed,
-            published=state.published,
+            published=None if is_other else state.published,
         )
 
     def _pause_s(self, state: NodeState) -> float:
@@ -177,8 +179,7 @@ class NodeReconciler:
         node = state.node
         if node is None:
             return
-        owner = state.inventory.owner_uid if state.inventory is not None else ""
-        if owner and owner != node.uid:
+        if _is_of_other_node(state):
             # It belongs to a machine that is gone and goes with it; ours comes after.
             raise ApiError(409, "Conflict", f"NodeInventory {state.name} is of an older Node")
         path = f"{INVENTORIES}/{state.name}"
@@ -273,6 +274,12 @@ class NodeReconciler:
                         ref, "DiskIONotReady", problem, action="ReadDevice", type_="Warning"
                     )
         state.told = problems
+
+
+def _is_of_other_node(state: NodeState) -> bool:
+    if state.node is None or state.inventory is None:
+        return False
+    return state.inventory.owner_uid not in ("", state.node.uid)
 
 
 def _read_status(raw: bytes) -> NodeInventoryStatus:

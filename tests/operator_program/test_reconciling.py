@@ -391,6 +391,32 @@ async def test_inventory_of_an_older_node_is_waited_for(world: World) -> None:
         await world.step()
 
 
+async def test_report_of_an_older_node_is_not_continued(world: World) -> None:
+    """Its NodeDiskIOStats may outlive it, with a list that the new machine's driver has not seen."""
+    world.add_pod(make_pod("a"))
+    await world.settle()
+    world.report(read=980)
+    await world.settle()
+    world.add_pod(make_pod("b"))
+    await world.settle()
+    assert world.disk["reportedPods"] == ["a"]
+    del world.store.objects[NODE_PATH]
+    world.show(NODE_PATH)
+    world.store.put(NODE_PATH, {"metadata": {"name": NODE}, "status": {}})
+    world.show(NODE_PATH)
+    world.now_s += 10
+
+    for _ in range(2):
+        with pytest.raises(ApiError, match="older Node"):
+            await world.step()
+
+    state = world.fleet.find(NODE)
+    assert state is not None
+    assert state.computed is not None
+    (disk,) = state.computed.disks or ()
+    assert disk.allocable is None
+
+
 async def test_lost_answer_is_repeated(world: World) -> None:
     world.store.fail_next = [OutcomeUnknownError("gone")]
 

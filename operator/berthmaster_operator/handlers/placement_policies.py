@@ -10,9 +10,10 @@ import kopf
 from pydantic import ValidationError
 
 from berthmaster.api import names
-from berthmaster.api.policy import policy_from_manifest
+from berthmaster.api.policy import PlacementPolicy, policy_from_manifest
 from berthmaster.cluster.events import EventRecorder, ObjectRef
 from berthmaster_operator.fleet import Fleet
+from berthmaster_operator.sightings import is_older
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,24 @@ class PolicyHandler:
         try:
             if is_gone:
                 self._fleet.lose_policy(name)
-            else:
-                self._fleet.see_policy(policy_from_manifest(manifest))
+            elif not self._see(policy_from_manifest(manifest)):
+                return
         except ValidationError as error:
             self._refuse(name, manifest, error)
             return
         self._on_change(name)
+
+    def _see(self, policy: PlacementPolicy) -> bool:
+        """Take a policy over, unless it is older than the known one, as a list's page may be."""
+        known = self._fleet.policies.get(policy.name)
+        if (
+            known is not None
+            and known.uid == policy.uid
+            and is_older(policy.resource_version, known.resource_version)
+        ):
+            return False
+        self._fleet.see_policy(policy)
+        return True
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Have Kopf tell of every change."""
