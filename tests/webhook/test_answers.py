@@ -9,6 +9,7 @@ from berthmaster.api import names
 from berthmaster_webhook import answers
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import HandoverError
+from support.builders import make_pod_manifest
 from support.webhook_world import EPOCH, World, gated_manifest, make_review
 
 
@@ -31,6 +32,25 @@ async def test_handed_over_room_stays_held(world: World) -> None:
     (before,), (after,) = world.state.ledger.on_node("n1"), heir.state.ledger.on_node("n1")
     assert taken == 1
     assert (before.holder, before.usages) == (after.holder, after.usages)
+    await heir.close()
+
+
+async def test_sight_of_a_handed_over_pod_proves_nothing_of_the_watch(world: World) -> None:
+    """It may have been stored before the hand-over was taken."""
+    world.add_node("n1")
+    place(world, "a")
+    packed = world.tools.answers.pack()
+    assert packed is not None
+    (answer,) = world.tools.answers._answers.values()
+    heir = World()
+    heir.add_node("n1")
+    heir.now_s += 20
+    heir.tools.answers.take_over(packed, heir.now_s)
+
+    heir.show(make_pod_manifest("a", annotations={names.ALLOCATION: answer.annotation}))
+
+    assert not heir.state.ledger.assumed
+    assert not heir.state.ledger.may_decide(heir.now_s)
     await heir.close()
 
 

@@ -69,6 +69,20 @@ async def test_owned_pod_is_told_then_evicted_and_node_avoided(world: World) -> 
     assert world.tools.avoided.of("rs", world.now_s) == {"n1"}
 
 
+async def test_patience_is_that_of_the_policy_that_counts_in_the_end(world: World) -> None:
+    """After a restart a pod may be seen before its policy is."""
+    server = PodServer(world)
+    async with watching(world, server) as pins:
+        world.show(failing("a"))
+        world.add_policy("patient", pinPatience="5m")
+        await pass_time(world, pins, 61)
+        early = list(server.created)
+        await pass_time(world, pins, 240)
+
+    assert early == []
+    assert len(server.created) == 1
+
+
 async def test_one_eviction_per_owner_at_a_time(world: World) -> None:
     server = PodServer(world)
     async with watching(world, server) as pins:

@@ -72,8 +72,8 @@ class Answers:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def assume(self, answer: Answer, now_s: float) -> None:
-        """Hold the room for an answer that is about to be given."""
+    def assume(self, answer: Answer, now_s: float, *, is_given: bool = False) -> None:
+        """Hold the room for an answer that is about to be given, or was by a predecessor."""
         metadata = answer.pod.metadata
         self._ledger.assume(
             answer.decision_id,
@@ -83,6 +83,7 @@ class Answers:
             name=metadata.name,
             owner=answer.owner,
             now_s=now_s,
+            is_given=is_given,
         )
         self._answers[answer.decision_id] = answer
 
@@ -148,7 +149,7 @@ class Answers:
                 allocated=handed.allocated,
                 annotation="",
             )
-            self.assume(answer, now_s)
+            self.assume(answer, now_s, is_given=True)
             taken += 1
         return taken
 

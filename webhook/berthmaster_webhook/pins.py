@@ -57,6 +57,7 @@ class _Failing:
 
     pod: Pod
     node: str
+    since_s: float
     due_s: float
     backoff: Backoff
     is_told: bool = False
@@ -105,14 +106,18 @@ class FailedPins:
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
         if allocation is None or allocation.mode == Mode.OBSERVE:
             return
-        policy = read_effective(self._tools.state, pod).policy
+        now_s = self._tools.clock()
         self._failing[uid] = _Failing(
             pod=pod,
             node=allocation.node,
-            due_s=self._tools.clock() + float(policy.spec.pin_patience),
+            since_s=now_s,
+            due_s=now_s + self._patience_s(pod),
             backoff=Backoff(first_s=self._first_backoff_s, cap_s=300.0, clock=self._tools.clock),
         )
         self._wake.set()
+
+    def _patience_s(self, pod: Pod) -> float:
+        return float(read_effective(self._tools.state, pod).policy.spec.pin_patience)
 
     def take_ready(self) -> None:
         """Look at what became due while somebody else led."""
@@ -154,6 +159,11 @@ class FailedPins:
         now_s = self._tools.clock()
         controller = failing.pod.metadata.controller()
         if not failing.is_told:
+            # The policy may have changed, or may not have been there yet when the pod was first seen.
+            due_s = failing.since_s + self._patience_s(failing.pod)
+            if due_s > now_s:
+                failing.due_s = due_s
+                return
             failing.is_told = True
             await self._tell(failing, controller)
             if not self._may_act(uid, failing):

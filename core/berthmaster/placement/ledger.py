@@ -65,7 +65,7 @@ class Entry:
     usages: Usages
     decision_id: str = ""
     owner: Hashable = None
-    # The first answer and the last: the same unless an answer was written once more.
+    # Before the first answer, and the last: the same unless an answer was written once more.
     assumed_s: float = 0.0
     answered_s: float = 0.0
 
@@ -120,8 +120,13 @@ class Ledger:
         name: str,
         owner: Hashable,
         now_s: float,
+        is_given: bool = False,
     ) -> None:
-        """Hold a node's room for an answer that is about to be given."""
+        """Hold a node's room for an answer that is about to be given, or was by a predecessor.
+
+        The pod of one that `is_given` already may have been stored before `now_s`, so the sight of it
+        proves nothing about the watch.
+        """
         if decision_id in self._entries:
             raise ValueError(f"decision {decision_id} is in the ledger already")
         entry = Entry(
@@ -131,7 +136,7 @@ class Ledger:
             usages=usages,
             decision_id=decision_id,
             owner=owner,
-            assumed_s=now_s,
+            assumed_s=float("-inf") if is_given else now_s,
             answered_s=now_s,
         )
         self._add(entry)
