@@ -73,7 +73,7 @@ def _vanished(
 async def _take_all(
     client: Client,
     path: str,
-    take: Callable[[Mapping[str, Any]], None],
+    take: Callable[[Mapping[str, Any]], object],
     *,
     is_required: bool = False,
 ) -> set[str]:

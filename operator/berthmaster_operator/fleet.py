@@ -177,6 +177,9 @@ class Fleet:
 
     def see_device(self, device: NodeDiskDevice, version: str) -> None:
         """Take over a NodeDiskDevice; an older version than the known one changes nothing."""
+        if not device.node_name:
+            self.lose_device(device.namespace, device.name)
+            return
         key = (device.namespace, device.name)
         state = self._relocate("device", key, device.node_name)
         if state is None:
@@ -200,8 +203,11 @@ class Fleet:
 
     def see_stats(self, stats: NodeDiskIOStats, version: str) -> None:
         """Take over a NodeDiskIOStats; an older version than the known one changes nothing."""
+        if not stats.node_name:
+            self.lose_stats(stats.namespace, stats.name)
+            return
         key = (stats.namespace, stats.name)
-        if stats.node_name and stats.name != stats_name(stats.node_name):
+        if stats.name != stats_name(stats.node_name):
             self.strays += 1
         state = self._relocate("stats", key, stats.node_name)
         if state is None:

@@ -291,7 +291,7 @@ class Program:
     async def _run_kopf(self, stop: asyncio.Event, restore_signals: Callable[[], None]) -> None:
         registry = kopf.OperatorRegistry()
         watching.register_login(registry)
-        node_disk_devices.register(registry, self.fleet)
+        node_disk_devices.register(registry, self.fleet, self.events)
         node_disk_io_stats.register(registry, self.fleet)
         self.policies.register(registry)
         await watching.run(registry, stop=self._stop_kopf, restore_signals=restore_signals)

@@ -76,7 +76,7 @@ async def test_health_pages() -> None:
 
 def test_kopf_only_watches(fleet: Fleet) -> None:
     registry = kopf.OperatorRegistry()
-    node_disk_devices.register(registry, fleet)
+    node_disk_devices.register(registry, fleet, Notes())
     node_disk_io_stats.register(registry, fleet)
     PolicyHandler(fleet, Notes(), lambda _: None).register(registry)
 
@@ -86,6 +86,17 @@ def test_kopf_only_watches(fleet: Fleet) -> None:
     settings = watching.kopf_settings()
     assert not settings.posting.enabled
     assert settings.peering.standalone
+
+
+def test_device_that_stops_naming_its_node_is_taken_from_it(fleet: Fleet) -> None:
+    manifest = {"metadata": {"name": "d", "namespace": "n", "uid": "u"}}
+    node_disk_devices.take(fleet, {**manifest, "spec": {"nodeName": "n1"}})
+    assert fleet.known_objects("device") == {("n", "d"): "u"}
+
+    node_disk_devices.take(fleet, manifest)
+
+    assert not fleet.known_objects("device")
+    assert fleet.find("n1") is None
 
 
 def test_bad_policy_leaves_the_old_one_and_is_told(fleet: Fleet) -> None:

@@ -127,21 +127,33 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _device(id_: str, value: object, problems: list[str]) -> DiskDevice:
     at = f"spec.devices[{id_}]"
     device = _object(value, at, problems)
+    type_ = _text(device.get("type"), f"{at}.type", problems)
     return DiskDevice(
         id=id_,
         vendor=_text(device.get("vendor"), f"{at}.vendor", problems),
         model=_text(device.get("model"), f"{at}.model", problems),
-        type=_text(device.get("type"), f"{at}.type", problems),
-        capacity=_bandwidth(device.get("capacity"), f"{at}.capacity", problems, lowest=0),
+        type=type_,
+        capacity=_bandwidth(
+            device.get("capacity"),
+            f"{at}.capacity",
+            problems,
+            lowest=0,
+            # Other disks are never asked for their bandwidth.
+            is_expected=type_ == names.EMPTY_DIR_DISK,
+        ),
     )
 
 
-def _bandwidth(value: object, at: str, problems: list[str], *, lowest: int) -> Bandwidth:
+def _bandwidth(
+    value: object, at: str, problems: list[str], *, lowest: int, is_expected: bool = False
+) -> Bandwidth:
     numbers = _object(value, at, problems)
     found: dict[str, int] = {}
     for dimension in _DIMENSIONS:
         text = numbers.get(dimension)
         if text is None:
+            if is_expected:
+                problems.append(f"{at}.{dimension}: missing; taken as 0")
             continue
         try:
             number = ceil(parse_quantity(text))
