@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +16,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from berthmaster.cluster.client import PatchKind
 from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
@@ -19,15 +24,18 @@ from berthmaster_sandbox.world.diskio import DiskWorld
 from support.harbour import (
     POLICIES,
     apply_models,
+    apply_policy,
     create,
     inventory_of,
     io,
     make_pod,
     new_namespace,
+    program_pids,
     until,
     until_bound,
+    until_event,
     until_reason,
-    why_waiting,
+    until_waiting,
 )
 
 pytestmark = [
@@ -38,6 +46,7 @@ pytestmark = [
 
 NODE = "bad-1"
 NAMESPACE = "bad-input"
+HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 DEVICES = "/apis/diskio.x-k8s.io/v1alpha1/namespaces/ioi-system/nodediskdevices"
 
 
@@ -59,55 +68,98 @@ async def place_another(harbour: Sandbox, name: str) -> None:
     assert await until_bound(harbour, NAMESPACE, name) == NODE
 
 
+# What pods say.
+
+FIELD = "metadata.annotations[blockio.kubernetes.io/resources]"
+EXAMPLE = '{"rbps": "100Mi", "wbps": "50Mi", "blocksize": "4k"}'
+SIZES = "expected one of 512, 1k, 4k, 8k, 16k, 32k"
+
+
 @pytest.mark.parametrize(
     ("request_text", "words"),
     [
-        ("{", ["not understood", '{"rbps": "100Mi", "wbps": "50Mi", "blocksize": "4k"}']),
-        ('{"wbps": "1", "blocksize": "4k"}', ["rbps: missing", "expected bytes per second"]),
-        ('{"rbps": "-1Mi", "wbps": "1", "blocksize": "4k"}', ["rbps", "negative"]),
-        ('{"rbps": "1", "wbps": "1", "blocksize": "4Ki"}', ["unsupported block size", "512, 1k"]),
-        ('{"rbps": 30, "wbps": "1", "blocksize": "4k"}', ["must be text in quotes"]),
+        ("{", [f"{FIELD}: not understood: ", f"; expected {EXAMPLE}"]),
+        ("[]", [f"{FIELD}: not understood: a JSON object is expected", f"; expected {EXAMPLE}"]),
+        ('{"wbps": "1", "blocksize": "4k"}', [f"{FIELD}.rbps: missing, expected bytes per second"]),
+        ("{}", [f"{FIELD}.{it}" for it in ("rbps: missing", "wbps: missing", "blocksize: ")]),
+        (
+            '{"rbps": "-1Mi", "wbps": "1", "blocksize": "4k"}',
+            [f'{FIELD}.rbps: "-1Mi" is negative, expected zero or more'],
+        ),
+        (
+            '{"rbps": "fast", "wbps": "1", "blocksize": "4k"}',
+            [f'{FIELD}.rbps: "fast" is not a quantity, expected a number such as 500Mi'],
+        ),
+        (
+            '{"rbps": "1", "wbps": "1", "blocksize": "4Ki"}',
+            [f'{FIELD}.blocksize: unsupported block size: "4Ki", {SIZES}'],
+        ),
+        (
+            '{"rbps": 30, "wbps": "1", "blocksize": "4k"}',
+            [f'{FIELD}: not understood: "rbps" must be text in quotes, found 30'],
+        ),
     ],
-    ids=["no-json", "missing", "negative", "block-size", "number"],
+    ids=[
+        "cut",
+        "list",
+        "missing",
+        "all-missing",
+        "negative",
+        "no-number",
+        "block-size",
+        "unquoted",
+    ],
 )
 async def test_bad_annotation_is_refused(
-    harbour: Sandbox, world: DiskWorld, request_text: str, words: list[str]
+    harbour: Sandbox,
+    world: DiskWorld,
+    request_text: str,
+    words: list[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     with pytest.raises(ApiError) as caught:
         await create(harbour, NAMESPACE, make_pod("refused", request=request_text))
 
     assert caught.value.status == 422
-    for part in ("bad-input/refused", "blockio.kubernetes.io/resources", "placement: off", *words):
+    way_out = "correct it, or set the annotation berthmaster.io/placement: off"
+    for part in ("bad-input/refused: ", *words, way_out):
         assert part in caught.value.message
+    await place_another(harbour, f"beside-{request.node.callspec.id}")
+
+
+async def test_way_out_of_a_refusal_works(harbour: Sandbox, world: DiskWorld) -> None:
+    await create(harbour, NAMESPACE, make_pod("way-out", request="{", placement="off", on=NODE))
+
+    assert await until_bound(harbour, NAMESPACE, "way-out") == NODE
 
 
 async def test_unknown_mode_is_refused(harbour: Sandbox, world: DiskWorld) -> None:
-    with pytest.raises(ApiError, match="required, preferred, bind, observe"):
+    with pytest.raises(ApiError) as caught:
         await create(harbour, NAMESPACE, make_pod("odd-mode", placement="rigth-here"))
+
+    assert caught.value.status == 422
+    assert (
+        "bad-input/odd-mode: metadata.annotations[berthmaster.io/placement]: unknown mode "
+        '"rigth-here", expected one of required, preferred, bind, observe'
+    ) in caught.value.message
+    await place_another(harbour, "beside-odd-mode")
 
 
 async def test_absurd_quantity_waits_with_a_reason(harbour: Sandbox, world: DiskWorld) -> None:
     await create(harbour, NAMESPACE, make_pod("absurd", request=io("999999Ei"), on=NODE))
 
-    reason, message = await until(
-        lambda: why_waiting(harbour, NAMESPACE, "absurd"), lambda it: bool(it[0]), 30
-    )
+    reason, message = await until_waiting(harbour, NAMESPACE, "absurd")
     assert reason == "NoNodeFits"
     assert "disk IO read bandwidth is not enough" in message
     await place_another(harbour, "beside-absurd")
 
 
 async def test_invalid_waits_where_the_policy_says_so(harbour: Sandbox, world: DiskWorld) -> None:
-    policy = {
-        "apiVersion": "berthmaster.io/v1alpha1",
-        "kind": "PlacementPolicy",
-        "metadata": {"name": "patient"},
-        "spec": {"podSelector": {"matchLabels": {"invalid": "waits"}}, "onInvalid": "wait"},
-    }
-    await harbour.client.create(POLICIES, policy)
-    # The webhook hears of the policy by its watch: until then the pod is refused.
-    pod = make_pod("invalid", request="{}", labels={"invalid": "waits"})
+    selector = {"matchLabels": {"invalid": "waits"}}
+    await apply_policy(harbour, "patient", {"podSelector": selector, "onInvalid": "wait"})
+    pod = make_pod("invalid", request="{}", labels={"invalid": "waits"}, on=NODE)
 
+    # The webhook hears of the policy by its watch: until then the pod is refused.
     async def created() -> bool:
         try:
             await create(harbour, NAMESPACE, pod)
@@ -118,142 +170,337 @@ async def test_invalid_waits_where_the_policy_says_so(harbour: Sandbox, world: D
         return True
 
     await until(created, bool, 20)
-    reason, message = await until(
-        lambda: why_waiting(harbour, NAMESPACE, "invalid"), lambda it: bool(it[0]), 30
-    )
+    reason, message = await until_waiting(harbour, NAMESPACE, "invalid")
     assert reason == "Invalid"
-    assert "rbps: missing" in message
+    assert f"{FIELD}.rbps: missing, expected bytes per second" in message
+    await until_event(harbour, "invalid", f"{FIELD}.rbps: missing", namespace=NAMESPACE)
+    await place_another(harbour, "beside-invalid")
+
+    # It needs no second creation: corrected, it goes.
+    change = {"metadata": {"annotations": {"blockio.kubernetes.io/resources": io("1Mi")}}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/invalid"
+    await harbour.client.patch(path, change, PatchKind.MERGE)
+    assert await until_bound(harbour, NAMESPACE, "invalid") == NODE
     await harbour.client.delete(f"{POLICIES}/patient")
 
 
+# What drivers publish.
+
+SOUND = {
+    "name": "d",
+    "vendor": "Intel",
+    "model": "P4510",
+    "type": "emptyDir",
+    "capacity": {"read": "10Mi", "write": "10Mi", "total": "20Mi"},
+}
+UNKNOWN_NODE = "without disk io aware support cannot schedule disk io aware workload"
+SHORT = "disk IO read bandwidth is not enough"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A device map, what is said of it, and why a pod that asks 5Mi waits (empty: it does not)."""
+
+    devices: dict[str, Any]
+    reason: str
+    condition: str
+    event: str = ""
+    waits: str = ""
+
+
+def capacity(**numbers: str) -> dict[str, Any]:
+    return {"d": {**SOUND, "capacity": numbers}}
+
+
+FAULTS = {
+    "odd-no-default": Fault(
+        devices={"d": {**SOUND, "type": "EmptyDir"}},
+        reason="NoDefaultDisk",
+        condition="NodeDiskDevice ioi-system/odd-no-default-nodediskdevice: no device has type "
+        "emptyDir; no pod that is subject to disk IO fits until one has",
+        event="no device has type emptyDir",
+        waits="emptydir disk not registered in cache",
+    ),
+    "odd-empty": Fault(
+        devices={},
+        reason="NoDefaultDisk",
+        condition="no device has type emptyDir",
+        event="no device has type emptyDir",
+        waits="emptydir disk not registered in cache",
+    ),
+    "odd-model": Fault(
+        devices={"d": {**SOUND, "model": "Unheard"}},
+        reason="ModelNotFound",
+        condition="normalizer Intel-Unheard not found: add readRatio and writeRatio for vendor "
+        '"Intel", model "Unheard" to ConfigMap ioi-system/normalization-func',
+        event="normalizer Intel-Unheard not found",
+        waits="normalizer",
+    ),
+    "odd-negative": Fault(
+        devices=capacity(read="-5Mi", write="10Mi", total="20Mi"),
+        reason="OwnBooks",
+        condition='spec.devices[d].capacity.read: "-5Mi" is below 0; taken as 0',
+        event='spec.devices[d].capacity.read: "-5Mi" is below 0; taken as 0',
+        waits=SHORT,
+    ),
+    "odd-absent": Fault(
+        devices=capacity(write="10Mi", total="20Mi"),
+        reason="OwnBooks",
+        condition="spec.devices[d].capacity.read: missing; taken as 0",
+        event="spec.devices[d].capacity.read: missing; taken as 0",
+        waits=SHORT,
+    ),
+    "odd-number": Fault(
+        # The CRD's pattern lets this through.
+        devices=capacity(read="1e5.5", write="10Mi", total="20Mi"),
+        reason="OwnBooks",
+        condition='spec.devices[d].capacity.read: "1e5.5" is not a quantity',
+        event='spec.devices[d].capacity.read: "1e5.5" is not a quantity',
+        waits=SHORT,
+    ),
+    "odd-several": Fault(
+        devices={"a": {**SOUND, "name": "a"}, **capacity(read="1", write="1", total="2")},
+        reason="OwnBooks",
+        condition="2 devices have type emptyDir, a is used",
+    ),
+}
+
+
+async def write_device(harbour: Sandbox, node: str, spec: dict[str, Any] | None) -> None:
+    """Write a node's NodeDiskDevice with exactly this spec."""
+    path = f"{DEVICES}/{node}-nodediskdevice"
+    manifest: dict[str, Any] = {
+        "apiVersion": "diskio.x-k8s.io/v1alpha1",
+        "kind": "NodeDiskDevice",
+        "metadata": {"name": f"{node}-nodediskdevice"},
+    }
+    if spec is not None:
+        manifest["spec"] = spec
+    try:
+        await harbour.client.create(DEVICES, manifest)
+    except ApiError as error:
+        if not error.is_already_exists:
+            raise
+        known = await harbour.client.get(path)
+        await harbour.client.replace(path, {**manifest, "metadata": known["metadata"]})
+
+
+async def check_fault(harbour: Sandbox, node: str, fault: Fault) -> None:
+    await write_device(harbour, node, {"nodeName": node, "devices": fault.devices})
+    assert fault.condition in await until_reason(harbour, node, fault.reason)
+    if fault.event:
+        await until_event(harbour, f"{node}-nodediskdevice", fault.event)
+    await create(harbour, NAMESPACE, make_pod(node, request=io("5Mi"), on=node))
+    if fault.waits:
+        reason, message = await until_waiting(harbour, NAMESPACE, node)
+        assert (reason, fault.waits in message) == ("NoNodeFits", True), message
+        await write_device(harbour, node, {"nodeName": node, "devices": {"d": SOUND}})
+    assert await until_bound(harbour, NAMESPACE, node) == node
+
+
 async def test_bad_devices_are_told_and_mended(harbour: Sandbox, world: DiskWorld) -> None:
-    async def write(devices: dict[str, Any]) -> None:
-        device = {
-            "apiVersion": "diskio.x-k8s.io/v1alpha1",
-            "kind": "NodeDiskDevice",
-            "metadata": {"name": "bad-2-nodediskdevice", "namespace": "ioi-system"},
-            "spec": {"nodeName": "bad-2", "devices": devices},
-        }
-        await harbour.kubectl("apply", "-f", "-", stdin=json.dumps(device))
+    for node in FAULTS:
+        await harbour.create_nodes(1, name=node, wait=False)
+    async with asyncio.TaskGroup() as tasks:
+        for node, fault in FAULTS.items():
+            tasks.create_task(check_fault(harbour, node, fault), name=node)
+        tasks.create_task(place_another(harbour, "beside-bad-devices"))
 
-    sound = {"name": "d", "vendor": "Intel", "model": "P4510", "type": "emptyDir",
-             "capacity": {"read": "10Mi", "write": "10Mi", "total": "20Mi"}}  # fmt: skip
-    await harbour.create_nodes(1, name="bad-{index}", first=2)
 
-    await write({"d": {**sound, "type": "EmptyDir"}})
-    assert "no device has type emptyDir" in await until_reason(harbour, "bad-2", "NoDefaultDisk")
-    await write({"d": {**sound, "model": "Unheard"}})
-    message = await until_reason(harbour, "bad-2", "ModelNotFound")
-    assert "normalizer Intel-Unheard not found" in message
-    assert "ioi-system/normalization-func" in message
-    await write({"d": {**sound, "capacity": {"read": "-5Mi", "write": "10Mi"}}})
-    message = await until_reason(harbour, "bad-2", "OwnBooks")
-    assert "spec.devices[d].capacity.read" in message
-    await create(harbour, NAMESPACE, make_pod("too-much", request=io("5Mi"), on="bad-2"))
-    await until(lambda: why_waiting(harbour, NAMESPACE, "too-much"), lambda it: bool(it[0]), 30)
+async def test_device_that_names_no_node_is_told(harbour: Sandbox, world: DiskWorld) -> None:
+    words = "spec.nodeName: missing, expected the name of the node with these disks"
+    await harbour.create_nodes(1, name="nameless")
+    await write_device(harbour, "nameless", {"nodeName": "nameless", "devices": {"d": SOUND}})
+    await until_reason(harbour, "nameless", "OwnBooks")
 
-    await write({"d": sound})
-    assert await until_bound(harbour, NAMESPACE, "too-much") == "bad-2"
-    await place_another(harbour, "beside-bad-2")
+    await write_device(harbour, "unborn", None)
+    await until_event(harbour, "unborn-nodediskdevice", words)
+    # Its node does not keep a device that stopped naming it.
+    await write_device(harbour, "nameless", {"devices": {"d": SOUND}})
+    await until_event(harbour, "nameless-nodediskdevice", words)
+    await until(lambda: inventory_of(harbour, "nameless"), lambda it: it.get("disks") is None, 30)
+    await create(harbour, NAMESPACE, make_pod("nameless", request=io("5Mi"), on="nameless"))
+    _, message = await until_waiting(harbour, NAMESPACE, "nameless")
+    assert UNKNOWN_NODE in message
+
+    await write_device(harbour, "nameless", {"nodeName": "nameless", "devices": {"d": SOUND}})
+    assert await until_bound(harbour, NAMESPACE, "nameless") == "nameless"
+    await harbour.client.delete(f"{DEVICES}/unborn-nodediskdevice")
 
 
 async def test_bad_models_are_told_and_mended(harbour: Sandbox, world: DiskWorld) -> None:
-    only_so = json.dumps([{"vendor": "Intel", "model": "P4510", "url": "http://x/y.so"}])
+    only_so = {"vendor": "Intel", "model": "P4510", "url": "http://x/y.so"}
+    tables: dict[str, Any] = {"readRatio": {}, "writeRatio": {}}
+    entries = [
+        only_so,
+        {"vendor": "Acme", "model": "A", **tables, "readRatio": {"4K": 2}},
+        {"vendor": "Acme", "model": "B", **tables, "writeRatio": {"4k": -1}},
+        {"vendor": "Acme", "model": "C", **tables, "writeRatio": [2]},
+        {"vendor": "Acme", **tables},
+        {"vendor": "Acme", "model": "D"},
+    ]
+    complaints = (
+        "[0]: Intel-P4510: a shared object cannot be loaded; give readRatio and writeRatio tables",
+        f'[1]: Acme-A: readRatio: unknown block size "4K", {SIZES}',
+        "[2]: Acme-B: writeRatio[4k]: -1 is not in 0..1000000",
+        "[3]: Acme-C: writeRatio: expected an object of block size to factor",
+        "[4]: vendor and model must both be text that is not empty",
+        "[5]: Acme-D: no readRatio and writeRatio tables, expected both",
+    )
 
-    await apply_models(harbour, only_so)
-    assert "not found" in await until_reason(harbour, NODE, "ModelNotFound")
+    await apply_models(harbour, json.dumps(entries))
+    for words in complaints:
+        await until_event(harbour, "normalization-func", f"data.diskVendors{words}")
+    assert (await until_reason(harbour, NODE, "ModelNotFound")).startswith(
+        "normalizer Intel-P4510 not found: add readRatio and writeRatio"
+    )
     await create(harbour, NAMESPACE, make_pod("no-model", request=io("1Mi"), on=NODE))
-    await until(lambda: why_waiting(harbour, NAMESPACE, "no-model"), lambda it: bool(it[0]), 30)
+    _, message = await until_waiting(harbour, NAMESPACE, "no-model")
+    assert re.search("normalizer .*not found", message)
 
     await apply_models(harbour)
     assert await until_bound(harbour, NAMESPACE, "no-model") == NODE
 
-    # Text that is no JSON leaves the models as they were.
-    await apply_models(harbour, "[{")
 
-    async def complaints() -> str:
-        events = await harbour.kubectl("get", "events", "-n", "ioi-system")
-        return events.stdout
+async def test_unreadable_models_change_nothing(harbour: Sandbox, world: DiskWorld) -> None:
+    await until_reason(harbour, NODE, "Reported")
+    for text in ("[{", '{"vendor": "Intel"}', "7"):
+        await apply_models(harbour, text)
+    await until_event(harbour, "normalization-func", "data.diskVendors: not JSON: ")
+    await until_event(
+        harbour,
+        "normalization-func",
+        "data.diskVendors: expected a JSON list, found int; 1 models stay as they were",
+    )
 
-    await until(complaints, lambda it: "models stay as they were" in it, 30)
-    await place_another(harbour, "beside-bad-models")
+    await place_another(harbour, "beside-unreadable-models")
     await apply_models(harbour)
 
 
 async def test_node_without_disks_keeps_upstreams_words(harbour: Sandbox, world: DiskWorld) -> None:
-    await harbour.create_nodes(1, name="bad-{index}", first=3)
-    await create(harbour, NAMESPACE, make_pod("asks", request=io("1Mi"), on="bad-3"))
-    await create(harbour, NAMESPACE, make_pod("asks-nothing", on="bad-3"))
+    await harbour.create_nodes(1, name="bare")
+    await create(harbour, NAMESPACE, make_pod("asks", request=io("1Mi"), on="bare"))
+    await create(harbour, NAMESPACE, make_pod("asks-nothing", on="bare"))
 
-    assert await until_bound(harbour, NAMESPACE, "asks-nothing") == "bad-3"
-    _, message = await until(
-        lambda: why_waiting(harbour, NAMESPACE, "asks"), lambda it: bool(it[0]), 30
-    )
-    words = "without disk io aware support cannot schedule disk io aware workload"
-    assert words in message
+    assert await until_bound(harbour, NAMESPACE, "asks-nothing") == "bare"
+    _, message = await until_waiting(harbour, NAMESPACE, "asks")
+    assert UNKNOWN_NODE in message
+
+
+async def readiness(harbour: Sandbox, node: str) -> set[tuple[str, str]]:
+    """Return status and reason of DiskIOReady, of the inventory and of the Node together."""
+    status = (await harbour.client.get(f"/api/v1/nodes/{node}"))["status"]
+    found = [
+        *(await inventory_of(harbour, node)).get("conditions", ()),
+        *(it for it in status["conditions"] if it["type"] == "berthmaster.io/DiskIOReady"),
+    ]
+    return {(it["status"], it["reason"]) for it in found}
 
 
 async def test_silent_driver_leaves_our_own_books(harbour: Sandbox, world: DiskWorld) -> None:
-    await harbour.create_nodes(1, name="bad-{index}", first=4)
-    await world.add_node("bad-4", devices={"d": disk(100, 100, 200)})
-    await until_reason(harbour, "bad-4", "Reported")
-    policy = {
-        "apiVersion": "berthmaster.io/v1alpha1",
-        "kind": "PlacementPolicy",
-        "metadata": {"name": "impatient"},
-        "spec": {"concerns": {"diskio": {"staleAfter": "3s"}}},
-    }
-    world.stop_driver("bad-4")
-    await harbour.client.create(POLICIES, policy)
+    await harbour.create_nodes(1, name="silent")
+    await world.add_node("silent", devices={"d": disk(100, 100, 200)})
+    await until_reason(harbour, "silent", "Reported")
+    await until(lambda: readiness(harbour, "silent"), lambda it: it == {("True", "Reported")}, 30)
+    world.stop_driver("silent")
+    await apply_policy(harbour, "impatient", {"concerns": {"diskio": {"staleAfter": "5s"}}})
 
-    await until_reason(harbour, "bad-4", "Stale", 60)
-    assert (await inventory_of(harbour, "bad-4"))["disks"][0].get("allocable") is None
-
-    async def on_node() -> str:
-        node = await harbour.client.get("/api/v1/nodes/bad-4")
-        return next(
-            (it["reason"] for it in node["status"]["conditions"]
-             if it["type"] == "berthmaster.io/DiskIOReady"), "",
-        )  # fmt: skip
-
-    await until(on_node, lambda it: it == "Stale", 30)
-    await create(harbour, NAMESPACE, make_pod("by-own-books", request=io("60Mi"), on="bad-4"))
-    assert await until_bound(harbour, NAMESPACE, "by-own-books") == "bad-4"
-    await create(harbour, NAMESPACE, make_pod("past-own-books", request=io("60Mi"), on="bad-4"))
-    _, message = await until(
-        lambda: why_waiting(harbour, NAMESPACE, "past-own-books"), lambda it: bool(it[0]), 30
-    )
-    assert "disk IO read bandwidth is not enough" in message
+    await until(lambda: readiness(harbour, "silent"), lambda it: it == {("False", "Stale")}, 60)
+    assert "the driver has fallen silent" in await until_reason(harbour, "silent", "Stale")
+    assert (await inventory_of(harbour, "silent"))["disks"][0].get("allocable") is None
+    await create(harbour, NAMESPACE, make_pod("own-books", request=io("60Mi"), on="silent"))
+    assert await until_bound(harbour, NAMESPACE, "own-books") == "silent"
+    await create(harbour, NAMESPACE, make_pod("past-own-books", request=io("60Mi"), on="silent"))
+    _, message = await until_waiting(harbour, NAMESPACE, "past-own-books")
+    assert SHORT in message
 
     await harbour.client.delete(f"{POLICIES}/impatient")
-    world.start_driver("bad-4")
-    await until_reason(harbour, "bad-4", "Reported", 60)
+    world.start_driver("silent")
+    await until(lambda: readiness(harbour, "silent"), lambda it: it == {("True", "Reported")}, 60)
     assert await world.judge() == []
+    assert world.overflows == ()
 
 
-async def test_bodies_that_are_no_reviews_get_told(harbour: Sandbox, world: DiskWorld) -> None:
-    service = await harbour.client.get(
-        "/api/v1/namespaces/berthmaster-system/services/berthmaster-webhook"
+# What comes to the webhook's door.
+
+
+class Door:
+    """The webhook's Service, as the API server sees it: name and authority are checked."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, context: ssl.SSLContext) -> None:
+        self._session = session
+        self.url = url
+        self._context = context
+
+    async def knock(self, body: Any, *, method: str = "POST") -> tuple[int, str]:
+        """Send a body; return status and text of the answer."""
+        async with self._session.request(
+            method,
+            self.url,
+            data=body,
+            ssl=self._context,
+            server_hostname="berthmaster-webhook.berthmaster-system.svc",
+        ) as answer:
+            return answer.status, await answer.text()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def door(harbour: Sandbox) -> AsyncIterator[Door]:
+    hook = (await harbour.client.get(HOOK))["webhooks"][0]["clientConfig"]
+    authority = base64.b64decode(hook["caBundle"]).decode()
+    service = hook["service"]
+    found = await harbour.client.get(
+        f"/api/v1/namespaces/{service['namespace']}/services/{service['name']}"
     )
-    url = f"https://{service['spec']['clusterIP']}:10250/place/1"
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}
-
+    url = f"https://{found['spec']['clusterIP']}:{service['port']}{service['path']}"
     async with aiohttp.ClientSession(trust_env=False) as session:
-        for body, words in (
-            (b'{"apiVersion": "admission.k8s.io/v1", "kind"', "cannot be read"),
-            (b"", "cannot be read"),
-            (b"[" * 100_000, "cannot be read"),
-            (json.dumps({**review, "kind": "Pod"}).encode(), "found Pod"),
-            (json.dumps(review).encode(), "no request with a uid"),
-        ):
-            async with session.post(url, data=body, ssl=context) as answer:
-                assert answer.status == 400
-                assert words in await answer.text()
-        async with session.post(url, data=BytesIO(b" " * (7 * 2**20 + 1)), ssl=context) as answer:
-            assert answer.status == 413
-        async with session.get(url, ssl=context) as answer:
-            assert answer.status == 405
+        yield Door(session, url, ssl.create_default_context(cadata=authority))
+
+
+REVIEW = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}
+POD_KIND = {"group": "", "version": "v1", "kind": "Pod"}
+
+
+def review(**request: Any) -> bytes:
+    return json.dumps(
+        {**REVIEW, "request": {"uid": "1", "operation": "CREATE", **request}}
+    ).encode()
+
+
+async def test_bodies_that_are_no_reviews_get_told(
+    harbour: Sandbox, world: DiskWorld, door: Door
+) -> None:
+    before = await program_pids(harbour, "berthmaster-webhook")
+
+    for body, words in (
+        (b'{"apiVersion": "admission.k8s.io/v1", "kind"', "the body cannot be read"),
+        (b"", "the body cannot be read"),
+        (b"\xff\xfe", "the body cannot be read"),
+        (b"[" * 100_000, "the body cannot be read"),
+        (json.dumps({**REVIEW, "kind": "Pod"}).encode(), "found Pod of admission.k8s.io/v1"),
+        (
+            json.dumps({**REVIEW, "apiVersion": "admission.k8s.io/v1beta1"}).encode(),
+            "found AdmissionReview of admission.k8s.io/v1beta1, expected an AdmissionReview",
+        ),
+        (json.dumps(REVIEW).encode(), "no request with a uid"),
+        (review(kind=POD_KIND, object={"spec": 7}), "request.object is not a Pod"),
+    ):
+        status, text = await door.knock(body)
+        assert (status, words in text) == (400, True), text
+    status, text = await door.knock(BytesIO(b" " * 8 * 2**20))
+    assert (status, text) == (413, "the body is longer than 7340032 bytes")
+    assert (await door.knock(None, method="GET"))[0] == 405
+
+    assert await program_pids(harbour, "berthmaster-webhook") == before
     await place_another(harbour, "after-odd-bodies")
+
+
+async def test_review_of_another_kind_is_let_through(
+    harbour: Sandbox, world: DiskWorld, door: Door
+) -> None:
+    kind = {"group": "", "version": "v1", "kind": "ConfigMap"}
+
+    status, text = await door.knock(review(kind=kind, object={"data": 7}))
+
+    assert status == 200
+    assert json.loads(text)["response"] == {"uid": "1", "allowed": True}

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 import pytest
 
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
 from berthmaster_sandbox.world.diskio import DiskWorld
-from support.harbour import apply_models, kill_program, new_namespace, until
+from support.harbour import (
+    apply_models,
+    clear,
+    create,
+    io,
+    kill_program,
+    make_pod,
+    new_namespace,
+    recount,
+    until,
+)
 
 pytestmark = [
     pytest.mark.cluster,
@@ -23,25 +31,6 @@ NODES = 6
 PODS_PER_DISK = 20
 CREATED = 200
 FITTING = NODES * PODS_PER_DISK
-REQUEST = json.dumps({"rbps": "50Mi", "wbps": "50Mi", "blocksize": "4k"})
-
-
-def make_pod(index: int, label: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": f"{label}-{index:03d}",
-            "annotations": {
-                "berthmaster.io/placement": "required",
-                "blockio.kubernetes.io/resources": REQUEST,
-            },
-        },
-        "spec": {
-            "nodeSelector": {"burst": label},
-            "containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10"}],
-        },
-    }
 
 
 async def prepare(harbour: Sandbox, world: DiskWorld, label: str) -> None:
@@ -63,37 +52,14 @@ async def prepare(harbour: Sandbox, world: DiskWorld, label: str) -> None:
 
 
 async def create_all(harbour: Sandbox, namespace: str, label: str) -> None:
-    path = f"/api/v1/namespaces/{namespace}/pods"
     indices = iter(range(CREATED))
 
     async def create_some() -> None:
         for index in indices:
-            await harbour.client.create(path, make_pod(index, label), timeout_s=30)
+            pod = make_pod(f"{label}-{index:03d}", request=io(), select={"burst": label})
+            await create(harbour, namespace, pod)
 
     await asyncio.gather(*(create_some() for _ in range(16)))
-
-
-async def recount(harbour: Sandbox, namespace: str) -> tuple[int, int, int]:
-    """Return pods bound, waiting with a reason, and neither; from the API server alone."""
-    pods = (await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods"))["items"]
-    bound = sum(bool(pod["spec"].get("nodeName")) for pod in pods)
-    explained = sum(
-        not pod["spec"].get("nodeName")
-        and any(
-            it["type"] == "berthmaster.io/Placed"
-            and it["status"] == "False"
-            and "disk IO" in it["message"]
-            for it in pod["status"].get("conditions", [])
-        )
-        for pod in pods
-    )
-    return bound, explained, len(pods) - bound - explained
-
-
-async def clear(harbour: Sandbox, namespace: str) -> None:
-    await harbour.client.delete(
-        f"/api/v1/namespaces/{namespace}/pods", query={"gracePeriodSeconds": 0}, timeout_s=60
-    )
 
 
 async def test_exactly_what_fits_is_bound(harbour: Sandbox) -> None:

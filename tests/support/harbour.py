@@ -45,18 +45,37 @@ async def new_namespace(harbour: Sandbox, name: str) -> str:
     return name
 
 
-async def kill_program(harbour: Sandbox, name: str) -> None:
-    """Kill the process of the one pod of a program with SIGKILL, as a crash would."""
-    killed = 0
-    pods = (await harbour.client.get("/api/v1/namespaces/berthmaster-system/pods"))["items"]
-    for pod in pods:
+async def program_pods(harbour: Sandbox, name: str) -> list[dict[str, Any]]:
+    """Return the pods of a program, such as `berthmaster-webhook`."""
+    found = await harbour.client.get(
+        f"/api/v1/namespaces/{SYSTEM}/pods", {"labelSelector": f"app.kubernetes.io/name={name}"}
+    )
+    pods: list[dict[str, Any]] = found["items"]
+    return pods
+
+
+async def program_pids(harbour: Sandbox, name: str) -> set[int]:
+    """Return the process ids of a program's pods."""
+    pids = set()
+    for pod in await program_pods(harbour, name):
         kubelet = harbour.kubelets.get(pod["spec"].get("nodeName", ""))
-        if pod["metadata"]["name"].startswith(name) and kubelet is not None:
-            pid = kubelet.find_process(SYSTEM, pod["metadata"]["name"])
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    assert killed, f"no process of {name} was found"
+        pid = kubelet and kubelet.find_process(SYSTEM, pod["metadata"]["name"])
+        if pid:
+            pids.add(pid)
+    return pids
+
+
+async def kill_program(harbour: Sandbox, name: str) -> None:
+    """Kill a program's processes with SIGKILL, as a crash would."""
+    pids = await program_pids(harbour, name)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert pids, f"no process of {name} was found"
+
+
+async def scale_program(harbour: Sandbox, name: str, replicas: int) -> None:
+    """Set how many pods a program has."""
+    await harbour.kubectl("-n", SYSTEM, "scale", f"deployment/{name}", f"--replicas={replicas}")
 
 
 async def apply_models(harbour: Sandbox, text: str = MODELS) -> None:
@@ -75,6 +94,37 @@ async def inventory_of(harbour: Sandbox, node: str) -> dict[str, Any]:
     found = await harbour.client.get(INVENTORIES, {"fieldSelector": f"metadata.name={node}"})
     status: dict[str, Any] = found["items"][0].get("status", {}) if found["items"] else {}
     return status
+
+
+async def events_about(harbour: Sandbox, name: str, namespace: str = "ioi-system") -> list[str]:
+    """Return the notes of the Events about an object, those of cluster-scoped ones in `default`."""
+    found = await harbour.client.get(
+        f"/api/v1/namespaces/{namespace}/events",
+        {"fieldSelector": f"involvedObject.name={name}"},
+    )
+    return [str(it.get("message", "")) for it in found["items"]]
+
+
+async def until_event(
+    harbour: Sandbox, name: str, words: str, *, namespace: str = "ioi-system"
+) -> None:
+    """Wait until an Event about an object has these words."""
+    await until(
+        lambda: events_about(harbour, name, namespace),
+        lambda notes: any(words in note for note in notes),
+        30,
+    )
+
+
+async def apply_policy(harbour: Sandbox, name: str, spec: dict[str, Any]) -> None:
+    """Write a PlacementPolicy."""
+    policy = {
+        "apiVersion": "berthmaster.io/v1alpha1",
+        "kind": "PlacementPolicy",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    await harbour.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
 
 
 async def disk_condition(harbour: Sandbox, node: str) -> tuple[str, str]:
@@ -98,16 +148,18 @@ def make_pod(
     *,
     request: str | None = None,
     on: str | None = None,
+    select: dict[str, str] | None = None,
     placement: str | None = "required",
     labels: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return a pod; `on` is its own node selector by hostname."""
+    """Return a pod; `select` is its node selector, `on` the same by hostname."""
     annotations = {} if placement is None else {"berthmaster.io/placement": placement}
     if request is not None:
         annotations["blockio.kubernetes.io/resources"] = request
     spec: dict[str, Any] = {"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10"}]}
-    if on is not None:
-        spec["nodeSelector"] = {"kubernetes.io/hostname": on}
+    selector = {**(select or {}), **({} if on is None else {"kubernetes.io/hostname": on})}
+    if selector:
+        spec["nodeSelector"] = selector
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -142,6 +194,40 @@ async def why_waiting(harbour: Sandbox, namespace: str, name: str) -> tuple[str,
         if it["type"] == "berthmaster.io/Placed" and it["status"] == "False":
             return it["reason"], it["message"]
     return "", ""
+
+
+async def until_waiting(
+    harbour: Sandbox, namespace: str, name: str, deadline_s: float = 40
+) -> tuple[str, str]:
+    """Wait until a pod says why it waits; return reason and message."""
+    reason, message = await until(
+        lambda: why_waiting(harbour, namespace, name), lambda it: bool(it[0]), deadline_s
+    )
+    return str(reason), str(message)
+
+
+async def recount(harbour: Sandbox, namespace: str) -> tuple[int, int, int]:
+    """Return pods bound, waiting with a reason, and neither; from the API server alone."""
+    pods = (await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods"))["items"]
+    bound = sum(bool(pod["spec"].get("nodeName")) for pod in pods)
+    explained = sum(
+        not pod["spec"].get("nodeName")
+        and any(
+            it["type"] == "berthmaster.io/Placed"
+            and it["status"] == "False"
+            and "disk IO" in it["message"]
+            for it in pod["status"].get("conditions", [])
+        )
+        for pod in pods
+    )
+    return bound, explained, len(pods) - bound - explained
+
+
+async def clear(harbour: Sandbox, namespace: str) -> None:
+    """Delete all pods of a namespace at once."""
+    await harbour.client.delete(
+        f"/api/v1/namespaces/{namespace}/pods", query={"gracePeriodSeconds": 0}, timeout_s=60
+    )
 
 
 async def create(harbour: Sandbox, namespace: str, pod: dict[str, Any]) -> dict[str, Any]:
