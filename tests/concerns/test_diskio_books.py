@@ -143,6 +143,19 @@ def test_report_without_its_disk_and_with_unknown_disk_is_left_alone() -> None:
     assert columns.free[:, 0].tolist() == [1000, 1000, 1500]
 
 
+def test_names_without_end_still_give_a_condition_that_can_be_stored() -> None:
+    built = build_disks(
+        device_from_manifest(make_device(vendor="v" * 40_000, type="others")), None, MODELS
+    )
+    also = build_disks(
+        device_from_manifest(make_device(vendor="v" * 40_000, model=7)), None, MODELS
+    )
+
+    for condition in (built.condition, also.condition):
+        assert condition is not None
+        assert len(condition.message) < 10_000
+
+
 class Books(RuleBasedStateMachine):
     """Pods come and go, the list is written late, the driver answers late or twice.
 

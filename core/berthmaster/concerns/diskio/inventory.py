@@ -16,6 +16,8 @@ from berthmaster.api.inventory import Bandwidth, Disk, DiskSource, NodeInventory
 from berthmaster.api.schema import StatusCondition
 from berthmaster.concerns.diskio.models import DiskModels
 
+_LONGEST_MESSAGE = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskInventory:
@@ -147,7 +149,8 @@ def _condition(
         type=names.DISK_IO_READY,
         status="True" if status == "True" else "False",
         reason=reason,
-        message=message,
+        # Names and values in it are the driver's, of any length; a longer one would not be stored.
+        message=message[:_LONGEST_MESSAGE],
         observed_generation=device.generation,
     )
 
