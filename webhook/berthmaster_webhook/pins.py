@@ -94,7 +94,11 @@ class FailedPins:
         """Take over a pod that the watch or a list shows."""
         uid = pod.metadata.uid
         if kind is EventKind.DELETED or not _is_unschedulable(pod):
-            if self._failing.pop(uid, None) is not None:
+            failed = self._failing.pop(uid, None)
+            if failed is not None:
+                if failed.is_told and pod.spec.node_name and kind is not EventKind.DELETED:
+                    # Room came free after all; the condition must not go on saying otherwise.
+                    self._reporter.tell_placed(pod, pod.spec.node_name)
                 self._reporter.forget(uid)
             if kind is EventKind.DELETED:
                 self._release_owner(uid)
