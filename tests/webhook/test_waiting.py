@@ -354,6 +354,19 @@ async def test_reason_that_could_not_be_written_is_told_later(world: World) -> N
     assert len(conditions(server)) == 3
 
 
+async def test_one_pods_unheard_of_fault_does_not_silence_the_others(world: World) -> None:
+    server = PodServer(world)
+    for name in ("a", "b"):
+        store(world, server, name, cpu="9")
+    world.add_node("n1", cpu="1")
+    server.status_faults = [RuntimeError("unheard of")]
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 2)
+
+    assert {it["reason"] for it in conditions(server)} == {"NoNodeFits"}
+
+
 async def test_placed_pod_that_waited_is_told(world: World) -> None:
     server = PodServer(world)
     store(world, server, "a", cpu="2")

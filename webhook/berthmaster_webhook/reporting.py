@@ -124,7 +124,11 @@ class Reporter:
                 _, uid = heapq.heappop(self._due)
                 report = self._pending.pop(uid, None)
                 if report is not None and self._may_write():
-                    await self._write(uid, report)
+                    try:
+                        await self._write(uid, report)
+                    # The boundary of one pod: what cannot be said of it must not silence the others.
+                    except Exception:
+                        logger.exception("report failed", extra={"pod": report.pod.key})
                     await asyncio.sleep(self._pace_s)
                     now_s = self._clock()
             try:
