@@ -338,10 +338,14 @@ async def test_deaf_process_is_killed_with_its_children(scene: Scene) -> None:
 async def test_foreign_image_never_runs(scene: Scene) -> None:
     await scene.create_pod(make_pod("foreign", image="nginx:latest", command=["sleep", "1000"]))
 
-    pod = await scene.pod_with("foreign", lambda pod: "waiting" in main_status(pod)["state"])
+    def is_refused(pod: JsonObject) -> bool:
+        # Before that it waits as ContainerCreating, like every pod.
+        waiting = main_status(pod)["state"].get("waiting") or {}
+        return waiting.get("reason") == "ErrImagePull"
+
+    pod = await scene.pod_with("foreign", is_refused)
 
     waiting = main_status(pod)["state"]["waiting"]
-    assert waiting["reason"] == "ErrImagePull"
     assert "not on the sandbox's list" in waiting["message"]
     assert pod["status"]["phase"] == "Pending"
     await scene.sandbox.client.delete(f"{scene.base}/pods/foreign")
