@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
@@ -20,10 +24,9 @@ from support.harbour import (
     io,
     make_pod,
     new_namespace,
-    until,
     until_bound,
     until_reason,
-    why_waiting,
+    until_waiting,
 )
 
 pytestmark = [
@@ -33,16 +36,34 @@ pytestmark = [
 ]
 
 NAMESPACE = "cli"
+PROGRAMS = Path(sys.executable).parent
+BERTH = str(PROGRAMS / "kubectl-berth")
 
 
-async def run(harbour: Sandbox, *arguments: str) -> tuple[int, str, str]:
-    """Run kubectl with its plugins on the PATH; return exit code, output, errors."""
-    programs = Path(sys.executable).parent
-    path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def world(harbour: Sandbox) -> AsyncIterator[DiskWorld]:
+    """A node whose disk has 100 and two pods that ask 60 each: one is placed, one waits."""
+    await apply_models(harbour)
+    await new_namespace(harbour, NAMESPACE)
+    await harbour.create_nodes(1, name="cli")
+    async with DiskWorld(harbour.client) as running:
+        await running.add_node("cli", devices={"d": disk(100, 100, 200)})
+        await until_reason(harbour, "cli", "Reported")
+        await create(harbour, NAMESPACE, make_pod("placed", request=io("60Mi"), on="cli"))
+        await create(harbour, NAMESPACE, make_pod("plain", placement=None, on="cli"))
+        assert await until_bound(harbour, NAMESPACE, "placed") == "cli"
+        assert await until_bound(harbour, NAMESPACE, "plain") == "cli"
+        await create(harbour, NAMESPACE, make_pod("waits", request=io("60Mi"), on="cli"))
+        await until_waiting(harbour, NAMESPACE, "waits")
+        yield running
+
+
+async def run(harbour: Sandbox, *command: str, **variables: str) -> tuple[int, str, str]:
+    """Run a program with our programs on the PATH; return exit code, output, errors."""
+    path = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}"
     process = await asyncio.create_subprocess_exec(
-        str(harbour.binaries.kubectl),
-        *arguments,
-        env=build_environment({"KUBECONFIG": str(harbour.kubeconfig), "PATH": path}),
+        *command,
+        env=build_environment({"KUBECONFIG": str(harbour.kubeconfig), "PATH": path, **variables}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -50,43 +71,103 @@ async def run(harbour: Sandbox, *arguments: str) -> tuple[int, str, str]:
     return process.returncode or 0, output.decode(), errors.decode()
 
 
-async def test_why_and_ungate(harbour: Sandbox) -> None:
-    await apply_models(harbour)
-    await new_namespace(harbour, NAMESPACE)
-    await harbour.create_nodes(1, name="cli")
-    async with DiskWorld(harbour.client) as world:
-        await world.add_node("cli", devices={"d": disk(100, 100, 200)})
-        await until_reason(harbour, "cli", "Reported")
-        await create(harbour, NAMESPACE, make_pod("placed", request=io("60Mi"), on="cli"))
-        await create(harbour, NAMESPACE, make_pod("plain", placement=None, on="cli"))
-        assert await until_bound(harbour, NAMESPACE, "placed") == "cli"
-        await create(harbour, NAMESPACE, make_pod("waits", request=io("60Mi"), on="cli"))
-        await until(lambda: why_waiting(harbour, NAMESPACE, "waits"), lambda it: bool(it[0]), 30)
+async def ask(harbour: Sandbox, *question: str) -> str:
+    """Return what a command says that succeeds and has nothing to complain about."""
+    code, output, errors = await run(harbour, BERTH, *question)
+    assert (code, errors) == (0, "")
+    return output
 
-        code, output, _ = await run(harbour, "berth", "why", "placed", "-n", NAMESPACE)
-        assert code == 0
-        assert output.startswith("cli/placed is on cli: disk IO 40 of 100; ")
 
-        code, output, _ = await run(harbour, "berth", "why", "waits", "-n", NAMESPACE)
-        assert code == 0
-        assert "nearest is cli, read short by" in output
+async def ask_for_data(harbour: Sandbox, *question: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(await ask(harbour, *question, "-o", "json"))
+    return data
 
-        code, output, _ = await run(harbour, "berth", "why", "plain", "-n", NAMESPACE, "-o", "json")
-        assert code == 0
-        assert "without Berthmaster" in json.loads(output)["sentence"]
 
-        code, output, errors = await run(harbour, "berth", "why", "ghost", "-n", NAMESPACE)
-        assert (code, output) == (1, "")
-        assert "pod cli/ghost not found" in errors
+async def test_kubectl_finds_the_plugin(harbour: Sandbox, world: DiskWorld) -> None:
+    kubectl = str(harbour.binaries.kubectl)
+    question = ("why", "placed", "-n", NAMESPACE)
 
-        code, output, _ = await run(harbour, "berth", "ungate", "waits", "-n", NAMESPACE)
-        assert code == 0
-        assert await until_bound(harbour, NAMESPACE, "waits") == "cli"
+    code, output, errors = await run(harbour, kubectl, "berth", *question)
 
-        # What was let through is past the line, is reported as such, and is counted.
-        assert [str(it) for it in await world.judge()]
-        await create(harbour, NAMESPACE, make_pod("after", request=io("1Mi"), on="cli"))
-        _, message = await until(
-            lambda: why_waiting(harbour, NAMESPACE, "after"), lambda it: bool(it[0]), 30
-        )
-        assert "disk IO read bandwidth is not enough" in message
+    assert (code, errors) == (0, "")
+    assert output == await ask(harbour, *question)
+
+
+async def test_why_of_a_placed_pod(harbour: Sandbox, world: DiskWorld) -> None:
+    output = await ask(harbour, "why", f"{NAMESPACE}/placed")
+    data = await ask_for_data(harbour, "why", "placed", "-n", NAMESPACE)
+
+    sentence, *rest = output.splitlines()
+    assert re.fullmatch(
+        r"cli/placed is on cli: disk IO 40 of 100; \d+ nodes refused: .+\.", sentence
+    )
+    assert any(line.split() == ["Node:", "cli"] for line in rest)
+    assert (data["situation"], data["node"], data["sentence"]) == ("Placed", "cli", sentence)
+    assert data["allocation"]["allocated"]["diskio"]["rbps"] == 60 * 2**20
+    assert data["allocation"]["scores"]["diskio"] == 40
+
+
+async def test_why_of_a_waiting_pod(harbour: Sandbox, world: DiskWorld) -> None:
+    output = await ask(harbour, "why", "waits", "-n", NAMESPACE)
+    data = await ask_for_data(harbour, "why", "waits", "-n", NAMESPACE)
+
+    # 100 less the placed one's 60 and the plain one's 5 leaves 35.
+    detail = "read short by 25Mi (asks 60Mi, free 35Mi of 100Mi)"
+    sentence = output.splitlines()[0]
+    assert sentence.startswith("cli/waits waits for a node, 0 of ")
+    assert f"nearest is cli, {detail}" in sentence
+    assert "recomputed now from the API server" in output
+    assert data["situation"] == "Waiting"
+    assert data["gates"] == ["berthmaster.io/placement"]
+    assert data["recomputed"]["nearest"] == "cli"
+    nearest = data["recomputed"]["nodes"][0]
+    assert nearest["detail"].startswith(detail)
+    assert nearest["reason"] == "node cli disk IO read bandwidth is not enough"
+
+
+async def test_why_of_a_pod_that_did_not_opt_in(harbour: Sandbox, world: DiskWorld) -> None:
+    output = await ask(harbour, "why", "plain", "-n", NAMESPACE)
+    data = await ask_for_data(harbour, "why", "plain", "-n", NAMESPACE)
+
+    assert output.startswith(
+        "cli/plain is on cli without Berthmaster: it carries no annotation berthmaster.io/placement"
+    )
+    assert (data["situation"], data["allocation"]) == ("NotAsked", None)
+
+
+async def test_no_answer_is_one_line_and_an_exit_code(harbour: Sandbox, world: DiskWorld) -> None:
+    code, output, errors = await run(harbour, BERTH, "why", "ghost", "-n", NAMESPACE)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith("error: pod cli/ghost not found; -n chooses another namespace")
+
+    nowhere = {"KUBECONFIG": str(harbour.folder / "no-such-kubeconfig")}
+    code, output, errors = await run(harbour, BERTH, "why", "placed", **nowhere)
+    assert (code, output, errors.count("\n")) == (1, "", 1)
+
+    code, output, errors = await run(harbour, BERTH, "ungate")
+    assert (code, output) == (2, "")
+    assert "one of the arguments POD --all is required" in errors
+
+
+async def test_ungated_pod_goes_and_is_counted(harbour: Sandbox, world: DiskWorld) -> None:
+    output = await ask(harbour, "ungate", "placed", "-n", NAMESPACE)
+    assert output.startswith("cli/placed carries no gate of ours, nothing was changed.")
+    output = await ask(harbour, "ungate", "--all", "-n", NAMESPACE, "--dry-run")
+    assert output.startswith("cli/waits can be ungated; kube-scheduler places it by itself.")
+    await until_waiting(harbour, NAMESPACE, "waits")
+    assert await world.judge() == []
+
+    data = await ask_for_data(harbour, "ungate", "waits", "-n", NAMESPACE)
+    assert [(it["pod"], it["outcome"]) for it in data["pods"]] == [("cli/waits", "ungated")]
+    assert await until_bound(harbour, NAMESPACE, "waits") == "cli"
+
+    # What was let through is past the line, as the judge says, and is counted.
+    assert await world.judge()
+    assert (await ask(harbour, "why", "waits", "-n", NAMESPACE)).startswith(
+        "cli/waits is on cli past Berthmaster: it asks for placement but carries no decision"
+    )
+    await create(harbour, NAMESPACE, make_pod("after", request=io("1Mi"), on="cli"))
+    _, message = await until_waiting(harbour, NAMESPACE, "after")
+    assert "disk IO read bandwidth is not enough" in message
+    data = await ask_for_data(harbour, "why", "after", "-n", NAMESPACE)
+    assert data["recomputed"]["nodes"][0]["detail"].startswith("read short by 26Mi")
