@@ -342,16 +342,20 @@ async def test_reason_that_could_not_be_written_is_told_later(world: World) -> N
     server = PodServer(world)
     store(world, server, "a", cpu="9")
     world.add_node("n1", cpu="1")
-    server.status_faults = [UnreachableError("down"), ApiError(429, "TooManyRequests", "slow")]
+    server.status_faults = [
+        UnreachableError("down"),
+        ApiError(429, "TooManyRequests", "slow"),
+        ApiError(403, "Forbidden", "not synced yet"),
+    ]
 
     async with queue_of(world, server) as queue:
-        for count in (1, 2, 3, 3):
+        for count in (1, 2, 3, 4, 4):
             await until(lambda count=count: len(conditions(server)) == count)  # type: ignore[misc]
             await settled()
             world.now_s += 31
             queue._reporter._wake.set()
 
-    assert len(conditions(server)) == 3
+    assert len(conditions(server)) == 4
 
 
 async def test_one_pods_unheard_of_fault_does_not_silence_the_others(world: World) -> None:

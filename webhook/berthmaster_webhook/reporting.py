@@ -32,6 +32,8 @@ PATIENCE_S = 1.0
 PACE_S = 0.05
 TIMEOUT_S = 10.0
 PLACED = "Placed"
+# An API server that has just started refuses everybody until it has read who may do what.
+_REFUSED_AT_START = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +171,8 @@ class Reporter:
         except ApiError as error:
             if error.is_not_found or error.is_conflict:
                 return
-            self._put_off(uid, report, error, is_lasting=not error.is_retryable)
+            may_pass = error.is_retryable or error.status in _REFUSED_AT_START
+            self._put_off(uid, report, error, is_lasting=not may_pass)
         except ClusterError as error:
             self._put_off(uid, report, error, is_lasting=False)
         self._events.record(
