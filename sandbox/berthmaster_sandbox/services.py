@@ -126,13 +126,8 @@ class ServiceProxy:
         self._listeners: dict[Endpoint, _Listener] = {}
         self._complained: set[Endpoint] = set()
         self._dirty = asyncio.Event()
-        self._served = asyncio.Event()
         self._services = self._informer("/api/v1/services")
         self._slices = self._informer("/apis/discovery.k8s.io/v1/endpointslices")
-
-    async def wait_until_served(self) -> None:
-        """Wait until the Services that existed at the start are served."""
-        await self._served.wait()
 
     async def run(self) -> None:
         """Watch and forward until cancelled; all listeners and connections end with it."""
@@ -170,7 +165,6 @@ class ServiceProxy:
             is_complete = await self.apply(routes)
             if not is_complete:
                 asyncio.get_running_loop().call_later(RETRY_S, self._dirty.set)
-            self._served.set()
 
     async def apply(self, routes: Mapping[Endpoint, Route]) -> bool:
         """Open, change and close listeners; say whether all ports could be bound."""

@@ -53,7 +53,6 @@ DISKIO_NAMESPACE = "ioi-system"
 DISKIO_REQUEST = "blockio.kubernetes.io/resources"
 DISK_MODELS_CONFIG_MAP = "normalization-func"
 DISK_MODELS_KEY = "diskVendors"
-NODE_DISK_DEVICE_SUFFIX = "-nodediskdevice"
 NODE_DISK_IO_STATS_SUFFIX = "-nodediskiostats"
 EMPTY_DIR_DISK = "emptyDir"
 

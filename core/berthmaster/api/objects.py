@@ -255,7 +255,6 @@ class ConfigMap(Struct, frozen=True):
 decode_pod = msgspec.json.Decoder(Pod).decode
 decode_node = msgspec.json.Decoder(Node).decode
 decode_namespace = msgspec.json.Decoder(Namespace).decode
-decode_config_map = msgspec.json.Decoder(ConfigMap).decode
 
 
 def pod_from_manifest(manifest: Any) -> Pod:

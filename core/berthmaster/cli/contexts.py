@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import yaml
-from kubernetes_asyncio.config import ConfigException, list_kube_config_contexts
+from kubernetes_asyncio.config import list_kube_config_contexts
+
+from berthmaster.cluster.connections import LOADER_FAULTS
 
 DEFAULT = "default"
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -25,17 +26,7 @@ def find_namespace(kubeconfig: str | None = None, context: str | None = None) ->
         contexts, current = list_kube_config_contexts(os.pathsep.join(existing))
         chosen = current if context is None else _find(contexts, context)
         namespace = chosen["context"].get("namespace") if chosen else None
-    # As in `connections`: a malformed file can provoke any of these in the library.
-    except (
-        ConfigException,
-        yaml.YAMLError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ):
+    except LOADER_FAULTS:
         return DEFAULT
     return str(namespace) if namespace else DEFAULT
 

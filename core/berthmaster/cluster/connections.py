@@ -35,6 +35,17 @@ logger = logging.getLogger(__name__)
 # Kubernetes asks clients to read a bound token again at least once a minute.
 REFRESH_S = 45.0
 LOAD_TIMEOUT_S = 30.0
+# The library has its own error class, and lets through whatever a malformed file provokes in it.
+LOADER_FAULTS: tuple[type[Exception], ...] = (
+    ConfigException,
+    yaml.YAMLError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 HINT = "set KUBECONFIG or --kubeconfig"
 _TOKEN = "BearerToken"  # noqa: S105 - the library's name of the field, not a secret
 
@@ -70,17 +81,7 @@ async def load_connection(
             return _connection(configuration, "the pod's service account", _in_cluster)
         renew = await _load_file(paths, context, configuration)
         return _connection(configuration, paths, renew)
-    # The loader has its own error class, and lets through whatever a malformed file provokes in it.
-    except (
-        ConfigException,
-        yaml.YAMLError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+    except LOADER_FAULTS as error:
         where = "no kubeconfig, and not in a pod" if paths is None else paths
         raise ConfigurationError(
             f"no usable cluster configuration ({where}): {error}; {HINT}"

@@ -166,11 +166,6 @@ class LeaderElector:
         return self._acquired is not None and not self._stopped and self._clock() < self._until_s
 
     @property
-    def remaining_s(self) -> float:
-        """Return for how many seconds leadership lasts if no renewal comes; 0 if not leader."""
-        return max(0.0, self._until_s - self._clock()) if self.is_leader() else 0.0
-
-    @property
     def acquired(self) -> Acquired | None:
         """Return how the present leadership began, None without one."""
         return self._acquired if self.is_leader() else None

@@ -173,10 +173,6 @@ class Engine:
             runners_up=self._runners_up(totals, row, decision_id),
         )
 
-    def fits_somewhere(self, request: PodRequest) -> bool:
-        """Return whether any node would do now."""
-        return bool(np.any(self._shape(request).totals >= 0))
-
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
         shape = self._shape(request)

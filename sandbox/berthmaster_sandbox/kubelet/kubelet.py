@@ -66,7 +66,6 @@ class Kubelet:
         self._workers: dict[str, PodWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_EVENT_QUEUE)
-        self._registered = asyncio.Event()
         self._settings = NodeSettings(
             node_name=node_name,
             client=client,
@@ -80,10 +79,6 @@ class Kubelet:
             search_path=build_search_path(programs or Path(sys.executable).parent),
             record=self._record,
         )
-
-    async def wait_until_registered(self) -> None:
-        """Wait until the Node exists and has been reported Ready for the first time."""
-        await self._registered.wait()
 
     async def run(self) -> None:
         """Run until cancelled. The node's processes end with it, their pods' objects stay."""
@@ -102,7 +97,6 @@ class Kubelet:
         node = build_node(self._node_name, host_ip=HOST_IP, port=port, version=self._version)
         keeper = NodeKeeper(node, client=self._client)
         await keeper.register()
-        self._registered.set()
         pods = Informer(
             self._client,
             "/api/v1/pods",
