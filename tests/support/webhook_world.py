@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from berthmaster.cluster.client import Client, JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.informers import EventKind
 from berthmaster.concerns import registry
+from berthmaster_webhook.admission import Admission, Reply
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes
 from berthmaster_webhook.deciding import Tools
@@ -119,6 +121,31 @@ def make_review(pod: Manifest, **request: Any) -> bytes:
     }
     review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": body}
     return json.dumps(review).encode()
+
+
+def ask(world: World, pod: Manifest, *, epoch: int | None = EPOCH, **request: Any) -> Reply:
+    """Return the answer to the creation of a pod."""
+    return Admission(world.tools, world.term).reply(make_review(pod, **request), epoch=epoch)
+
+
+def response_of(reply: Reply) -> Manifest:
+    """Return the response in an answer."""
+    response: Manifest = json.loads(reply.body)["response"]
+    return response
+
+
+def patched(pod: Manifest, reply: Reply) -> Manifest:
+    """Return the pod as an answer changes it."""
+    patch = response_of(reply).get("patch")
+    operations = json.loads(base64.b64decode(patch)) if patch else []
+    result: Manifest = jsonpatch.apply_patch(pod, operations)
+    return result
+
+
+def allocation_of(pod: Manifest) -> Manifest:
+    """Return the allocation that stands on a pod."""
+    allocation: Manifest = json.loads(pod["metadata"]["annotations"][names.ALLOCATION])
+    return allocation
 
 
 class PodServer:

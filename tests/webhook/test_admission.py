@@ -1,49 +1,30 @@
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
-import jsonpatch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berthmaster.api import names
-from berthmaster_webhook.admission import Admission, Reply
+from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.outcomes import Outcome
 from support.webhook_world import (
     EPOCH,
     GATES,
     Manifest,
     World,
+    allocation_of,
+    ask,
     gated_manifest,
     make_review,
     node_pin,
+    patched,
+    response_of,
 )
 
 BAD_IO = {names.PLACEMENT: "required", names.DISKIO_REQUEST: '{"rbps": "much"}'}
-
-
-def ask(world: World, pod: Manifest, *, epoch: int | None = EPOCH, **request: Any) -> Reply:
-    return Admission(world.tools, world.term).reply(make_review(pod, **request), epoch=epoch)
-
-
-def response_of(reply: Reply) -> Manifest:
-    response: Manifest = json.loads(reply.body)["response"]
-    return response
-
-
-def patched(pod: Manifest, reply: Reply) -> Manifest:
-    patch = response_of(reply).get("patch")
-    operations = json.loads(base64.b64decode(patch)) if patch else []
-    result: Manifest = jsonpatch.apply_patch(pod, operations)
-    return result
-
-
-def allocation_of(pod: Manifest) -> Manifest:
-    allocation: Manifest = json.loads(pod["metadata"]["annotations"][names.ALLOCATION])
-    return allocation
 
 
 async def test_half_a_character_in_a_request_is_refused_in_words(world: World) -> None:
@@ -213,21 +194,6 @@ async def test_observed_pod_is_annotated_only(world: World) -> None:
     assert allocation_of(result)["mode"] == "observe"
     assert "affinity" not in result["spec"]
     assert not world.state.ledger.assumed
-
-
-@pytest.mark.parametrize(
-    ("mode", "outcome"),
-    [("bind", Outcome.PLACED), ("preferred", Outcome.OBSERVED)],
-)
-async def test_unfinished_mode_warns(world: World, mode: str, outcome: Outcome) -> None:
-    world.add_node("n1")
-
-    reply = ask(world, gated_manifest(annotations={names.PLACEMENT: mode}))
-
-    assert reply.outcome is outcome
-    (warning,) = response_of(reply)["warnings"]
-    assert f"{mode} is not implemented yet" in warning
-    assert len(warning) <= 120
 
 
 async def test_off_takes_the_gate_off(world: World) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -256,7 +257,7 @@ async def test_refused_patch_gives_room_back(world: World) -> None:
         await until(lambda: len(server.patches) >= 2)
 
 
-@pytest.mark.parametrize("mode", ["off", "observe", "preferred"])
+@pytest.mark.parametrize("mode", ["off", "observe"])
 async def test_pod_without_reason_is_ungated_unchanged(world: World, mode: str) -> None:
     server = PodServer(world)
     store(world, server, "a", annotations={names.PLACEMENT: mode})
@@ -269,6 +270,40 @@ async def test_pod_without_reason_is_ungated_unchanged(world: World, mode: str) 
     assert "schedulingGates" not in pod["spec"]
     assert "affinity" not in pod["spec"]
     assert pod["metadata"]["annotations"] == {names.PLACEMENT: mode}
+
+
+async def test_preferring_pod_leaves_the_gate_with_its_preference(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1", annotations={names.PLACEMENT: "preferred"})
+    store(world, server, "big", cpu="64", annotations={names.PLACEMENT: "preferred"})
+    world.add_node("n1")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not len(queue))
+
+    placed, fits_nowhere = server.get_pod("a"), server.get_pod("big")
+    affinity = placed["spec"]["affinity"]["nodeAffinity"]
+    assert [it["weight"] for it in affinity["preferredDuringSchedulingIgnoredDuringExecution"]] == [
+        100
+    ]
+    assert "schedulingGates" not in placed["spec"]
+    assert "schedulingGates" not in fits_nowhere["spec"]
+    assert "affinity" not in fits_nowhere["spec"]
+
+
+async def test_binding_pod_at_the_gate_becomes_required_and_says_so(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a", annotations={names.PLACEMENT: "bind"})
+    world.add_node("n1")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not len(queue))
+
+    pod = server.get_pod("a")
+    allocation = json.loads(pod["metadata"]["annotations"][names.ALLOCATION])
+    assert node_pin(pod) == "n1"
+    assert allocation["mode"] == "required"
+    assert "waited at the gate" in allocation["note"]
 
 
 async def test_deleted_policy_lets_its_pods_go_after_grace(world: World) -> None:

@@ -30,6 +30,7 @@ from berthmaster.concerns.shape import InvalidRequestError, Problem
 from berthmaster.placement import affinity
 from berthmaster.placement.engine import PodRequest
 from berthmaster_webhook import deciding
+from berthmaster_webhook.binding import bound_as_required, why_not_bind
 from berthmaster_webhook.deciding import Operations, Tools
 from berthmaster_webhook.effective import (
     ALLOWED_MODES,
@@ -170,15 +171,15 @@ class _Case:
         effective = read_effective(state, pod)
         if effective.standing is not Standing.KNOWN:
             return self._leave(Outcome.NOT_SYNCED)
-        if effective.enforced is Mode.OFF:
+        if effective.mode is Mode.OFF:
             return self._change(self._ungate(), Outcome.UNTOUCHED, effective)
-        if foreign_gates(pod) and effective.enforced is not Mode.OBSERVE:
+        if foreign_gates(pod) and effective.mode is not Mode.OBSERVE:
             return self._leave(Outcome.FOREIGN_GATE, effective)
         try:
             request = self._read_request(effective)
         except InvalidRequestError as error:
             return self._invalid(effective, error)
-        if effective.enforced is Mode.OBSERVE:
+        if effective.mode is Mode.OBSERVE:
             return self._observe(effective, request)
         return self._place(effective, request)
 
@@ -222,13 +223,26 @@ class _Case:
         if decision.node is None or not affinity.can_pin(raw, decision.node):
             self._log(Outcome.NOWHERE, decision.id, why=decision.describe())
             return self._leave(Outcome.NOWHERE, effective)
-        answer = deciding.make_answer(pod, request, decision, owner)
+        mode, note = self._mode_on(effective, decision.node)
+        answer = deciding.make_answer(pod, request, decision, owner, mode=mode, note=note)
         operations = deciding.placing(raw, answer)
         if self._request.dry_run:
-            return self._change(operations, Outcome.DRY_RUN, effective)
+            return self._change(operations, Outcome.DRY_RUN, effective, warning=note)
         tools.answers.assume(answer, tools.clock())
-        self._log(Outcome.PLACED, decision.id, node=decision.node, score=decision.score)
-        return self._change(operations, Outcome.PLACED, effective, decision_id=decision.id)
+        self._log(Outcome.PLACED, decision.id, node=decision.node, score=decision.score, mode=mode)
+        return self._change(
+            operations, Outcome.PLACED, effective, decision_id=decision.id, warning=note
+        )
+
+    def _mode_on(self, effective: Effective, node: str) -> tuple[Mode, str]:
+        """Return what the answer does to the pod, and what its owner should know about that."""
+        if effective.mode is not Mode.BIND:
+            return effective.mode or Mode.REQUIRED, ""
+        state = self._tools.state
+        why_not = why_not_bind(
+            self._pod, node, state.nodes.store.get(node), state.policies.exclusive_taints
+        )
+        return (Mode.REQUIRED, bound_as_required(why_not)) if why_not else (Mode.BIND, "")
 
     def _repeat(self, effective: Effective, request: PodRequest) -> Reply:
         """Give the answer of the decision under way again, if it is the same pod that asks."""
@@ -245,8 +259,8 @@ class _Case:
             f"{self._pod.key}: {error}; correct it, or set the annotation "
             f"{names.PLACEMENT}: {Mode.OFF} to create the pod without placement"
         )
-        if effective.enforced is Mode.OBSERVE:
-            warning = f"not observed: {error}"[:_WARNING_CHARS]
+        if effective.mode in (Mode.OBSERVE, Mode.PREFERRED):
+            warning = f"{names.PLACEMENT}: {effective.mode} has no effect: {error}"
             return self._change(self._ungate(), Outcome.INVALID, effective, warning=warning)
         if effective.policy.spec.on_invalid is OnInvalid.WAIT:
             return self._leave(Outcome.WAITS_INVALID, effective)
@@ -258,9 +272,11 @@ class _Case:
         )
 
     def _leave(self, outcome: Outcome, effective: Effective | None = None) -> Reply:
-        """Let the pod be created behind the gate, and put the gate on if nobody has yet."""
+        """Let the pod be created undecided: behind the gate, or as it is where its mode never waits."""
         operations: Operations = []
-        if not self._has_gate and effective is not None:
+        if effective is not None and not effective.may_wait:
+            operations = self._ungate()
+        elif effective is not None and not self._has_gate:
             operations = _add_gate(self._pod)
         return self._change(operations, outcome, effective)
 
@@ -273,14 +289,10 @@ class _Case:
         decision_id: str | None = None,
         warning: str = "",
     ) -> Reply:
-        warnings = () if effective is None else effective.warnings
+        warnings = (warning[:_WARNING_CHARS],) if warning else ()
         return Reply(
             status=200,
-            body=allow(
-                self._request.uid,
-                operations,
-                warnings=(*warnings, warning) if warning else warnings,
-            ),
+            body=allow(self._request.uid, operations, warnings=warnings),
             outcome=outcome,
             mode=_mode_label(effective),
             decision_id=decision_id,

@@ -10,14 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import ObjectMeta, Pod, PodSpec, PodStatus
+from berthmaster.api.policy import Mode
 from berthmaster.placement.engine import PodRequest
 from berthmaster.placement.ledger import Ledger
 
@@ -32,7 +34,11 @@ class HandoverError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One decision that was, or is being, given; `annotation` is the allocation's text."""
+    """One decision that was, or is being, given; `annotation` is the allocation's text.
+
+    `mode` is what it does to the pod: `required`, `preferred` or `bind`; `preferences` are weights of
+    1..100 by node for `preferred`; `note` is what the pod's owner should know.
+    """
 
     decision_id: str
     node: str
@@ -41,6 +47,9 @@ class Answer:
     request: PodRequest
     allocated: dict[str, dict[str, Any]]
     annotation: str
+    mode: Mode = Mode.REQUIRED
+    preferences: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 class Handed(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +77,7 @@ class Answers:
         self._ledger = ledger
         self._answers: dict[str, Answer] = {}
         self._repeated: set[str] = set()
+        self._notes: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -86,6 +96,8 @@ class Answers:
             is_given=is_given,
         )
         self._answers[answer.decision_id] = answer
+        if answer.note:
+            self._notes[answer.decision_id] = answer.note
 
     def repeat(self, decision_id: str, now_s: float) -> None:
         """Note that an answer is given once more: it lives on from here, and is not dropped."""
@@ -102,6 +114,13 @@ class Answers:
         self._ledger.drop(decision_id)
         self._answers.pop(decision_id, None)
 
+    def take_note(self, pod: Pod) -> str:
+        """Return once what the owner of a pod that is seen now should know of its answer."""
+        if not self._notes:
+            return ""
+        allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+        return "" if allocation is None else self._notes.pop(allocation.id, "")
+
     def in_flight(self, namespace: str, name: str) -> Answer | None:
         """Return the answer that is under way for a pod of this name."""
         decision_id = self._ledger.in_flight(namespace, name)
@@ -113,6 +132,7 @@ class Answers:
         if len(self._answers) > len(assumed):
             self._answers = {key: it for key, it in self._answers.items() if key in assumed}
             self._repeated &= self._answers.keys()
+            self._notes = {key: it for key, it in self._notes.items() if key in assumed}
 
     def pack(self) -> str | None:
         """Return what a successor must hold, None if that is too much for an annotation."""

@@ -31,6 +31,8 @@ from berthmaster_webhook.state import ClusterState
 RawPod = Mapping[str, Any]
 Operations = list[affinity.Operation]
 
+_CHOSEN_WEIGHT = 100
+
 
 def make_decision_id() -> str:
     """Return a random id of 12 hexadecimal digits."""
@@ -65,8 +67,16 @@ def avoided_by(tools: Tools, pod: Pod) -> frozenset[str]:
     return tools.avoided.of(controller.uid, tools.clock())
 
 
-def make_answer(pod: Pod, request: PodRequest, decision: Decision, owner: Hashable) -> Answer:
-    """Return what stands behind a decision that found a node."""
+def make_answer(
+    pod: Pod,
+    request: PodRequest,
+    decision: Decision,
+    owner: Hashable,
+    *,
+    mode: Mode,
+    note: str = "",
+) -> Answer:
+    """Return what stands behind a decision that found a node; `mode` is what it does to the pod."""
     return Answer(
         decision_id=decision.id,
         node=_node_of(decision),
@@ -74,11 +84,14 @@ def make_answer(pod: Pod, request: PodRequest, decision: Decision, owner: Hashab
         owner=owner,
         request=request,
         allocated=decision.allocated,
-        annotation=annotation_of(decision, Mode.REQUIRED),
+        annotation=annotation_of(decision, mode, note),
+        mode=mode,
+        preferences=_preferences(decision) if mode is Mode.PREFERRED else {},
+        note=note,
     )
 
 
-def annotation_of(decision: Decision, mode: Mode) -> str:
+def annotation_of(decision: Decision, mode: Mode, note: str = "") -> str:
     """Return the allocation annotation's text."""
     return write_allocation(
         Allocation(
@@ -92,14 +105,22 @@ def annotation_of(decision: Decision, mode: Mode) -> str:
             feasible=decision.feasible,
             refused=[Refusal(reason=it.group, count=it.count) for it in decision.refusals],
             runners_up=[RunnerUp(node=node, score=score) for node, score in decision.runners_up],
+            note=note,
         )
     )
 
 
 def placing(raw: RawPod, answer: Answer) -> Operations:
-    """Return what places a pod: the pin, the allocation, the gate taken off."""
+    """Return what places a pod: pin, preferences or binding, the allocation, the gate taken off."""
+    match answer.mode:
+        case Mode.PREFERRED:
+            placing = affinity.prefer(raw, answer.preferences)
+        case Mode.BIND:
+            placing = affinity.bind(answer.node)
+        case _:
+            placing = affinity.pin_at_creation(raw, answer.node)
     return [
-        *affinity.pin_at_creation(raw, answer.node),
+        *placing,
         *affinity.annotate(raw, names.ALLOCATION, answer.annotation),
         *affinity.remove_gate(raw, names.GATE),
     ]
@@ -118,6 +139,19 @@ def has_effect(stored: RawPod, answer: Answer | None) -> bool:
     annotations = (stored.get("metadata") or {}).get("annotations") or {}
     allocation = read_allocation(annotations.get(names.ALLOCATION))
     return allocation is not None and allocation.id == answer.decision_id
+
+
+def _preferences(decision: Decision) -> dict[str, int]:
+    """Return weights by node: 100 for the chosen one, for runners-up at most half of that.
+
+    The distance makes kube-scheduler follow the choice where it can: with equal weights its own
+    scores would choose, and what is held on our node would be held in vain.
+    """
+    weights = {_node_of(decision): _CHOSEN_WEIGHT}
+    for node, score in decision.runners_up:
+        share = score / decision.score if decision.score else 1.0
+        weights[node] = max(1, min(round(share * _CHOSEN_WEIGHT / 2), _CHOSEN_WEIGHT // 2))
+    return weights
 
 
 def _node_of(decision: Decision) -> str:

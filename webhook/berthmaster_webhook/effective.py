@@ -17,6 +17,7 @@ from berthmaster_webhook.state import ClusterState
 
 ALLOWED_MODES = ", ".join(Mode)
 _MODES = frozenset(map(str, Mode))
+_NEVER_GATED = frozenset({Mode.PREFERRED, Mode.OBSERVE, Mode.OFF})
 
 
 class Standing(StrEnum):
@@ -38,20 +39,9 @@ class Effective:
     standing: Standing = Standing.KNOWN
 
     @property
-    def enforced(self) -> Mode | None:
-        """Return what is done about it today: required, observe, off; None for an unknown mode."""
-        if self.mode is Mode.BIND:
-            return Mode.REQUIRED
-        return Mode.OBSERVE if self.mode is Mode.PREFERRED else self.mode
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Return what the pod's creator should know."""
-        if self.mode is None or self.mode is self.enforced:
-            return ()
-        return (
-            f"{names.PLACEMENT}: {self.mode} is not implemented yet, treated as {self.enforced}",
-        )
+    def may_wait(self) -> bool:
+        """Return whether the pod waits at the gate while it has no node; so do unknown modes."""
+        return self.mode not in _NEVER_GATED
 
 
 def read_effective(state: ClusterState, pod: Pod) -> Effective:

@@ -27,6 +27,7 @@ from berthmaster.json_logs import set_up_logs
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.binding import BindNotes
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.leading import Leadership
@@ -34,6 +35,7 @@ from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
 from berthmaster_webhook.proving import WatchProof
+from berthmaster_webhook.refusals import KubeletRefusals
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.server import IDLE_S, Routes
 from berthmaster_webhook.settings import Settings, SettingsError, read_settings
@@ -129,7 +131,15 @@ class Process:
             tools, self.leadership, client, self.reporter, on_avoid=self.queue.take_settings
         )
         self.routes = Routes(Admission(tools, self.leadership), tools, self.not_ready)
-        self.state.on_pod += [proof.take_pod, self.queue.take_pod, self.pins.take_pod]
+        notes = BindNotes(tools.answers, self.events)
+        refusals = KubeletRefusals(tools, on_avoid=self.queue.take_settings)
+        self.state.on_pod += [
+            proof.take_pod,
+            self.queue.take_pod,
+            self.pins.take_pod,
+            notes.take_pod,
+            refusals.take_pod,
+        ]
         self.state.on_pods_current.append(proof.take_current)
         self.state.on_settings.append(self.queue.take_settings)
         self.state.on_help.append(self.queue.take_help)

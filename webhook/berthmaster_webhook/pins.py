@@ -108,7 +108,7 @@ class FailedPins:
             known.pod = pod
             return
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
-        if allocation is None or allocation.mode == Mode.OBSERVE:
+        if allocation is None or allocation.mode != Mode.REQUIRED:
             return
         now_s = self._tools.clock()
         self._failing[uid] = _Failing(

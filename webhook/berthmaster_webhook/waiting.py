@@ -17,6 +17,7 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Hashable
+from enum import Enum
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
@@ -26,10 +27,11 @@ from berthmaster.cluster.client import JsonObject
 from berthmaster.cluster.informers import EventKind
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement import affinity
-from berthmaster.placement.engine import PodRequest
+from berthmaster.placement.engine import Decision, PodRequest
 from berthmaster_webhook import deciding
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.answers import Answer
+from berthmaster_webhook.binding import FROM_QUEUE, bound_as_required
 from berthmaster_webhook.deciding import Operations, Tools
 from berthmaster_webhook.effective import (
     ALLOWED_MODES,
@@ -55,6 +57,13 @@ RETRY_S = 0.5
 _SLICE = 100
 _OWNER = "the queue"
 _NOT_OURS_NOW = frozenset({Outcome.NOT_LEADER, Outcome.TAKING_OVER, Outcome.STOPPING})
+
+
+class _Let(Enum):
+    """How a pod that need not wait leaves the gate."""
+
+    GO = "go"
+    PREFER = "prefer"
 
 
 class WaitingPods:
@@ -210,11 +219,11 @@ class WaitingPods:
             if waiter.not_before_s > self._tools.clock():
                 heapq.heappush(self._later, (waiter.not_before_s, uid))
                 continue
-            operations = self._place_in_line(uid, waiter)
-            if operations is not None:
+            let = self._place_in_line(uid, waiter)
+            if let is not None:
                 await self._slots.acquire()
                 if self._term.why_not() is None and self._waiters.get(uid) is waiter:
-                    self._send(waiter, operations, None)
+                    self._let_go(waiter, let)
                 else:
                     self._dirty[uid] = None
                     self._slots.release()
@@ -222,25 +231,25 @@ class WaitingPods:
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
 
-    def _place_in_line(self, uid: str, waiter: Waiter) -> Operations | None:
-        """Put a pod in its line, or say why it stands in none; return what lets it go as it is."""
+    def _place_in_line(self, uid: str, waiter: Waiter) -> _Let | None:
+        """Put a pod in its line, or say why it stands in none; return how to let it go otherwise."""
         tools, pod = self._tools, waiter.pod
         if is_exempt(pod, tools.own_namespace):
-            return deciding.ungating(raw_of(pod))
+            return _Let.GO
         effective = read_effective(tools.state, pod)
         if effective.standing is Standing.NAMESPACE_UNSEEN:
             # Its arrival changes the settings, which brings us here again.
             self._lines.leave(waiter)
             waiter.why = "namespace_unseen"
             return None
-        if effective.enforced in (Mode.OFF, Mode.OBSERVE):
+        if not effective.may_wait:
             until_s = waiter.since_s + self._policy_grace_s
             if effective.standing is Standing.POLICY_UNSEEN and tools.clock() < until_s:
                 self._lines.leave(waiter)
                 waiter.why = "policy_unseen"
                 heapq.heappush(self._later, (until_s, uid))
                 return None
-            return deciding.ungating(raw_of(pod))
+            return _Let.PREFER if effective.mode is Mode.PREFERRED else _Let.GO
         if effective.mode is None:
             message = (
                 f"metadata.annotations[{names.PLACEMENT}]: unknown mode "
@@ -255,6 +264,22 @@ class WaitingPods:
             return None
         self._join(uid, waiter, request)
         return None
+
+    def _let_go(self, waiter: Waiter, let: _Let) -> None:
+        """Take the gate off a pod that need not wait, with preferences where it asks for them."""
+        pod = waiter.pod
+        raw = raw_of(pod)
+        if let is _Let.PREFER:
+            policy = read_effective(self._tools.state, pod).policy
+            request = self._tools.state.engine.read_request(pod, policy.spec, is_strict=False)
+            decision = deciding.decide(self._tools, pod, request)
+            if decision.node is not None:
+                answer = deciding.make_answer(pod, request, decision, _OWNER, mode=Mode.PREFERRED)
+                self._tools.answers.assume(answer, self._tools.clock())
+                self._note_decision(pod, answer, decision)
+                self._send(waiter, deciding.placing(raw, answer), answer)
+                return
+        self._send(waiter, deciding.ungating(raw), None)
 
     def _tell_invalid(self, waiter: Waiter, message: str) -> None:
         self._lines.leave(waiter)
@@ -284,23 +309,31 @@ class WaitingPods:
         if decision.node is None or not affinity.can_pin(raw, decision.node):
             self._close(line, decision.describe(), {it.group for it in decision.refusals})
             return False
-        answer = deciding.make_answer(pod, line.request, decision, _OWNER)
+        is_bind = read_effective(tools.state, pod).mode is Mode.BIND
+        note = bound_as_required(FROM_QUEUE) if is_bind else ""
+        answer = deciding.make_answer(
+            pod, line.request, decision, _OWNER, mode=Mode.REQUIRED, note=note
+        )
         tools.answers.assume(answer, tools.clock())
-        tools.metrics.decisions.labels(str(Mode.REQUIRED), str(Outcome.PLACED)).inc()
+        self._note_decision(pod, answer, decision)
+        self._send(waiter, deciding.placing(raw, answer), answer)
+        self._lines.open(line)
+        return True
+
+    def _note_decision(self, pod: Pod, answer: Answer, decision: Decision) -> None:
+        self._tools.metrics.decisions.labels(str(answer.mode), str(Outcome.PLACED)).inc()
         logger.info(
             "decided",
             extra={
                 "pod": pod.key,
                 "decision": decision.id,
                 "outcome": str(Outcome.PLACED),
+                "mode": str(answer.mode),
                 "node": decision.node,
                 "score": decision.score,
                 "from": "queue",
             },
         )
-        self._send(waiter, deciding.placing(raw, answer), answer)
-        self._lines.open(line)
-        return True
 
     def _close(self, line: Line, message: str, codes: set[str]) -> None:
         line.closed_at = self._tools.state.help_count

@@ -40,6 +40,8 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     feasible: int = 0
     refused: list[Refusal] = []
     runners_up: list[RunnerUp] = msgspec.field(default=[], name="runnersUp")
+    # What the pod's owner should know, as why `bind` became `required`.
+    note: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

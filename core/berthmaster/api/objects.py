@@ -6,6 +6,7 @@ All are immutable; a change arrives as a new object.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -45,6 +46,12 @@ class ObjectMeta(Struct, frozen=True):
     annotations: dict[str, str] | None = None
     owner_references: list[OwnerReference] | None = None
 
+    @property
+    def created_s(self) -> float | None:
+        """Return the creation in seconds since the epoch, by the API server's clock."""
+        text = self.creation_timestamp
+        return datetime.fromisoformat(text).timestamp() if text else None
+
     def controller(self) -> OwnerReference | None:
         """Return the owner that manages this object, if there is one."""
         for owner in self.owner_references or ():
@@ -75,10 +82,13 @@ class NodeSelector(Struct, frozen=True):
 
 
 class NodeAffinity(Struct, frozen=True):
-    """Required terms; preferences are kube-scheduler's business."""
+    """Required terms; preferences are kube-scheduler's business, and kept only to be added to."""
 
     required: NodeSelector | None = msgspec.field(
         default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    preferred: list[Any] | None = msgspec.field(
+        default=None, name="preferredDuringSchedulingIgnoredDuringExecution"
     )
 
 
@@ -128,6 +138,20 @@ class SchedulingGate(Struct, frozen=True):
     name: str
 
 
+class ClaimSource(Struct, frozen=True):
+    """The claim that a volume uses."""
+
+    claim_name: str = ""
+
+
+class Volume(Struct, frozen=True):
+    """A volume, as far as it stands for a claim; `ephemeral` holds the template of one."""
+
+    name: str = ""
+    persistent_volume_claim: ClaimSource | None = None
+    ephemeral: Any = None
+
+
 class PodSpec(Struct, frozen=True):
     """The part of a pod's spec that placement reads."""
 
@@ -143,6 +167,11 @@ class PodSpec(Struct, frozen=True):
     overhead: Resources | None = None
     resources: ResourceRequirements | None = None
     scheduling_gates: list[SchedulingGate] | None = None
+    volumes: list[Volume] | None = None
+    # Devices by Dynamic Resource Allocation; only that there are some is read.
+    resource_claims: list[Any] | None = None
+    # Pods that are scheduled together; again only that there is one is read.
+    scheduling_group: Any = None
 
 
 class Condition(Struct, frozen=True):

@@ -41,6 +41,27 @@ class Strategy(StrEnum):
     MOST_ALLOCATED = "MostAllocated"
 
 
+class TaintEffect(StrEnum):
+    """The effects that keep pods away."""
+
+    NO_SCHEDULE = "NoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class ExclusiveTaint(Model):
+    """A taint of nodes on which nobody but Berthmaster places pods."""
+
+    key: Annotated[str, Field(min_length=1, max_length=316, description="The taint's key.")]
+    value: Annotated[str, Field(max_length=63, description="The taint's value.")] = ""
+    effect: Annotated[TaintEffect, Field(description="The taint's effect.")] = (
+        TaintEffect.NO_SCHEDULE
+    )
+
+    def __str__(self) -> str:
+        value = f"={self.value}" if self.value else ""
+        return f"{self.key}{value}:{self.effect}"
+
+
 class DiskIOSettings(Model):
     """Settings of the disk IO concern."""
 
@@ -118,6 +139,15 @@ class PlacementPolicySpec(Model):
             json_schema_extra={"default": "60s"},
         ),
     ] = Fraction(60)
+    exclusive_taints: Annotated[
+        tuple[ExclusiveTaint, ...],
+        Field(
+            max_length=16,
+            description="Taints of nodes on which nobody but Berthmaster places pods: there, and "
+            "only there, pods of mode bind get their node at once, past kube-scheduler. The lists "
+            "of all policies together form the cluster's list.",
+        ),
+    ] = ()
     concerns: ConcernSettings = ConcernSettings()
 
     @property
@@ -181,13 +211,16 @@ class PolicySet:
     """All policies of a cluster together: which one counts for a pod, and what all say jointly.
 
     The disk IO white lists are one list for the cluster, so each policy that `choose` returns
-    carries all of them.
+    carries all of them. So are the taints of exclusive nodes: `exclusive_taints`.
     """
 
     def __init__(self, policies: Iterable[PlacementPolicy] = ()) -> None:
         ordered = sorted(policies, key=lambda it: (-it.spec.priority, it.name))
         self.white_list = tuple(
             sorted({name for it in ordered for name in it.spec.concerns.diskio.ns_white_list})
+        )
+        self.exclusive_taints = tuple(
+            dict.fromkeys(taint for it in ordered for taint in it.spec.exclusive_taints)
         )
         self._policies = tuple(self._with_white_list(it) for it in ordered)
         self._default = self._with_white_list(DEFAULT_POLICY)

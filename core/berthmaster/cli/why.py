@@ -214,7 +214,8 @@ def _decided(pod: Pod, allocation: Allocation) -> Situation:
     if node:
         return Situation.PLACED if node == allocation.node else Situation.STRAYED
     scheduled = _condition(pod, "PodScheduled")
-    if scheduled is not None and scheduled.reason == "Unschedulable":
+    is_pinned = allocation.mode == Mode.REQUIRED
+    if is_pinned and scheduled is not None and scheduled.reason == "Unschedulable":
         return Situation.PIN_FAILED
     return Situation.SENT
 
@@ -273,7 +274,8 @@ def _decided_predicate(pod: Pod, situation: Situation, allocation: Allocation) -
         case Situation.PLACED:
             return f"is on {chosen}: {because}"
         case Situation.SENT:
-            return f"is sent to {chosen} and kube-scheduler has yet to bind it: {because}"
+            sent = "prefers" if allocation.mode == Mode.PREFERRED else "is sent to"
+            return f"{sent} {chosen} and kube-scheduler has yet to bind it: {because}"
         case Situation.STRAYED:
             return f"is on {node} although {chosen} was chosen ({allocation.mode}): {because}"
         case Situation.OBSERVED:

@@ -75,13 +75,25 @@ def can_pin(pod: RawPod, node: str) -> bool:
     )
 
 
-def prefer(pod: RawPod, node: str, *, weight: int = 100) -> list[Operation]:
-    """Return what makes the node preferred, with a weight of 1..100, beside other preferences."""
-    preference = {"weight": weight, "preference": _term(node)}
-    node_affinity, operations = _node_affinity(pod, _PREFERRED_KEY, [preference])
-    if not operations and preference not in node_affinity[_PREFERRED_KEY]:
-        operations.append(_add(f"{_NODE_AFFINITY}/{_PREFERRED_KEY}/-", preference))
+def prefer(pod: RawPod, weights: Mapping[str, int]) -> list[Operation]:
+    """Return what makes nodes preferred, each by a weight of 1..100, beside other preferences."""
+    preferences = [
+        {"weight": weight, "preference": _term(node)} for node, weight in weights.items()
+    ]
+    node_affinity, operations = _node_affinity(pod, _PREFERRED_KEY, preferences)
+    if not operations:
+        known = node_affinity[_PREFERRED_KEY]
+        operations = [
+            _add(f"{_NODE_AFFINITY}/{_PREFERRED_KEY}/-", preference)
+            for preference in preferences
+            if preference not in known
+        ]
     return operations
+
+
+def bind(node: str) -> list[Operation]:
+    """Return what sets the node of a pod that is being created; a stored pod cannot be changed so."""
+    return [_add("/spec/nodeName", node)]
 
 
 def remove_gate(pod: RawPod, gate: str) -> list[Operation]:

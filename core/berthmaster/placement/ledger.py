@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import Enum
 from typing import Any
 
@@ -259,7 +258,7 @@ class Ledger:
                 key=pod.metadata.uid,
                 namespace=pod.metadata.namespace,
                 name=pod.metadata.name,
-                started_s=_seconds(pod.metadata.creation_timestamp),
+                started_s=pod.metadata.created_s,
             ),
             node=node,
             state=State.BOUND if pod.spec.node_name else State.PENDING,
@@ -335,7 +334,3 @@ class Ledger:
         self._windows.move_to_end(owner)
         if len(self._windows) > _OWNERS_REMEMBERED:
             self._windows.popitem(last=False)
-
-
-def _seconds(timestamp: str | None) -> float | None:
-    return datetime.fromisoformat(timestamp).timestamp() if timestamp else None
