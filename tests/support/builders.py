@@ -69,13 +69,17 @@ def make_node_manifest(
     taints: Sequence[Mapping[str, str]] = (),
     unschedulable: bool = False,
     others: Mapping[str, str] | None = None,
+    conditions: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Return a node as JSON data; `others` are further allocatable resources."""
     allocatable = {"cpu": cpu, "memory": memory, "pods": str(pods), **(others or {})}
+    status: Manifest = {"allocatable": allocatable}
+    if conditions is not None:
+        status["conditions"] = [{"type": it, "status": conditions[it]} for it in conditions]
     return {
         "metadata": {"name": name, "uid": uid or f"uid-{name}", "labels": dict(labels or {})},
         "spec": {"unschedulable": unschedulable, "taints": [dict(taint) for taint in taints]},
-        "status": {"allocatable": allocatable},
+        "status": status,
     }
 
 

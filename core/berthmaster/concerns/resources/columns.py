@@ -34,7 +34,17 @@ _Number = TypeVar("_Number", np.int64, np.int32)
 _KEYS_REMEMBERED = 256
 # Values that no node has any more are dropped when they outnumber the rows by so many.
 _STALE_VALUES = 1024
-_FILTERING_EFFECTS = ("NoSchedule", "NoExecute")
+_NO_SCHEDULE, _NO_EXECUTE = "NoSchedule", "NoExecute"
+_FILTERING_EFFECTS = (_NO_SCHEDULE, _NO_EXECUTE)
+# What the node lifecycle controller makes of a condition: the key of a taint and its effects. It needs a moment for that, so a condition counts as its taint at once.
+_TAINTS_OF_CONDITIONS = {
+    ("Ready", "False"): ("node.kubernetes.io/not-ready", _FILTERING_EFFECTS),
+    ("Ready", "Unknown"): ("node.kubernetes.io/unreachable", _FILTERING_EFFECTS),
+    ("MemoryPressure", "True"): ("node.kubernetes.io/memory-pressure", (_NO_SCHEDULE,)),
+    ("DiskPressure", "True"): ("node.kubernetes.io/disk-pressure", (_NO_SCHEDULE,)),
+    ("PIDPressure", "True"): ("node.kubernetes.io/pid-pressure", (_NO_SCHEDULE,)),
+    ("NetworkUnavailable", "True"): ("node.kubernetes.io/network-unavailable", (_NO_SCHEDULE,)),
+}
 
 
 class ResourcesColumns:
@@ -318,8 +328,13 @@ def _clash(addresses: Mapping[str, int], ip: str) -> bool:
 
 
 def _taint_set(node: Node) -> TaintSet:
-    taints = tuple(it for it in node.spec.taints or () if it.effect in _FILTERING_EFFECTS)
-    return TaintSet(node.spec.unschedulable, taints)
+    """Return the taints that are there, then those that the conditions are about to bring."""
+    taints = [it for it in node.spec.taints or () if it.effect in _FILTERING_EFFECTS]
+    there = {(it.key, it.effect) for it in taints}
+    for condition in node.status.conditions or ():
+        key, effects = _TAINTS_OF_CONDITIONS.get((condition.type, condition.status), ("", ()))
+        taints += [Taint(key=key, effect=it) for it in effects if (key, it) not in there]
+    return TaintSet(node.spec.unschedulable, tuple(taints))
 
 
 def _grow(array: NDArray[_Number], rows: int) -> NDArray[_Number]:
