@@ -4,10 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from berthmaster.api import names
+from berthmaster.api.objects import Pod, pod_from_manifest
+from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.cluster.errors import ApiError, OutcomeUnknownError, UnreachableError
 from berthmaster.cluster.events import EventRecorder
 from berthmaster_webhook.outcomes import Outcome
@@ -304,6 +307,47 @@ async def test_binding_pod_at_the_gate_becomes_required_and_says_so(world: World
     assert node_pin(pod) == "n1"
     assert allocation["mode"] == "required"
     assert "waited at the gate" in allocation["note"]
+
+
+@pytest.mark.parametrize("at", ["request", "filter"])
+async def test_pod_that_our_code_trips_over_stops_nobody_and_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    server = PodServer(world)
+    engine = world.state.engine
+    decide, read = engine.decide, engine.read_request
+
+    def trip(request: Any, *args: Any, **fields: Any) -> Any:
+        if request == read(server_pod("poison"), PlacementPolicySpec()):
+            raise RuntimeError("poison")
+        return decide(request, *args, **fields)
+
+    def stumble(pod: Pod, *args: Any, **fields: Any) -> Any:
+        if pod.metadata.name == "poison":
+            raise RuntimeError("poison")
+        return read(pod, *args, **fields)
+
+    def server_pod(name: str) -> Pod:
+        return pod_from_manifest(server.get_pod(name))
+
+    store(world, server, "poison", cpu="2", created="2025-01-01T00:00:00Z")
+    store(world, server, "after", cpu="1")
+    world.add_node("n1")
+    if at == "filter":
+        monkeypatch.setattr(engine, "decide", trip)
+    else:
+        monkeypatch.setattr(engine, "read_request", stumble)
+
+    async with queue_of(world, server):
+        await until(lambda: "schedulingGates" not in server.get_pod("after")["spec"])
+        await until(lambda: bool(conditions(server)))
+
+        monkeypatch.undo()
+        world.now_s += 60
+        world.state.tell_help()
+        await until(lambda: "schedulingGates" not in server.get_pod("poison")["spec"])
+
+    assert conditions(server)[0]["reason"] == "InternalError"
 
 
 async def test_deleted_policy_lets_its_pods_go_after_grace(world: World) -> None:

@@ -219,7 +219,7 @@ class WaitingPods:
             if waiter.not_before_s > self._tools.clock():
                 heapq.heappush(self._later, (waiter.not_before_s, uid))
                 continue
-            let = self._place_in_line(uid, waiter)
+            let = self._sort_one(uid, waiter)
             if let is not None:
                 await self._slots.acquire()
                 if self._term.why_not() is None and self._waiters.get(uid) is waiter:
@@ -230,6 +230,28 @@ class WaitingPods:
                     return
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
+
+    def _sort_one(self, uid: str, waiter: Waiter) -> _Let | None:
+        try:
+            return self._place_in_line(uid, waiter)
+        # The boundary of one pod: a concern's code that trips over it must not stop the others.
+        except Exception as error:  # noqa: BLE001 - logged with its traceback by _set_aside
+            self._set_aside(waiter, error)
+            return None
+
+    def _set_aside(self, waiter: Waiter, error: Exception) -> None:
+        """Let a pod wait that our code trips over, say so, and try again later."""
+        uid = waiter.pod.metadata.uid
+        logger.exception("deciding failed", extra={"pod": waiter.pod.key})
+        self._lines.leave(waiter)
+        waiter.why = "failed"
+        waiter.not_before_s = self._tools.clock() + waiter.backoff.next_s()
+        heapq.heappush(self._later, (waiter.not_before_s, uid))
+        message = (
+            f"deciding failed with {type(error).__name__}: a defect, please report it with the "
+            f"webhook's log; the annotation {names.PLACEMENT}: {Mode.OFF} creates a pod without us"
+        )
+        self._reporter.tell_waiting(waiter.pod, "InternalError", message, frozenset({message}))
 
     def _place_in_line(self, uid: str, waiter: Waiter) -> _Let | None:
         """Put a pod in its line, or say why it stands in none; return how to let it go otherwise."""
@@ -267,19 +289,28 @@ class WaitingPods:
 
     def _let_go(self, waiter: Waiter, let: _Let) -> None:
         """Take the gate off a pod that need not wait, with preferences where it asks for them."""
-        pod = waiter.pod
-        raw = raw_of(pod)
+        raw = raw_of(waiter.pod)
+        answer = None
         if let is _Let.PREFER:
-            policy = read_effective(self._tools.state, pod).policy
-            request = self._tools.state.engine.read_request(pod, policy.spec, is_strict=False)
-            decision = deciding.decide(self._tools, pod, request)
-            if decision.node is not None:
-                answer = deciding.make_answer(pod, request, decision, _OWNER, mode=Mode.PREFERRED)
-                self._tools.answers.assume(answer, self._tools.clock())
-                self._note_decision(pod, answer, decision)
-                self._send(waiter, deciding.placing(raw, answer), answer)
-                return
-        self._send(waiter, deciding.ungating(raw), None)
+            try:
+                answer = self._prefer(waiter.pod)
+            # As in `_sort_one`, but such a pod never waits.
+            except Exception:
+                logger.exception("deciding failed", extra={"pod": waiter.pod.key})
+        operations = deciding.placing(raw, answer) if answer else deciding.ungating(raw)
+        self._send(waiter, operations, answer)
+
+    def _prefer(self, pod: Pod) -> Answer | None:
+        tools = self._tools
+        policy = read_effective(tools.state, pod).policy
+        request = tools.state.engine.read_request(pod, policy.spec, is_strict=False)
+        decision = deciding.decide(tools, pod, request)
+        if decision.node is None:
+            return None
+        answer = deciding.make_answer(pod, request, decision, _OWNER, mode=Mode.PREFERRED)
+        tools.answers.assume(answer, tools.clock())
+        self._note_decision(pod, answer, decision)
+        return answer
 
     def _tell_invalid(self, waiter: Waiter, message: str) -> None:
         self._lines.leave(waiter)
@@ -303,6 +334,15 @@ class WaitingPods:
         waiter = self._lines.first(line)
         if waiter is None:
             return False
+        try:
+            return self._serve_one(line, waiter)
+        # As in `_sort_one`.
+        except Exception as error:  # noqa: BLE001 - as above
+            # Those behind it are served in the next round.
+            self._set_aside(waiter, error)
+            return False
+
+    def _serve_one(self, line: Line, waiter: Waiter) -> bool:
         tools, pod = self._tools, waiter.pod
         decision = deciding.decide(tools, pod, line.request)
         raw = raw_of(pod)
