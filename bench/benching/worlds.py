@@ -1,0 +1,167 @@
+"""A cluster of paper with one of our programs beside it, each a process of its own, all over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benching import fake_cluster
+from berthmaster_sandbox.pki import Authority, KeyPair, write_kubeconfig
+from berthmaster_sandbox.processes import ManagedProcess, build_environment, start_process
+
+SERVICE = "berthmaster-webhook.berthmaster-system.svc"
+_BENCH = Path(__file__).resolve().parents[1]
+_POLL_S = 0.02
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        port: int = it.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True, kw_only=True)
+class PaperWorld:
+    """A running API server of paper, and what is needed to talk to it and to start programs."""
+
+    folder: Path
+    api: ManagedProcess
+    url: str
+    kubeconfig: Path
+    ca_path: Path
+    session: aiohttp.ClientSession
+
+    def start(self, program: str, *arguments: str) -> ManagedProcess:
+        """Start one of our programs as its own process, with the cluster's kubeconfig."""
+        environment = build_environment(
+            {
+                "KUBECONFIG": str(self.kubeconfig),
+                "POD_NAMESPACE": "berthmaster-system",
+                "POD_NAME": f"{program.rpartition('-')[2]}-0",
+                "BERTHMASTER_BIND_ADDRESS": "127.0.0.1",
+            }
+        )
+        script = Path(sys.executable).parent / program
+        return start_process(
+            program, [script, *arguments], folder=self.folder, environment=environment
+        )
+
+    def server_context(self) -> ssl.SSLContext:
+        """Return a context that trusts this world's authority."""
+        return ssl.create_default_context(cafile=str(self.ca_path))
+
+    async def counters(self) -> dict[str, Any]:
+        """Return what the API server has counted."""
+        async with self.session.get(f"{self.url}/bench/counters") as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def post(self, path: str, body: bytes) -> None:
+        """Send something to the benchmarks' own paths."""
+        async with self.session.post(f"{self.url}/bench/{path}", data=body) as response:
+            response.raise_for_status()
+
+
+@asynccontextmanager
+async def paper_world(
+    nodes: int, pods: int, *, drivers: bool = False, life_s: float = 30.0
+) -> AsyncIterator[PaperWorld]:
+    """Yield a running cluster of so many nodes and pods; end it and remove its folder afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="berthmaster-bench-"))
+    authority = Authority(folder / "pki")
+    serving = authority.issue_server("api", "kube-apiserver", addresses=["127.0.0.1"])
+    secret = folder / "secret.json"
+    secret.write_text(json.dumps(_tls_secret(authority)))
+    port = free_port()
+    url = f"https://127.0.0.1:{port}"
+    kubeconfig = write_kubeconfig(
+        folder / "kubeconfig", server=url, authority=authority, user=authority.issue_client("us", "us")
+    )
+    api = start_process(
+        "fake-api",
+        [
+            sys.executable,
+            "-m",
+            fake_cluster.__name__,
+            *(f"--nodes={nodes}", f"--pods={pods}", f"--life={life_s}", f"--port={port}"),
+            *(f"--certificate={serving.certificate_path}", f"--key={serving.key_path}"),
+            f"--secret={secret}",
+            *(["--drivers"] if drivers else []),
+        ],
+        folder=folder,
+        environment=build_environment({"PYTHONPATH": str(_BENCH)}),
+    )
+    context = ssl.create_default_context(cafile=str(authority.certificate_path))
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+    try:
+        await wait_answer(api, session, f"{url}/version", deadline_s=120)
+        yield PaperWorld(
+            folder=folder,
+            api=api,
+            url=url,
+            kubeconfig=kubeconfig,
+            ca_path=authority.certificate_path,
+            session=session,
+        )
+    finally:
+        await session.close()
+        await api.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def stopped_at_end(process: ManagedProcess) -> AsyncIterator[ManagedProcess]:
+    """Stop a process at the end of the block."""
+    try:
+        yield process
+    finally:
+        await process.stop(grace_s=15)
+
+
+async def wait_answer(
+    process: ManagedProcess, session: aiohttp.ClientSession, url: str, *, deadline_s: float
+) -> float:
+    """Wait until a URL answers 200; return when, in monotonic seconds. Raises TimeoutError."""
+    async with asyncio.timeout(deadline_s):
+        while True:
+            process.check_alive()
+            with suppress(aiohttp.ClientError):
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return time.monotonic()
+            await asyncio.sleep(_POLL_S)
+
+
+async def scrape(session: aiohttp.ClientSession, port: int) -> dict[str, float]:
+    """Return a program's metrics by name with labels."""
+    async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
+
+
+def _tls_secret(authority: Authority) -> dict[str, Any]:
+    pair: KeyPair = authority.issue_server("webhook", SERVICE, dns_names=[SERVICE])
+    data = {"tls.crt": pair.certificate_pem, "tls.key": pair.key_pem}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "berthmaster-webhook-tls", "namespace": "berthmaster-system"},
+        "data": {key: base64.b64encode(pem).decode() for key, pem in data.items()},
+    }
