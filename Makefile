@@ -52,7 +52,8 @@ lint: $(READY) ## formatter, linter, types, import direction
 
 .PHONY: bench
 bench: binaries ## speed figures, side by side on this machine
-	@$(RUN)/python bench/decision.py
+	@PYTHONPATH=bench $(RUN)/python bench/decision.py
+	@PYTHONPATH=bench $(RUN)/python bench/memory.py --nodes 1000 --pods 30000
 
 .PHONY: sandbox
 sandbox: binaries ## a control plane that stays up; prints how to point kubectl at it

@@ -6,7 +6,7 @@
 The real webhook process lists everything from an API server of paper (benching/fake_cluster.py) over
 TLS, pages and all. Pods are 5 to 8 KB of JSON each, with managedFields; every ten have an owner, labels
 and images of their own, and a quarter carry an allocation of ours. *Ready* is /readyz answering 200;
-*settled* is the memory after the pods of a minute of churn (`--settle`). The API server here is cheaper
+*settled* is the memory some seconds later (`--settle`). The API server here is cheaper
 than a real one, which would take some seconds longer to encode the same lists.
 """
 
@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--runs", type=int, default=1)
     given = parser.parse_args()
-    rows = [
-        asyncio.run(measure(given.nodes, given.pods, given.settle)) for _ in range(given.runs)
-    ]
+    rows = [asyncio.run(measure(given.nodes, given.pods, given.settle)) for _ in range(given.runs)]
     header = (
         *("nodes", "pods", "ready after s", "CPU s", "waited for a core s", "API server CPU s"),
         *("MiB when ready", "MiB settled", "MiB at its peak"),

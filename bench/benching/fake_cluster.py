@@ -194,7 +194,9 @@ class FakeCluster:
             return await self._list(request, collection, match["namespace"] or "")
         body = await request.read()
         if not (self.writes and match["plural"] == "leases"):
-            self.writes[f"{request.method} {match['plural']}{'/' + match['sub'] if match['sub'] else ''}"] += 1
+            self.writes[
+                f"{request.method} {match['plural']}{'/' + match['sub'] if match['sub'] else ''}"
+            ] += 1
         if request.method == "POST":
             return self._create(collection, match["namespace"], _decode(body))
         held = self._collection(collection).stored.get(key)
@@ -244,9 +246,7 @@ class FakeCluster:
             self._live(stored)
         return _json(stored)
 
-    async def _list(
-        self, request: web.Request, path: str, namespace: str
-    ) -> web.StreamResponse:
+    async def _list(self, request: web.Request, path: str, namespace: str) -> web.StreamResponse:
         collection = self._collection(path)
         name = _wanted_name(request)
         label = request.query.get("labelSelector", "")
@@ -490,8 +490,13 @@ def _discover(path: str) -> Json | None:
 
 
 def _page(items: list[bytes], version: str, token: str) -> web.Response:
-    meta = _encode({"resourceVersion": version, "continue": token} if token else {"resourceVersion": version})
-    body = b'{"kind":"List","apiVersion":"v1","metadata":%s,"items":[%s]}' % (meta, b",".join(items))
+    meta = _encode(
+        {"resourceVersion": version, "continue": token} if token else {"resourceVersion": version}
+    )
+    body = b'{"kind":"List","apiVersion":"v1","metadata":%s,"items":[%s]}' % (
+        meta,
+        b",".join(items),
+    )
     return web.Response(body=body, content_type="application/json")
 
 
@@ -520,8 +525,15 @@ def main() -> None:
     if given.secret is not None:
         cluster._put("/api/v1/secrets", _decode(given.secret.read_bytes()))
     for name in ("webhook-0", "operator-0"):
-        meta = {"name": name, "namespace": "berthmaster-system", "labels": {}}
-        cluster._put(_PODS, {"metadata": meta, "spec": {"nodeName": objects.node_name(0)}, "status": {"phase": "Running"}})
+        meta: Json = {"name": name, "namespace": "berthmaster-system", "labels": {}}
+        cluster._put(
+            _PODS,
+            {
+                "metadata": meta,
+                "spec": {"nodeName": objects.node_name(0)},
+                "status": {"phase": "Running"},
+            },
+        )
     app = web.Application(client_max_size=1 << 28)
     app.on_startup.append(cluster.live)
     app.router.add_post("/bench/created", cluster.created)
@@ -530,7 +542,9 @@ def main() -> None:
     app.router.add_route("*", "/{path:.*}", cluster.handle)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(given.certificate, given.key)
-    web.run_app(app, host="127.0.0.1", port=given.port, ssl_context=context, access_log=None, print=None)
+    web.run_app(
+        app, host="127.0.0.1", port=given.port, ssl_context=context, access_log=None, print=None
+    )
 
 
 if __name__ == "__main__":

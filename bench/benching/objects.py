@@ -29,7 +29,9 @@ DRIVERS = "ioi-system"
 
 def node_name(index: int) -> str:
     """Return the name of a node as clouds make them."""
-    return f"ip-10-{index // 65536}-{index // 256 % 256}-{index % 256}.eu-central-1.compute.internal"
+    return (
+        f"ip-10-{index // 65536}-{index // 256 % 256}-{index % 256}.eu-central-1.compute.internal"
+    )
 
 
 def stable_uid(kind: str, index: int) -> str:
@@ -217,7 +219,11 @@ def _metadata(containers: tuple[str, ...], annotations: Json) -> Json:
             "f:terminationGracePeriodSeconds": {},
             "f:volumes": {
                 ".": {},
-                'k:{"name":"config"}': {".": {}, "f:configMap": {".": {}, "f:name": {}}, "f:name": {}},
+                'k:{"name":"config"}': {
+                    ".": {},
+                    "f:configMap": {".": {}, "f:name": {}},
+                    "f:name": {},
+                },
             },
         },
     }
@@ -283,7 +289,7 @@ def _running(containers: tuple[str, ...], annotations: Json) -> Template:
         "resourceVersion": "%(version)s",
         "generation": 1,
     }
-    status_fields = {
+    status_fields: Json = {
         "f:status": {
             "f:conditions": {
                 f'k:{{"type":"{kind}"}}': {
@@ -407,7 +413,7 @@ def node(index: int) -> Json:
         }
         for kind in ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")
     ]
-    fields = {"f:metadata": {"f:labels": {f"f:{key}": {} for key in labels}}}
+    fields: Json = {"f:metadata": {"f:labels": {f"f:{key}": {} for key in labels}}}
     return {
         "metadata": {
             "name": name,
@@ -418,7 +424,10 @@ def node(index: int) -> Json:
             "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
             "managedFields": [_managed_fields("kubelet", fields)],
         },
-        "spec": {"podCIDR": f"10.{index // 256}.{index % 256}.0/24", "providerID": f"aws:///{zone}"},
+        "spec": {
+            "podCIDR": f"10.{index // 256}.{index % 256}.0/24",
+            "providerID": f"aws:///{zone}",
+        },
         "status": {
             "capacity": amounts,
             "allocatable": amounts,
@@ -437,9 +446,10 @@ def node(index: int) -> Json:
 
 
 _CPU_FLAGS = (
-    "ADX AESNI AVX AVX2 AVX512BW AVX512CD AVX512DQ AVX512F AVX512VL CMPXCHG8 FMA3 FXSR GFNI IBPB "
-    "LAHF MOVBE OSXSAVE SHA STIBP SYSCALL VAES VPCLMULQDQ X87 XGETBV1 XSAVE"
-).split()
+    *("ADX", "AESNI", "AVX", "AVX2", "AVX512BW", "AVX512CD", "AVX512DQ", "AVX512F", "AVX512VL"),
+    *("CMPXCHG8", "FMA3", "FXSR", "GFNI", "IBPB", "LAHF", "MOVBE", "OSXSAVE", "SHA", "STIBP"),
+    *("SYSCALL", "VAES", "VPCLMULQDQ", "X87", "XGETBV1", "XSAVE"),
+)
 
 
 def inventory(index: int, reported: list[str]) -> Json:
@@ -447,7 +457,11 @@ def inventory(index: int, reported: list[str]) -> Json:
     speed = disk_speed_mib(index)
     used = 2 * len(reported)
     share = {"read": f"{speed}Mi", "write": f"{speed}Mi", "total": f"{2 * speed}Mi"}
-    free = {"read": f"{speed - used}Mi", "write": f"{speed - used}Mi", "total": f"{2 * (speed - used)}Mi"}
+    free = {
+        "read": f"{speed - used}Mi",
+        "write": f"{speed - used}Mi",
+        "total": f"{2 * (speed - used)}Mi",
+    }
     source = {"deviceGeneration": 1, "statsGeneration": 7, "observedGeneration": 7}
     return {
         "metadata": {

@@ -91,7 +91,10 @@ async def paper_world(
     port = free_port()
     url = f"https://127.0.0.1:{port}"
     kubeconfig = write_kubeconfig(
-        folder / "kubeconfig", server=url, authority=authority, user=authority.issue_client("us", "us")
+        folder / "kubeconfig",
+        server=url,
+        authority=authority,
+        user=authority.issue_client("us", "us"),
     )
     api = start_process(
         "fake-api",

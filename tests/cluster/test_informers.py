@@ -29,6 +29,17 @@ class Thing(msgspec.Struct):
     spec: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class VersionedMeta(msgspec.Struct, rename="camel"):
+    name: str
+    uid: str = ""
+    resource_version: str = ""
+
+
+class Versioned(msgspec.Struct):
+    metadata: VersionedMeta
+    spec: dict[str, int] = msgspec.field(default_factory=dict)
+
+
 def thing(name: str, **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name, "namespace": "a", "uid": f"uid-{name}"}, "spec": spec}
 
@@ -203,6 +214,85 @@ async def test_list_that_expires_half_way_starts_over(api: FakeApi) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
     assert [name for _, name in seen.events] == ["p0", "p1", "p2"]
+
+
+async def test_list_that_breaks_off_takes_nothing_back(api: FakeApi) -> None:
+    for number in range(4):
+        api.put(PODS, thing(f"p{number}"))
+    seen = Seen()
+
+    def tell(kind: EventKind, obj: Thing) -> None:
+        seen.event(kind, obj)
+        if len(seen.events) == 2:
+            api.fail_next("GET", PODS, Refusal(500))
+            api.remove_silently(PODS, "p0")
+
+    async with Client.at(api.url) as client:
+        informer = Informer(
+            client,
+            PODS,
+            decode=msgspec.json.Decoder(Thing).decode,
+            key=lambda obj: obj.metadata.uid,
+            on_event=tell,
+            on_sync=seen.sync,
+            page_limit=2,
+            backoff=Backoff(first_s=0.001, cap_s=0.001),
+        )
+        task = asyncio.create_task(informer.run())
+        await seen.until(lambda: seen.syncs == 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert informer.failures == 1
+    assert seen.events == [
+        ("ADDED", "p0"),
+        ("ADDED", "p1"),
+        ("ADDED", "p2"),
+        ("ADDED", "p3"),
+        ("DELETED", "p0"),
+    ]
+
+
+async def test_store_holds_no_more_than_is_kept(api: FakeApi) -> None:
+    for name in ("stays", "changes", "vanishes"):
+        api.put(PODS, thing(name, size=1))
+    whole: list[tuple[str, dict[str, int]]] = []
+
+    def keep(obj: Versioned) -> Versioned:
+        return Versioned(metadata=obj.metadata)
+
+    async with Client.at(api.url) as client:
+        seen = Seen()
+        informer = Informer(
+            client,
+            PODS,
+            decode=msgspec.json.Decoder(Versioned).decode,
+            key=lambda obj: obj.metadata.uid,
+            keep=keep,
+            on_event=lambda kind, obj: whole.append(
+                (f"{kind.value} {obj.metadata.name}", obj.spec)
+            ),
+            on_sync=seen.sync,
+            backoff=Backoff(first_s=0.001, cap_s=0.001),
+        )
+        task = asyncio.create_task(informer.run())
+        await seen.until(lambda: seen.syncs == 1)
+        await api.until_watched(PODS)
+        kept = dict(informer.store)
+        api.remove_silently(PODS, "vanishes")
+        changed = {**thing("changes", size=2)["metadata"], "resourceVersion": "9999"}
+        api.objects[PODS]["changes"] = {"metadata": changed, "spec": {"size": 2}}
+        api.compact()
+        api.end_watches()
+        await seen.until(lambda: seen.syncs == 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert [it.spec for it in kept.values()] == [{}, {}, {}]
+    assert whole[:3] == [
+        (f"ADDED {name}", {"size": 1}) for name in ("stays", "changes", "vanishes")
+    ]
+    assert whole[3:] == [("MODIFIED changes", {"size": 2}), ("DELETED vanishes", {})]
 
 
 async def test_silent_watch_is_replaced(api: FakeApi) -> None:

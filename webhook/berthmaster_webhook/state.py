@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,15 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
-from berthmaster.api.objects import Namespace, Node, Pod, decode_namespace, decode_node, decode_pod
+from berthmaster.api.objects import (
+    Namespace,
+    Node,
+    ObjectMeta,
+    Pod,
+    decode_namespace,
+    decode_node,
+    decode_pod,
+)
 from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.informers import EventKind, Informer
@@ -69,6 +78,7 @@ class ClusterState:
             decode=decode_pod,
             key=lambda pod: pod.metadata.uid,
             version=lambda pod: pod.metadata.resource_version,
+            keep=_identity,
             on_event=self._take_pod,
             on_sync=self._tell_pods_current,
             on_progress=lambda _: self._tell_pods_current(),
@@ -238,6 +248,19 @@ class ClusterState:
     def _skip(self, kind: str, name: str) -> None:
         self._metrics.bad_objects.labels(kind).inc()
         logger.exception("object skipped", extra={"kind": kind, "object": name})
+
+
+def _identity(pod: Pod) -> Pod:
+    """Return what tells a pod apart; what it holds is in the ledger, and a whole pod takes 7 KB."""
+    metadata = pod.metadata
+    return Pod(
+        metadata=ObjectMeta(
+            name=metadata.name,
+            namespace=sys.intern(metadata.namespace),
+            uid=metadata.uid,
+            resource_version=metadata.resource_version,
+        )
+    )
 
 
 _NO_VERSION = {"resource_version": ""}

@@ -1,9 +1,10 @@
 """Keep a local copy of one kind of objects by LIST and WATCH, and tell its owner what changes.
 
-A list is read page by page from the freshest state and decoded into the owner's small types at
-once, so that the raw JSON of a big cluster is never held as a whole. When complete it is compared
-with what was known: new, changed, and, last, vanished objects, for which a DELETED with the last
-known state is made up. Then a watch goes on from the list's version. It is resumed from the last
+A list is read page by page from the freshest state, and each page is decoded into the owner's small
+types and compared with what was known at once, so that a big cluster is never held as a whole. New and
+changed objects are told as their pages come; when the list is complete, so are vanished ones, for
+which a DELETED with the last known state is made up. A list that breaks off tells nothing wrong: the next
+one goes on from what is known by then. Then a watch goes on from the list's version. It is resumed from the last
 version seen when it ends or breaks, and a new list is made only when the server says that this
 version is too old (410).
 
@@ -95,8 +96,10 @@ class Informer(Generic[T]):
 
     `decode` gets the JSON of one object (items of a list lack `kind` and `apiVersion`); `key` must
     be stable for an object, `namespace/name` and the uid are both fine. `version` reads the
-    resourceVersion from a decoded object and saves a second look at its JSON. All callbacks are
-    synchronous and quick; what `on_event`, `on_sync` or `on_progress` raise ends `run`.
+    resourceVersion from a decoded object and saves a second look at its JSON. `keep` returns what of an
+    object the store holds, with its resourceVersion, for those who need each object once: `on_event`
+    gets it whole, except that of one that vanished between two lists only what was kept is known. All
+    callbacks are synchronous and quick; what `on_event`, `on_sync` or `on_progress` raise ends `run`.
     """
 
     def __init__(  # noqa: PLR0913 - callbacks and limits are independent of each other
@@ -112,6 +115,7 @@ class Informer(Generic[T]):
         on_progress: Callable[[str], None] | None = None,
         on_bad_object: Callable[[bytes, Exception], None] | None = None,
         version: Callable[[T], str] | None = None,
+        keep: Callable[[T], T] = lambda obj: obj,
         silent_after_s: float = SILENT_AFTER_S,
         page_limit: int = PAGE_LIMIT,
         backoff: Backoff | None = None,
@@ -128,6 +132,7 @@ class Informer(Generic[T]):
         self._on_progress = on_progress
         self._on_bad_object = on_bad_object
         self._version = version
+        self._keep = keep
         self._silent_after_s = silent_after_s
         self._page_limit = page_limit
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - jitter, no secret
@@ -169,51 +174,47 @@ class Informer(Generic[T]):
         await asyncio.sleep(wait_s)
 
     async def _list(self) -> None:
-        fresh: dict[str, T] = {}
-        bad_names: set[str] = set()
+        listed: set[str] = set()
         version = ""
         async with aclosing(
             self._client.list_pages(self._path, self._query, self._page_limit)
         ) as pages:
-            async for page in pages:
+            async for raw in pages:
                 try:
-                    listed = _PAGE.decode(page)
+                    page = _PAGE.decode(raw)
                 except msgspec.DecodeError as error:
                     raise UnreachableError(f"no list at {self._path}: {error}") from error
-                version = version or listed.metadata.resource_version
-                self._take_page(listed.items or (), fresh, bad_names)
-                await asyncio.sleep(0)
+                version = version or page.metadata.resource_version
+                await self._take_page(page.items or (), listed)
         self.last_contact_s = self._clock()
-        await self._adopt(fresh, bad_names)
+        await self._drop_vanished(listed)
         self.resource_version = version
         self.lists += 1
         self.synced.set()
         if self._on_sync is not None:
             self._on_sync()
 
-    def _take_page(
-        self, items: list[msgspec.Raw] | tuple[()], fresh: dict[str, T], bad_names: set[str]
-    ) -> None:
-        for item in items:
+    async def _take_page(self, items: list[msgspec.Raw] | tuple[()], listed: set[str]) -> None:
+        """Turn the difference between a page and the store into events; note whose keys it had."""
+        for count, item in enumerate(items, 1):
             raw = bytes(item)
             obj = self._decoded(raw)
             if obj is None:
-                bad_names.update(_names_in(raw))
-            else:
-                fresh[self._key(obj)] = obj
-
-    async def _adopt(self, fresh: dict[str, T], bad_names: set[str]) -> None:
-        """Turn the difference between the list and the store into events, deletions last."""
-        for count, (key, obj) in enumerate(fresh.items(), 1):
+                # An object that is there but cannot be read has not vanished.
+                listed.update(_names_in(raw))
+                continue
+            key = self._key(obj)
+            listed.add(key)
             old = self.store.get(key)
             if old is None:
                 self._put(EventKind.ADDED, key, obj)
-            elif old != obj:
+            elif old != self._keep(obj):
                 self._put(EventKind.MODIFIED, key, obj)
             if count % _BREATH == 0:
                 await asyncio.sleep(0)
-        # An object that is there but cannot be read has not vanished.
-        vanished = [key for key in self.store if key not in fresh and key not in bad_names]
+
+    async def _drop_vanished(self, listed: set[str]) -> None:
+        vanished = [key for key in self.store if key not in listed]
         for count, key in enumerate(vanished, 1):
             self._drop(key, self.store[key])
             if count % _BREATH == 0:
@@ -292,7 +293,7 @@ class Informer(Generic[T]):
             self._on_progress(self.resource_version)
 
     def _put(self, kind: EventKind, key: str, obj: T) -> None:
-        self.store[key] = obj
+        self.store[key] = self._keep(obj)
         if self._on_event is not None:
             self._on_event(kind, obj)
 
