@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,13 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from berthmaster.api.diskio import device_from_manifest, stats_from_manifest
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest
+from berthmaster.api.policy import Strategy
+from berthmaster.concerns.diskio import CONCERN, reasons
 from berthmaster.concerns.diskio.columns import DiskIOColumns
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels, read_models
-from berthmaster.concerns.diskio.request import Usage
+from berthmaster.concerns.diskio.request import DiskIORequest
+from berthmaster.concerns.diskio.shapes import Usage
 from berthmaster.concerns.shape import Holder
 
 CAPACITY = 1000
+ROW = np.array([0])
 NODE = node_from_manifest({"metadata": {"name": "n", "uid": "n"}})
 MODELS = read_models(
     {"diskVendors": '[{"vendor": "V", "model": "M", "readRatio": {"4k": 2}, "writeRatio": {}}]'}
@@ -230,3 +235,35 @@ class Books(RuleBasedStateMachine):
 
 TestBooks = Books.TestCase
 TestBooks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def ask(read: int, **changes: Any) -> DiskIORequest:
+    usage = Usage(read, 0, "32k")
+    return DiskIORequest(usage, True, Strategy.LEAST_ALLOCATED, **changes)
+
+
+def test_policy_lets_a_disk_without_a_model_count_bytes_as_they_are() -> None:
+    columns = new_columns()
+    columns.write_node(0, NODE, inventory(None, models=DiskModels()))
+
+    assert list(CONCERN.filter(columns, ROW, ask(1000))) == [reasons.NO_MODEL]
+    asked = ask(1000, needs_model=False)
+    assert list(CONCERN.filter(columns, ROW, asked)) == [0]
+    assert list(CONCERN.score(columns, ROW, asked)) == [50]
+    assert CONCERN.allocate(columns, 0, asked)["read"] == 1000
+    assert list(CONCERN.filter(columns, ROW, ask(1001, needs_model=False))) == [
+        reasons.SHORT_OF_READ
+    ]
+
+
+def test_reserve_stays_free() -> None:
+    columns = new_columns()
+    columns.write_node(0, NODE, inventory(None))
+    # The model's read ratio is 2: 400 become 800 of 1000.
+    assert list(CONCERN.filter(columns, ROW, ask(400, reserve_percent=20))) == [0]
+    asked = ask(401, reserve_percent=20)
+
+    assert list(CONCERN.filter(columns, ROW, asked)) == [reasons.SHORT_OF_READ]
+    detail = CONCERN.explain(columns, 0, reasons.SHORT_OF_READ, asked, "n").detail
+    assert "short by 2 " in detail
+    assert "200 stay free by reservePercent" in detail

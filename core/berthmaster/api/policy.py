@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,20 @@ class ExclusiveTaint(Model):
         return f"{self.key}{value}:{self.effect}"
 
 
+class BlockSizePolicy(StrEnum):
+    """Which block sizes a pod may name."""
+
+    STRICT = "Strict"
+    NEAREST = "Nearest"
+
+
+class UnknownModel(StrEnum):
+    """What becomes of a disk for which no model is known."""
+
+    REFUSE = "Refuse"
+    DEFAULT = "Default"
+
+
 class DiskIOSettings(Model):
     """Settings of the disk IO concern."""
 
@@ -79,6 +93,28 @@ class DiskIOSettings(Model):
             max_length=256,
         ),
     ] = ()
+    block_size_policy: Annotated[
+        BlockSizePolicy,
+        Field(
+            description="Strict: only 512, 1k, 4k, 8k, 16k and 32k. Nearest: any size, also as 4K, "
+            "4Ki, 4096 or 4096B, counts as the next lower one of these."
+        ),
+    ] = BlockSizePolicy.STRICT
+    default_block_size: Annotated[
+        Literal["512", "1k", "4k", "8k", "16k", "32k"] | None,
+        Field(description="Block size of a request that names none; absent: it is refused."),
+    ] = None
+    unknown_model: Annotated[
+        UnknownModel,
+        Field(
+            description="A disk without a model. Refuse: takes no pods. Default: each byte counts "
+            "once, whatever the block size."
+        ),
+    ] = UnknownModel.REFUSE
+    reserve_percent: Annotated[
+        int,
+        Field(ge=0, le=90, description="Share of each disk's capacity that pods leave free."),
+    ] = 0
     stale_after: Annotated[
         Duration,
         Field(

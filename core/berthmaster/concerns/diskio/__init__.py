@@ -18,8 +18,9 @@ from typing import Any
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.diskio import placement, request
-from berthmaster.concerns.diskio.columns import READY, DiskIOColumns
-from berthmaster.concerns.diskio.request import DiskIORequest, Usage
+from berthmaster.concerns.diskio.columns import NO_MODEL, READY, DiskIOColumns
+from berthmaster.concerns.diskio.request import DiskIORequest
+from berthmaster.concerns.diskio.shapes import Usage
 from berthmaster.concerns.shape import Codes, Holder, Reason, Rows, Scores
 
 
@@ -69,7 +70,7 @@ class DiskIOConcern:
     def allocate(self, columns: DiskIOColumns, row: int, request: DiskIORequest) -> dict[str, Any]:
         """Return the disk, what was asked, and what that is in the disk's units (bytes/s)."""
         disk = columns.disk(row)
-        if columns.state[row] != READY or disk is None:
+        if columns.state[row] not in (READY, NO_MODEL) or disk is None:
             return {}
         read, write = columns.needed(row, request.usage)
         allocation: dict[str, Any] = {"device": disk.id, "read": read, "write": write}

@@ -19,7 +19,7 @@ from berthmaster.api.inventory import Bandwidth, Disk, DiskModel, NodeInventory
 from berthmaster.api.objects import Node
 from berthmaster.concerns.diskio.inventory import find_default
 from berthmaster.concerns.diskio.models import compile_ratios, normalise
-from berthmaster.concerns.diskio.request import Usage
+from berthmaster.concerns.diskio.shapes import Usage
 from berthmaster.concerns.shape import Holder
 
 UNREGISTERED, NO_DISK, NO_MODEL, READY = 0, 1, 2, 3
@@ -43,12 +43,13 @@ class _Row:
 
 
 class DiskIOColumns:
-    """State, model index and free bandwidth per node; `free` has rows read, write, total."""
+    """State, model index and bandwidth per node; `free` and `capacity`: read, write, total."""
 
     def __init__(self) -> None:
         self.state: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
         self.model: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.free: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
+        self.capacity: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
         # Index 0: no function is known, requests count un-scaled.
         self.models: list[Ratios | None] = [None]
         self.white_list: frozenset[str] = frozenset()
@@ -61,6 +62,9 @@ class DiskIOColumns:
         self.state = np.concatenate([self.state, np.zeros(grown, dtype=np.uint8)])
         self.model = np.concatenate([self.model, np.zeros(grown, dtype=np.int32)])
         self.free = np.concatenate([self.free, np.zeros((3, grown), dtype=np.int64)], axis=1)
+        self.capacity = np.concatenate(
+            [self.capacity, np.zeros((3, grown), dtype=np.int64)], axis=1
+        )
         self._rows.extend(_Row() for _ in range(grown))
 
     def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
@@ -79,6 +83,7 @@ class DiskIOColumns:
         else:
             self.state[row] = NO_MODEL if it.disk.function is None else READY
         self.model[row] = self._intern(it.disk.function if it.disk is not None else None)
+        self.capacity[:, row] = _triple(it.disk.capacity) if it.disk is not None else 0
         self._recount(row)
 
     def clear(self, row: int) -> None:
@@ -86,7 +91,7 @@ class DiskIOColumns:
         self._rows[row] = _Row()
         self.state[row] = UNREGISTERED
         self.model[row] = 0
-        self.free[:, row] = 0
+        self.free[:, row] = self.capacity[:, row] = 0
 
     def charge(self, row: int, holder: Holder, usage: Usage) -> None:
         """Let a pod or an answer use the disk."""

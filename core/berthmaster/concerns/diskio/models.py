@@ -23,7 +23,8 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.inventory import DiskModel
 from berthmaster.api.quantities import LIMIT, ceil, parse_quantity
-from berthmaster.concerns.diskio.request import BLOCK_SIZES, Usage
+from berthmaster.concerns.diskio.block_sizes import BLOCK_SIZES
+from berthmaster.concerns.diskio.shapes import Usage
 
 _HIGHEST_RATIO = 1_000_000
 _MOST_ENTRIES = 4096

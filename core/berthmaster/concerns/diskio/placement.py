@@ -10,6 +10,7 @@ share 0.025, LeastAllocated 97. Nodes without known disks score 100 under both, 
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from berthmaster.concerns.diskio.models import normalise
 from berthmaster.concerns.diskio.request import DiskIORequest
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
+ArrayT = TypeVar("ArrayT", NDArray[np.int64], np.int64)
+
 # Doubles come this close to a whole number only where the exact fraction may be one.
 _DOUBTFUL = 1e-7
 
@@ -33,12 +36,12 @@ def filter_rows(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> C
     if request.is_io_requiring:
         codes[state == states.UNREGISTERED] = reasons.UNSUPPORTED_NODE
     codes[state == states.NO_DISK] = reasons.NO_DISK
-    codes[state == states.NO_MODEL] = reasons.NO_MODEL
-    ready = state == states.READY
+    ready = _is_ready(state, request)
+    codes[(state == states.NO_MODEL) & ~ready] = reasons.NO_MODEL
     if request.problem:
         codes[ready] = reasons.INVALID
         return codes
-    free = columns.free[:, rows]
+    free = columns.free[:, rows] - _reserve(columns.capacity[:, rows], request)
     need = _needs(columns, rows, request)
     # Later checks first: the earlier one overwrites them.
     for dimension, code in (
@@ -54,7 +57,7 @@ def score_rows(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> Sc
     """Return 0..100 per row, exact: doubles near a whole number are worked out as fractions."""
     free = columns.free[:2, rows]
     need = _needs(columns, rows, request)[:2]
-    ready = columns.state[rows] == states.READY
+    ready = _is_ready(columns.state[rows], request)
     shares = np.ones((2, len(rows)))
     np.divide(need, free, out=shares, where=free > 0)
     percent = (shares[0] + shares[1]) * 50
@@ -88,14 +91,26 @@ def explain(
         return reasons.invalid(request.problem)
     dimension = code - reasons.SHORT_OF_READ
     read, write = columns.needed(row, request.usage)
-    capacity = (disk.capacity.read, disk.capacity.write, disk.capacity.total)
+    capacity = columns.capacity[dimension, row]
     return reasons.short(
         node,
         dimension,
         asked=(read, write, read + write)[dimension],
         free=int(columns.free[dimension, row]),
-        capacity=capacity[dimension],
+        capacity=int(capacity),
+        reserve=int(_reserve(capacity, request)),
     )
+
+
+def _is_ready(state: NDArray[np.uint8], request: DiskIORequest) -> NDArray[np.bool_]:
+    """Return which disks may be used: without a model they count un-scaled, if the policy agrees."""
+    ready: NDArray[np.bool_] = state == states.READY
+    return ready if request.needs_model else ready | (state == states.NO_MODEL)
+
+
+def _reserve(capacity: ArrayT, request: DiskIORequest) -> ArrayT:
+    """Return what of a capacity has to stay free after this request, rounded up."""
+    return -(-capacity * request.reserve_percent // 100)
 
 
 def _needs(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> NDArray[np.int64]:

@@ -49,13 +49,21 @@ def invalid(problem: str) -> Reason:
     return Reason(text=problem, group=problem)
 
 
-def short(node: str, dimension: int, *, asked: int, free: int, capacity: int) -> Reason:
-    """Return the words for too little bandwidth; sizes in bytes per second."""
+def short(
+    node: str, dimension: int, *, asked: int, free: int, capacity: int, reserve: int = 0
+) -> Reason:
+    """Return the words for too little bandwidth; sizes in bytes per second.
+
+    `reserve` is what the policy wants to stay free.
+    """
     name = DIMENSIONS[dimension]
     words = f"disk IO {name} bandwidth is not enough"
-    missing, asks, left, whole = map(describe_size, (asked - free, asked, free, capacity))
+    missing, asks, left, whole, kept = map(
+        describe_size, (asked + reserve - free, asked, free, capacity, reserve)
+    )
+    reserved = f", {kept} stay free by reservePercent" if reserve else ""
     return Reason(
         text=f"node {node} {words}",
         group=words,
-        detail=f"{name} short by {missing} (asks {asks}, free {left} of {whole})",
+        detail=f"{name} short by {missing} (asks {asks}, free {left} of {whole}{reserved})",
     )
