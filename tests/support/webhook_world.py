@@ -13,6 +13,7 @@ import jsonpatch
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.inventory import inventory_from_manifest
 from berthmaster.api.objects import Namespace, ObjectMeta, Pod, pod_from_manifest
 from berthmaster.api.policy import policy_from_manifest
 from berthmaster.cluster.client import Client, JsonObject, PatchKind, Query
@@ -80,6 +81,15 @@ class World:
 
     def add_node(self, name: str, **fields: Any) -> None:
         self.state.nodes._put(EventKind.ADDED, name, make_node(name, **fields))
+
+    def add_disk(self, node: str, size: str = "1000Mi") -> None:
+        """Give a node a disk of so much read and write, on which every access counts its bytes."""
+        capacity = {"read": size, "write": size, "total": "1Ti"}
+        disk = {"id": "d", "type": "emptyDir", "capacity": capacity, "function": {}}
+        inventory = inventory_from_manifest(
+            {"metadata": {"name": node}, "status": {"disks": [disk]}}
+        )
+        self.state.inventories._put(EventKind.ADDED, node, inventory)
 
     def add_policy(self, name: str, **spec: Any) -> None:
         policy = policy_from_manifest({"metadata": {"name": name}, "spec": spec})

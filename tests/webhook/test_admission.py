@@ -48,6 +48,43 @@ async def test_feasible_pod_is_pinned_and_ungated(world: World) -> None:
     assert set(world.state.ledger.assumed) == {reply.decision_id} == {allocation_of(result)["id"]}
 
 
+async def test_request_in_any_shape_is_placed_and_written_for_the_driver(world: World) -> None:
+    world.add_node("n1")
+    world.add_disk("n1")
+    typed = {names.DISK_READ: "1.5Mi", names.DISK_WRITE: "2Mi", names.DISK_BLOCK_SIZE: "4k"}
+    pod = gated_manifest(annotations={names.PLACEMENT: "required", **typed})
+
+    result = patched(pod, ask(world, pod))
+
+    assert json.loads(result["metadata"]["annotations"][names.DISKIO_REQUEST]) == {
+        "rbps": "1536Ki",
+        "wbps": "2Mi",
+        "blocksize": "4k",
+    }
+    assert allocation_of(result)["allocated"]["diskio"]["rbps"] == 1536 * 1024
+    assert not (typed.items() - result["metadata"]["annotations"].items())
+    # What is written so is understood by us as well, and left as it is.
+    del result["metadata"]["annotations"][names.ALLOCATION]
+    result["metadata"]["name"] = "again"
+    again = patched({**result, "spec": pod["spec"]}, ask(world, {**result, "spec": pod["spec"]}))
+    assert (
+        again["metadata"]["annotations"][names.DISKIO_REQUEST]
+        == (result["metadata"]["annotations"][names.DISKIO_REQUEST])
+    )
+
+
+async def test_plain_request_stays_as_it_was_written(world: World) -> None:
+    world.add_node("n1")
+    world.add_disk("n1")
+    text = '{"RBPS": "1048576", "wbps": "1Mi", "blockSize": "4k", "note": 1}'
+    pod = gated_manifest(annotations={names.PLACEMENT: "required", names.DISKIO_REQUEST: text})
+
+    result = patched(pod, ask(world, pod))
+
+    assert allocation_of(result)["node"] == "n1"
+    assert result["metadata"]["annotations"][names.DISKIO_REQUEST] == text
+
+
 async def test_answers_hold_their_room(world: World) -> None:
     world.add_node("n1", cpu="3")
 

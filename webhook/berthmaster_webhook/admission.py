@@ -224,7 +224,7 @@ class _Case:
             self._log(Outcome.NOWHERE, decision.id, why=decision.describe())
             return self._leave(Outcome.NOWHERE, effective)
         mode, note = self._mode_on(effective, decision.node)
-        answer = deciding.make_answer(pod, request, decision, owner, mode=mode, note=note)
+        answer = deciding.make_answer(tools, pod, request, decision, owner, mode=mode, note=note)
         operations = deciding.placing(raw, answer)
         if self._request.dry_run:
             return self._change(operations, Outcome.DRY_RUN, effective, warning=note)

@@ -37,7 +37,8 @@ class Answer:
     """One decision that was, or is being, given; `annotation` is the allocation's text.
 
     `mode` is what it does to the pod: `required`, `preferred` or `bind`; `preferences` are weights of
-    1..100 by node for `preferred`; `note` is what the pod's owner should know.
+    1..100 by node for `preferred`; `note` is what the pod's owner should know; `beside` are further
+    annotations to write, for programs that do not read the allocation.
     """
 
     decision_id: str
@@ -50,6 +51,7 @@ class Answer:
     mode: Mode = Mode.REQUIRED
     preferences: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 class Handed(msgspec.Struct, frozen=True, kw_only=True):

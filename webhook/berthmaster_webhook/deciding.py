@@ -68,6 +68,7 @@ def avoided_by(tools: Tools, pod: Pod) -> frozenset[str]:
 
 
 def make_answer(
+    tools: Tools,
     pod: Pod,
     request: PodRequest,
     decision: Decision,
@@ -88,6 +89,7 @@ def make_answer(
         mode=mode,
         preferences=_preferences(decision) if mode is Mode.PREFERRED else {},
         note=note,
+        beside=_beside(tools, pod, decision),
     )
 
 
@@ -121,7 +123,7 @@ def placing(raw: RawPod, answer: Answer) -> Operations:
             placing = affinity.pin_at_creation(raw, answer.node)
     return [
         *placing,
-        *affinity.annotate(raw, names.ALLOCATION, answer.annotation),
+        *affinity.annotate_all(raw, {names.ALLOCATION: answer.annotation, **answer.beside}),
         *affinity.remove_gate(raw, names.GATE),
     ]
 
@@ -139,6 +141,16 @@ def has_effect(stored: RawPod, answer: Answer | None) -> bool:
     annotations = (stored.get("metadata") or {}).get("annotations") or {}
     allocation = read_allocation(annotations.get(names.ALLOCATION))
     return allocation is not None and allocation.id == answer.decision_id
+
+
+def _beside(tools: Tools, pod: Pod, decision: Decision) -> dict[str, str]:
+    """Return the annotations of the concerns for programs that do not read the allocation."""
+    annotations: dict[str, str] = {}
+    for concern in tools.state.engine.table.concerns:
+        allocated = decision.allocated.get(concern.name)
+        if allocated:
+            annotations.update(concern.annotations(pod, allocated))
+    return annotations
 
 
 def _preferences(decision: Decision) -> dict[str, int]:

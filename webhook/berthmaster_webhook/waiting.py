@@ -307,7 +307,7 @@ class WaitingPods:
         decision = deciding.decide(tools, pod, request)
         if decision.node is None:
             return None
-        answer = deciding.make_answer(pod, request, decision, _OWNER, mode=Mode.PREFERRED)
+        answer = deciding.make_answer(tools, pod, request, decision, _OWNER, mode=Mode.PREFERRED)
         tools.answers.assume(answer, tools.clock())
         self._note_decision(pod, answer, decision)
         return answer
@@ -352,7 +352,7 @@ class WaitingPods:
         is_bind = read_effective(tools.state, pod).mode is Mode.BIND
         note = bound_as_required(FROM_QUEUE) if is_bind else ""
         answer = deciding.make_answer(
-            pod, line.request, decision, _OWNER, mode=Mode.REQUIRED, note=note
+            tools, pod, line.request, decision, _OWNER, mode=Mode.REQUIRED, note=note
         )
         tools.answers.assume(answer, tools.clock())
         self._note_decision(pod, answer, decision)

@@ -143,6 +143,12 @@ class Concern(Protocol[ColumnsT, RequestT, UsageT]):
     def allocate(self, columns: ColumnsT, row: int, request: RequestT) -> dict[str, Any]:
         """Return what the row gives, as JSON data that `usage` understands."""
 
+    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return what is written on the pod, beside the allocation, for programs that read only that.
+
+        `allocated` is what this concern's `allocate` gave.
+        """
+
     def explain(
         self, columns: ColumnsT, row: int, code: int, request: RequestT, node: str
     ) -> Reason:

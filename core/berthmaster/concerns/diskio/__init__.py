@@ -80,6 +80,10 @@ class DiskIOConcern:
             allocation["blockSize"] = request.usage.block_size
         return allocation
 
+    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the request in the form that every IO driver reads, where it is in another."""
+        return request.write_for_drivers(pod, allocated)
+
     def explain(
         self, columns: DiskIOColumns, row: int, code: int, request: DiskIORequest, node: str
     ) -> Reason:

@@ -6,14 +6,22 @@ empty annotation counts the same, but fits only nodes whose disks are known.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
+from berthmaster.api import names
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import BlockSizePolicy, PlacementPolicySpec, Strategy, UnknownModel
-from berthmaster.api.quantities import LIMIT
+from berthmaster.api.quantities import LIMIT, format_size
 from berthmaster.concerns.diskio.block_sizes import BLOCK_SIZES
-from berthmaster.concerns.diskio.shapes import BEST_EFFORT, Rules, Usage, read_annotations
+from berthmaster.concerns.diskio.shapes import (
+    BEST_EFFORT,
+    Rules,
+    Usage,
+    is_for_every_driver,
+    read_annotations,
+)
 from berthmaster.concerns.shape import InvalidRequestError
 
 # What a pod holds must not depend on which policy selects it, so every spelling counts.
@@ -67,6 +75,25 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> Usage:
     if _is_rate(read) and _is_rate(write):
         return Usage(read, write, block_size)
     return BEST_EFFORT
+
+
+def write_for_drivers(pod: Pod, allocated: Mapping[str, Any]) -> dict[str, str]:
+    """Return the annotation that says to an IO driver what was allocated, none if it stands there.
+
+    Drivers charge what they find in the pod's annotation. The reference driver knows only the flat
+    shape, takes quantities with a fraction for 0, and hangs on a block size that it does not know.
+    """
+    usage = read_usage(pod, allocated) if allocated else BEST_EFFORT
+    if not usage.block_size:
+        return {}
+    if is_for_every_driver(pod.annotations.get(names.DISKIO_REQUEST), usage):
+        return {}
+    request = {
+        "rbps": format_size(usage.read_bytes_per_s),
+        "wbps": format_size(usage.write_bytes_per_s),
+        "blocksize": usage.block_size,
+    }
+    return {names.DISKIO_REQUEST: json.dumps(request)}
 
 
 def _is_rate(value: object) -> TypeGuard[int]:

@@ -96,6 +96,10 @@ class ResourcesConcern:
         """Return nothing: the pod's spec says it all."""
         return {}
 
+    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return nothing."""
+        return {}
+
     def explain(
         self,
         columns: ResourcesColumns,
