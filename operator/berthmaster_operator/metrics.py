@@ -55,9 +55,12 @@ class Metrics:
         self.queue_length = self._gauge(
             "berthmaster_operator_queue_length", "Nodes that wait for work, timers included."
         )
-        self.certificate_expiry = self._gauge(
+        self.certificate_expiry = Gauge(
             "berthmaster_webhook_certificate_expiry_seconds",
-            "When the webhook's certificate ends, in seconds since the epoch.",
+            "When the webhook's certificate (serving) and its authority end, in seconds since the "
+            "epoch; only the leader knows.",
+            ["certificate"],
+            registry=self.registry,
         )
         self._nodes: dict[str, tuple[bool, int, int]] = {}
         self._last_ignored: dict[str, tuple[str, float]] = {}

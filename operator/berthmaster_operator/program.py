@@ -43,9 +43,11 @@ from berthmaster_operator.sightings import (
     InventorySeen,
     NodeSeen,
     PodSeen,
+    ReplicaSeen,
     decode_inventory,
     decode_node,
     decode_pod,
+    decode_replica,
     decode_version,
 )
 from berthmaster_operator.work_queues import WorkQueue
@@ -107,7 +109,12 @@ class Program:
         )
         bindings = BindingReconciler(client, fleet, may_write=may_write, metrics=metrics)
         certificates = CertificateReconciler(
-            client, settings.namespace, may_write=may_write, metrics=metrics, clock=clock
+            client,
+            settings.namespace,
+            may_write=may_write,
+            metrics=metrics,
+            is_foreign=settings.certificate_issuer != "operator",
+            clock=clock,
         )
         self.nodes = WorkQueue("nodes", nodes.reconcile, workers=settings.workers, clock=clock)
         self.cleaning = WorkQueue("cleaning", cleaner.reconcile, clock=clock)
@@ -140,12 +147,24 @@ class Program:
             on_event=self._inventory_changed,
         )
         self._disk_models = self._models.informer(client, self.settings.diskio_namespace)
-        secrets = f"/api/v1/namespaces/{self.settings.namespace}/secrets"
+        own = f"/api/v1/namespaces/{self.settings.namespace}"
+        is_foreign = self.settings.certificate_issuer != "operator"
+        issuer = names.ISSUED_SECRET if is_foreign else names.WEBHOOK_CA_SECRET
         self._guarded = [
-            self._guard(secrets, names.WEBHOOK_CA_SECRET),
-            self._guard(secrets, names.WEBHOOK_TLS_SECRET),
+            self._guard(f"{own}/secrets", issuer),
+            self._guard(f"{own}/secrets", names.WEBHOOK_TLS_SECRET),
             self._guard(certifying.CONFIGURATIONS, names.WEBHOOK_CONFIGURATION),
         ]
+        self._replicas = Informer(
+            client,
+            f"{own}/pods",
+            decode=decode_replica,
+            key=lambda replica: replica.name,
+            query={"labelSelector": names.WEBHOOK_LABEL},
+            on_event=self._replica_changed,
+        )
+        # What each replica says that it serves.
+        self._serving: dict[str, str] = {}
 
     def _guard(self, path: str, name: str) -> Informer[str]:
         """Watch one object whose every change has the certificates looked at; keep none of it."""
@@ -178,6 +197,14 @@ class Program:
         else:
             self.fleet.see_inventory(inventory)
 
+    def _replica_changed(self, kind: EventKind, replica: ReplicaSeen) -> None:
+        """Look at the certificates when a replica serves another; its heartbeats tell nothing."""
+        before = self._serving.pop(replica.name, "")
+        if kind is not EventKind.DELETED:
+            self._serving[replica.name] = replica.serving
+        if self._serving.get(replica.name, "") != before:
+            self.certificates.add(certifying.KEY)
+
     def _mark(self, node: str) -> None:
         """Have a node looked at, a moment later so that a burst of changes is one look."""
         if not self.fleet.is_complete:
@@ -198,6 +225,7 @@ class Program:
     def _stop_leading(self) -> None:
         logger.warning("not leading any more")
         self.metrics.is_leader.set(0)
+        self.metrics.certificate_expiry.clear()
 
     def _mark_all(self) -> None:
         self.fleet.mark_all()
@@ -249,6 +277,7 @@ class Program:
             self._inventories.run(),
             self._disk_models.run(),
             *(informer.run() for informer in self._guarded),
+            self._replicas.run(),
             self._complete(),
         ]
 

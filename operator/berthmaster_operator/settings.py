@@ -14,6 +14,8 @@ from typing import Any
 from berthmaster.api import names
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+# Who issues the webhook's certificate: we, or somebody who puts it into `names.ISSUED_SECRET`.
+CERTIFICATE_ISSUERS = ("operator", "secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Settings:
     settle_s: float = 0.2
     # How long a Node must be gone before what its driver left behind is deleted.
     leftover_grace_s: float = 60.0
+    # Who issues the webhook's certificate, one of `CERTIFICATE_ISSUERS`.
+    certificate_issuer: str = "operator"
     # How often the custom kinds are listed to find deletions that a broken watch swallowed.
     audit_s: float = 300.0
 
@@ -63,6 +67,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     )
     parser.add_argument("--health-port", type=_port, default=default.health_port)
     parser.add_argument("--log-level", choices=LOG_LEVELS, default=default.log_level)
+    parser.add_argument(
+        "--certificate-issuer", choices=CERTIFICATE_ISSUERS, default=default.certificate_issuer
+    )
     parser.add_argument("--workers", type=_positive_int, default=default.workers)
     for flag, seconds in (
         ("--inventory-pause", default.inventory_pause_s),

@@ -56,6 +56,14 @@ class ModelsSeen:
     data: dict[str, str] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSeen:
+    """A pod of the webhook, and the digest of the certificate that it serves, empty for none."""
+
+    name: str
+    serving: str
+
+
 class _Owner(Struct, frozen=True):
     uid: str = ""
 
@@ -122,6 +130,14 @@ def decode_pod(raw: bytes) -> PodSeen:
         namespace=pod.metadata.namespace,
         node=node,
         is_finished=pod.status.phase in ("Succeeded", "Failed"),
+    )
+
+
+def decode_replica(raw: bytes) -> ReplicaSeen:
+    """Read a pod of the webhook; raises as `decode_pod`."""
+    metadata = _pod(raw).metadata
+    return ReplicaSeen(
+        name=metadata.name, serving=(metadata.annotations or {}).get(names.SERVING, "")
     )
 
 

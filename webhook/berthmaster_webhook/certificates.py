@@ -1,7 +1,9 @@
 """The serving certificate: read from its Secret through the API, watched, and changed while serving.
 
 A new pair is tried on a context of its own first, so that a broken or half-written Secret leaves the
-old one in use. New handshakes get the new pair at once; open connections keep theirs.
+old one in use. New handshakes get the new pair at once; open connections keep theirs. Our own pod says
+which pair it serves: an authority stays trusted until no replica needs it any more. The first pair is
+served only after that was said, so that who has said nothing serves nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from pathlib import Path
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.digests import certificate_digest
 from berthmaster.api.objects import ObjectMeta, Struct
-from berthmaster.cluster.client import Client
+from berthmaster.cluster.backoffs import Backoff
+from berthmaster.cluster.client import Client, PatchKind
+from berthmaster.cluster.errors import ClusterError
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_webhook.metrics import Metrics
 
@@ -38,11 +43,18 @@ def new_server_context() -> ssl.SSLContext:
 
 
 class Certificates:
-    """Keeps `context` supplied with the newest usable pair; `loaded` is set with the first."""
+    """Keeps `context` supplied with the newest usable pair.
 
-    def __init__(self, client: Client, namespace: str, metrics: Metrics) -> None:
+    `loaded` is set when the first was loaded and our pod says so.
+    """
+
+    def __init__(self, client: Client, namespace: str, pod_name: str, metrics: Metrics) -> None:
         self.context = new_server_context()
         self.loaded = asyncio.Event()
+        self._client = client
+        self._pod = f"/api/v1/namespaces/{namespace}/pods/{pod_name}"
+        self._digest = ""
+        self._changed = asyncio.Event()
         self._metrics = metrics
         self._serving: tuple[str, str] | None = None
         self._informer = Informer(
@@ -56,7 +68,27 @@ class Certificates:
 
     async def run(self) -> None:
         """Follow the Secret until cancelled."""
-        await self._informer.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._informer.run())
+            tasks.create_task(self._report())
+
+    async def _report(self) -> None:
+        """Write onto our pod which pair is served, whenever that changes."""
+        reported, backoff = "", Backoff(first_s=0.2, cap_s=5.0)
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while reported != self._digest:
+                digest = self._digest
+                patch = {"metadata": {"annotations": {names.SERVING: digest}}}
+                try:
+                    await self._client.patch(self._pod, patch, PatchKind.MERGE)
+                except ClusterError as error:
+                    logger.warning("certificate not reported yet", extra={"error": str(error)})
+                    await asyncio.sleep(backoff.next_s())
+                    continue
+                reported = digest
+            self.loaded.set()
 
     def _take(self, kind: EventKind, secret: _Secret) -> None:
         if kind is EventKind.DELETED or secret.metadata.name != names.WEBHOOK_TLS_SECRET:
@@ -79,9 +111,10 @@ class Certificates:
             )
             return
         self._serving = pair
+        self._digest = certificate_digest(certificate)
         self._metrics.certificate_loads.labels("loaded").inc()
         logger.info("certificate loaded", extra={"version": secret.metadata.resource_version})
-        self.loaded.set()
+        self._changed.set()
 
 
 def load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

@@ -120,7 +120,9 @@ class Process:
             pod_name=settings.pod_name,
             clock=time.monotonic,
         )
-        self.certificates = Certificates(client, settings.namespace, self.metrics)
+        self.certificates = Certificates(
+            client, settings.namespace, settings.pod_name, self.metrics
+        )
         self.leadership = Leadership(client, settings, tools, proof)
         self.events = EventRecorder(client, COMPONENT, instance=settings.pod_name)
         self.reporter = Reporter(

@@ -24,6 +24,9 @@ DISK_IO_READY_ON_NODE = f"{GROUP}/{DISK_IO_READY}"
 # The installation.
 SYSTEM_NAMESPACE = "berthmaster-system"
 WEBHOOK_SERVICE = "berthmaster-webhook"
+WEBHOOK_LABEL = "app.kubernetes.io/name=berthmaster-webhook"
+GATE_SERVICE = "berthmaster-gate"
+GATE_CONFIGURATION = "berthmaster-gate"
 WEBHOOK_SERVICE_ACCOUNT = "berthmaster-webhook"
 OPERATOR_SERVICE_ACCOUNT = "berthmaster-operator"
 WEBHOOK_CONFIGURATION = "zz-berthmaster"
@@ -32,6 +35,12 @@ WEBHOOK_PORT = 10250
 WEBHOOK_PATH = "/place"
 WEBHOOK_TLS_SECRET = "berthmaster-webhook-tls"  # noqa: S105 - the name of an object
 WEBHOOK_CA_SECRET = "berthmaster-webhook-ca"  # noqa: S105 - the name of an object
+# Where an issuer other than our operator puts certificate, key and authority.
+ISSUED_SECRET = "berthmaster-webhook-issued"  # noqa: S105 - the name of an object
+# On the authority's Secret: make a new authority.
+RENEW = f"{GROUP}/renew"
+# On the webhook's own pod: the digest of the certificate that it serves.
+SERVING = f"{GROUP}/serving-certificate"
 WEBHOOK_LEASE = "berthmaster-webhook"
 OPERATOR_LEASE = "berthmaster-operator"
 HANDOVER = f"{GROUP}/assumed"
