@@ -12,6 +12,7 @@ import pytest
 from berthmaster.api.names import GATE
 from berthmaster.api.objects import pod_from_manifest
 from berthmaster.cli import output, why
+from berthmaster.cli.shortages import distance
 from berthmaster.cli.why import Situation
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.snapshot import load_engine
@@ -219,7 +220,7 @@ def test_distance_is_the_largest_lacking_share(detail: str, expected: Fraction |
     reason = Reason(text="t", group="g", detail=detail)
     verdict = Verdict(node="n", reason=reason, concern="c", score=0, scores={})
 
-    assert why.distance(verdict) == expected
+    assert distance(verdict) == expected
 
 
 def test_plain_text_is_aligned_and_whole() -> None:

@@ -26,18 +26,17 @@ from berthmaster.api.admission import (
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.api.policy import Mode, OnInvalid
-from berthmaster.concerns.shape import InvalidRequestError, Problem
+from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement import affinity
 from berthmaster.placement.engine import PodRequest
+from berthmaster.placement.opting import describe_refusal, unknown_mode, why_exempt
 from berthmaster_webhook import deciding
 from berthmaster_webhook.binding import bound_as_required, why_not_bind
 from berthmaster_webhook.deciding import Operations, Tools
 from berthmaster_webhook.effective import (
-    ALLOWED_MODES,
     Effective,
     Standing,
     foreign_gates,
-    is_exempt,
     read_effective,
 )
 from berthmaster_webhook.outcomes import Outcome
@@ -161,7 +160,7 @@ class _Case:
 
     def answer(self) -> Reply:
         state, pod = self._tools.state, self._pod
-        if is_exempt(pod, self._tools.own_namespace):
+        if why_exempt(pod, self._tools.own_namespace):
             return _pass(self._request, Outcome.UNTOUCHED)
         if not self._has_gate and read_allocation(pod.annotations.get(names.ALLOCATION)):
             # Our own output, shown once more.
@@ -185,7 +184,7 @@ class _Case:
 
     def _read_request(self, effective: Effective) -> PodRequest:
         if effective.mode is None:
-            raise _unknown_mode(effective.text)
+            raise unknown_mode(effective.text)
         return self._tools.state.engine.read_request(self._pod, effective.policy.spec)
 
     def _why_not(self) -> Outcome | None:
@@ -255,10 +254,6 @@ class _Case:
         return self._change(deciding.placing(raw, answer), Outcome.REPEATED, effective)
 
     def _invalid(self, effective: Effective, error: InvalidRequestError) -> Reply:
-        message = (
-            f"{self._pod.key}: {error}; correct it, or set the annotation "
-            f"{names.PLACEMENT}: {Mode.OFF} to create the pod without placement"
-        )
         if effective.mode in (Mode.OBSERVE, Mode.PREFERRED):
             warning = f"{names.PLACEMENT}: {effective.mode} has no effect: {error}"
             return self._change(self._ungate(), Outcome.INVALID, effective, warning=warning)
@@ -266,7 +261,7 @@ class _Case:
             return self._leave(Outcome.WAITS_INVALID, effective)
         return Reply(
             status=200,
-            body=refuse(self._request.uid, message),
+            body=refuse(self._request.uid, describe_refusal(self._pod, error)),
             outcome=Outcome.INVALID,
             mode=_mode_label(effective),
         )
@@ -322,14 +317,6 @@ def _owner_of(pod: Pod, request: AdmissionRequest) -> Hashable:
     if controller is not None and controller.uid:
         return controller.uid
     return (request.user_info.username, pod.metadata.namespace)
-
-
-def _unknown_mode(text: str) -> InvalidRequestError:
-    field = f"metadata.annotations[{names.PLACEMENT}]"
-    shown = text if len(text) <= 60 else f"{text[:60]}..."
-    return InvalidRequestError(
-        Problem(field=field, message=f'unknown mode "{shown}", expected one of {ALLOWED_MODES}')
-    )
 
 
 def _mode_label(effective: Effective | None) -> str:

@@ -15,7 +15,6 @@ from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode, PlacementPolicy
 from berthmaster_webhook.state import ClusterState
 
-ALLOWED_MODES = ", ".join(Mode)
 _MODES = frozenset(map(str, Mode))
 _NEVER_GATED = frozenset({Mode.PREFERRED, Mode.OBSERVE, Mode.OFF})
 
@@ -66,19 +65,6 @@ def read_effective(state: ClusterState, pod: Pod) -> Effective:
         standing = Standing.POLICY_UNSEEN
     mode = policy.spec.mode if opted_in else Mode.OFF
     return Effective(policy=policy, mode=mode, standing=standing)
-
-
-def is_exempt(pod: Pod, own_namespace: str) -> bool:
-    """Return whether the pod is never placed by us, whatever it asks."""
-    namespace = pod.metadata.namespace
-    controller = pod.metadata.controller()
-    return (
-        namespace in names.EXEMPT_NAMESPACES
-        or namespace == own_namespace
-        or bool(pod.spec.node_name)
-        or names.MIRROR_POD in pod.annotations
-        or (controller is not None and controller.kind == "DaemonSet")
-    )
 
 
 def foreign_gates(pod: Pod) -> tuple[str, ...]:

@@ -28,15 +28,14 @@ from berthmaster.cluster.informers import EventKind
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement import affinity
 from berthmaster.placement.engine import Decision, PodRequest
+from berthmaster.placement.opting import unknown_mode, why_exempt
 from berthmaster_webhook import deciding
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.answers import Answer
 from berthmaster_webhook.binding import FROM_QUEUE, bound_as_required
 from berthmaster_webhook.deciding import Operations, Tools
 from berthmaster_webhook.effective import (
-    ALLOWED_MODES,
     Standing,
-    is_exempt,
     read_effective,
     waits_at_gate,
 )
@@ -256,7 +255,7 @@ class WaitingPods:
     def _place_in_line(self, uid: str, waiter: Waiter) -> _Let | None:
         """Put a pod in its line, or say why it stands in none; return how to let it go otherwise."""
         tools, pod = self._tools, waiter.pod
-        if is_exempt(pod, tools.own_namespace):
+        if why_exempt(pod, tools.own_namespace):
             return _Let.GO
         effective = read_effective(tools.state, pod)
         if effective.standing is Standing.NAMESPACE_UNSEEN:
@@ -273,11 +272,7 @@ class WaitingPods:
                 return None
             return _Let.PREFER if effective.mode is Mode.PREFERRED else _Let.GO
         if effective.mode is None:
-            message = (
-                f"metadata.annotations[{names.PLACEMENT}]: unknown mode "
-                f'"{effective.text[:60]}", expected one of {ALLOWED_MODES}'
-            )
-            self._tell_invalid(waiter, message)
+            self._tell_invalid(waiter, str(unknown_mode(effective.text)))
             return None
         try:
             request = tools.state.engine.read_request(pod, effective.policy.spec)

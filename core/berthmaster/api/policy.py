@@ -6,7 +6,7 @@ policy of the highest priority counts, then the first by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -281,6 +281,24 @@ class PolicySet:
             if policy.selects(labels, namespace_labels, scheduler_name=scheduler_name):
                 return policy
         return self._default
+
+    def taken_over_by(
+        self,
+        labels: Mapping[str, str],
+        namespace_labels: Mapping[str, str],
+        *,
+        scheduler_name: str = DEFAULT_SCHEDULER,
+    ) -> PlacementPolicy | None:
+        """Return the policy that opts in a pod which does not ask by itself, if there is one."""
+        for policy in self._policies:
+            if policy.spec.selects_anything and policy.selects(
+                labels, namespace_labels, scheduler_name=scheduler_name
+            ):
+                return policy
+        return None
+
+    def __iter__(self) -> Iterator[PlacementPolicy]:
+        return iter(self._policies)
 
     def _with_white_list(self, policy: PlacementPolicy) -> PlacementPolicy:
         diskio = policy.spec.concerns.diskio.model_copy(update={"ns_white_list": self.white_list})

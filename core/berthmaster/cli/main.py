@@ -1,8 +1,8 @@
-"""`kubectl berth`: ask Berthmaster why, and break the glass when it must be.
+"""`kubectl berth`: ask Berthmaster why and what if, and break the glass when it must be.
 
 Owns the command line: arguments, the way to the cluster, exit codes. 0: answered. 1: the cluster gave
-no answer, or the pod is not there; one line on stderr says what was tried and what to do. 2: the
-command line itself is wrong.
+no answer, what was asked about is not there, or `doctor` found something broken; one line on stderr
+says what was tried and what to do. 2: the command line itself is wrong. 3: `simulate` found no node.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import NoReturn
+
+from berthmaster.cli.errors import CommandError
 
 # Late imports below: `--version` and `--help` need no API client, which costs most of a second.
 
 PROGRAM = "kubectl berth"
 _DEADLINE_S = 300.0
-_POD_WORDS = frozenset({"pod", "pods", "po"})
-
-
-class CommandError(Exception):
-    """The question cannot be answered; the message is for the user."""
+_NODES_SHOWN = 20
+_MOST_COUNTED = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What the client library thinks of a kubeconfig is said once, by the error itself.
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("berthmaster").setLevel(logging.CRITICAL)
-    command: Callable[[argparse.Namespace], Awaitable[int]] = arguments.command
     try:
-        return asyncio.run(_run(command, arguments))
+        return asyncio.run(_run(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -45,14 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-async def _run(
-    command: Callable[[argparse.Namespace], Awaitable[int]], arguments: argparse.Namespace
-) -> int:
+async def _run(arguments: argparse.Namespace) -> int:
+    from berthmaster.cli.commands import COMMANDS
     from berthmaster.cluster.errors import ApiError, ClusterError
 
     try:
         async with asyncio.timeout(_DEADLINE_S):
-            return await command(arguments)
+            return await COMMANDS[arguments.command](arguments)
     except CommandError as error:
         return _fail(str(error))
     except ApiError as error:
@@ -65,6 +60,107 @@ async def _run(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
+    shared = _shared_arguments()
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Ask Berthmaster why a pod is where it is or waits, where pods would go, and "
+        "whether all of it is well.",
+        epilog=f"`{PROGRAM} COMMAND --help` has an example of each.",
+        parents=[shared],
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"berthmaster {version('berthmaster')}"
+    )
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", dest="command"
+    )
+
+    def add(name: str, help_: str, description: str, *examples: str) -> argparse.ArgumentParser:
+        width = max(map(len, examples[::2]))
+        lines = [
+            f"  {PROGRAM} {example:<{width}}   # {remark}"
+            for example, remark in zip(examples[::2], examples[1::2], strict=True)
+        ]
+        return commands.add_parser(
+            name,
+            parents=[shared],
+            help=help_,
+            description=description,
+            epilog="\n".join(("examples:", *lines)),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    why = add(
+        "why",
+        "explain where a pod is, or what it waits for",
+        "Explain where a pod is and for what reason, or what it waits for.",
+        "why web-0 -n shop",
+        "a pod by name and namespace",
+        "why shop/web-0 -o json",
+        "everything, for programs",
+    )
+    _add_pod(why)
+    _add_nodes(why)
+
+    simulate = add(
+        "simulate",
+        "tell where pods would go now, without creating anything",
+        "Decide for pods that do not exist, as the cluster would now, and change nothing.\n"
+        "Exit code 0: they would all be placed; 3: one would wait; 1: no answer, or refused.",
+        "simulate -f pod.yaml",
+        "one pod, or several documents in turn",
+        "simulate -f deployment.yaml -n shop",
+        "all replicas of a template",
+        "simulate -f - < pod.yaml",
+        "from stdin",
+    )
+    _add_files(simulate)
+    _add_nodes(simulate)
+
+    capacity = add(
+        "capacity",
+        "count how many more pods of a shape fit, where, and what stops them",
+        "Count how many more pods like the given one fit, on which nodes, what stops each node, and\n"
+        "what room is there in sum but on no single node. Nothing is changed in the cluster.",
+        "capacity -f pod.yaml",
+        "a pod, or anything with a pod template",
+        "capacity -f pod.yaml --max 100000",
+        "count further than 10000",
+    )
+    _add_files(capacity)
+    _add_nodes(capacity)
+    capacity.add_argument(
+        "--max",
+        type=_bound,
+        default=10_000,
+        metavar="N",
+        help="stop counting at so many pods (default 10000)",
+    )
+
+    ungate = add(
+        "ungate",
+        "let a waiting pod go without a decision (break glass)",
+        "Take Berthmaster's gate off pods, so that kube-scheduler places them by itself.",
+        "ungate web-0 -n shop",
+        "one pod",
+        "ungate --all --dry-run",
+        "see which pods of the cluster wait",
+        "ungate --all --yes",
+        "let them all go, without asking",
+    )
+    which = ungate.add_mutually_exclusive_group(required=True)
+    _add_pod(which, nargs="?")
+    which.add_argument(
+        "--all", action="store_true", help="every gated pod of the cluster, or of -n NAMESPACE"
+    )
+    ungate.add_argument("--dry-run", action="store_true", help="ask the API server, change nothing")
+    ungate.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask on a terminal before --all"
+    )
+    return parser
+
+
+def _shared_arguments() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     where = shared.add_argument_group("cluster")
     where.add_argument("-n", "--namespace", help="namespace; default: that of the context")
@@ -73,140 +169,46 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "-o", "--output", choices=("text", "json"), help="json: everything, for programs"
     )
+    return shared
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Ask Berthmaster why a pod is where it is, or why it waits.",
-        parents=[shared],
-    )
+
+def _add_pod(parser: argparse._ActionsContainer, nargs: str | None = None) -> None:
+    parser.add_argument("pod", metavar="POD", nargs=nargs, help="name, or namespace/name")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--version", action="version", version=f"berthmaster {version('berthmaster')}"
+        "-f",
+        "--filename",
+        dest="filenames",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="YAML or JSON of a Pod, Deployment, StatefulSet, Job, ...; - is stdin; may be repeated",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    why = commands.add_parser(
-        "why",
-        parents=[shared],
-        help="explain where a pod is, or what it waits for",
-        description="Explain where a pod is and for what reason, or what it waits for.",
+
+def _add_nodes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nodes",
+        type=_count,
+        default=_NODES_SHOWN,
+        metavar="N",
+        help=f"nodes to show at most (default {_NODES_SHOWN})",
     )
-    why.add_argument("pod", metavar="POD", help="name, or namespace/name")
-    why.add_argument(
-        "--nodes", type=_count, default=20, metavar="N", help="nodes to show at most (default 20)"
-    )
-    why.set_defaults(command=_why)
-
-    ungate = commands.add_parser(
-        "ungate",
-        parents=[shared],
-        help="let a waiting pod go without a decision (break glass)",
-        description="Take Berthmaster's gate off pods, so that kube-scheduler places them by itself.",
-    )
-    which = ungate.add_mutually_exclusive_group(required=True)
-    which.add_argument("pod", metavar="POD", nargs="?", help="name, or namespace/name")
-    which.add_argument(
-        "--all", action="store_true", help="every gated pod of the cluster, or of -n NAMESPACE"
-    )
-    ungate.add_argument("--dry-run", action="store_true", help="ask the API server, change nothing")
-    ungate.set_defaults(command=_ungate)
-    return parser
-
-
-async def _why(arguments: argparse.Namespace) -> int:
-    import msgspec
-
-    from berthmaster.api.objects import decode_pod
-    from berthmaster.cli import output, why
-    from berthmaster.cluster.client import Client
-    from berthmaster.cluster.errors import ApiError
-    from berthmaster.cluster.snapshot import load_engine
-
-    namespace, name = _pod_name(arguments)
-    async with await Client.connect(_kubeconfig(arguments), context=_context(arguments)) as client:
-        try:
-            raw = await client.request("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
-            pod = decode_pod(raw)
-        except ApiError as error:
-            _explain_missing(error, namespace, name)
-        except msgspec.DecodeError as error:
-            raise CommandError(f"pod {namespace}/{name} cannot be read: {error}") from error
-        recomputed = None
-        if why.needs_recomputing(pod):
-            recomputed = why.recompute(pod, await load_engine(client))
-    report = why.build_report(pod, recomputed, nodes_shown=arguments.nodes)
-    output.show(report, as_json=_is_json(arguments))
-    return 0
-
-
-async def _ungate(arguments: argparse.Namespace) -> int:
-    from berthmaster.cli import output, ungating
-    from berthmaster.cluster.client import Client
-    from berthmaster.cluster.errors import ApiError
-
-    is_dry_run = arguments.dry_run
-    async with await Client.connect(_kubeconfig(arguments), context=_context(arguments)) as client:
-        if arguments.all:
-            namespace = getattr(arguments, "namespace", None)
-            results = await ungating.ungate_all(client, namespace, is_dry_run=is_dry_run)
-        else:
-            namespace, name = _pod_name(arguments)
-            try:
-                results = [
-                    await ungating.ungate_pod(client, namespace, name, is_dry_run=is_dry_run)
-                ]
-            except ApiError as error:
-                _explain_missing(error, namespace, name)
-    output.show(ungating.build_report(results, is_dry_run=is_dry_run), as_json=_is_json(arguments))
-    return int(any(it.outcome is ungating.Outcome.FAILED for it in results))
-
-
-def _explain_missing(error: Exception, namespace: str, name: str) -> NoReturn:
-    from berthmaster.cluster.errors import ApiError
-
-    if isinstance(error, ApiError) and error.is_not_found:
-        raise CommandError(
-            f"pod {namespace}/{name} not found; -n chooses another namespace, "
-            f"`kubectl get pods -n {namespace}` lists what is there"
-        ) from error
-    raise error
-
-
-def _pod_name(arguments: argparse.Namespace) -> tuple[str, str]:
-    """Return namespace and name: `-n` and the name, or `namespace/name`, or `pod/name`."""
-    from berthmaster.cli.contexts import find_namespace
-
-    first, slash, rest = arguments.pod.partition("/")
-    name = rest if slash else first
-    if not name or not first or "/" in name:
-        raise CommandError(f'"{arguments.pod}" is no pod, expected NAME or NAMESPACE/NAME')
-    given = getattr(arguments, "namespace", None)
-    if slash and first not in _POD_WORDS:
-        if given is not None and given != first:
-            raise CommandError(f'"{arguments.pod}" and -n {given} name different namespaces')
-        return first, name
-    if given is None:
-        given = find_namespace(_kubeconfig(arguments), _context(arguments))
-    return given, name
-
-
-def _kubeconfig(arguments: argparse.Namespace) -> str | None:
-    path = getattr(arguments, "kubeconfig", None)
-    return str(Path(path).expanduser()) if path else None
-
-
-def _context(arguments: argparse.Namespace) -> str | None:
-    context: str | None = getattr(arguments, "context", None)
-    return context
-
-
-def _is_json(arguments: argparse.Namespace) -> bool:
-    return getattr(arguments, "output", "text") == "json"
 
 
 def _count(text: str) -> int:
     count = int(text)
     if count < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    return count
+
+
+def _bound(text: str) -> int:
+    count = int(text)
+    if not 0 < count <= _MOST_COUNTED:
+        raise argparse.ArgumentTypeError(f"{text} is not in 1..{_MOST_COUNTED}")
     return count
 
 

@@ -6,7 +6,6 @@ snapshot of the cluster, and said to be so. Pure: pods and snapshots come in, a 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.objects import Condition, Pod
 from berthmaster.api.policy import Mode
-from berthmaster.api.quantities import QuantityError, parse_quantity
 from berthmaster.cli import words
 from berthmaster.cli.output import Report, Table
+from berthmaster.cli.shortages import distance
 from berthmaster.cluster.snapshot import Snapshot
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement.engine import Verdict
@@ -30,7 +29,6 @@ from berthmaster.placement.engine import Verdict
 NODES_SHOWN = 20
 # Concerns that every pod has a score from; the sentence leaves it out where another one spoke.
 _ALWAYS_THERE = "resources"
-_SHORTAGE = re.compile(r"asks ([^,;() ]+), free ([^,;() ]+)")
 
 
 class Situation(StrEnum):
@@ -139,9 +137,9 @@ def build_report(
     tables: list[Table] = []
     remarks: list[str] = []
     if allocation is not None:
-        tables.extend(_decision_tables(allocation))
+        tables.extend(decision_tables(allocation))
     if recomputed is not None:
-        tables.extend(_recomputed_tables(recomputed, nodes_shown))
+        tables.extend(recomputed_tables(recomputed, nodes_shown))
         remarks.append(
             "recomputed now from the API server; the leader may have seen another moment"
         )
@@ -158,27 +156,6 @@ def build_report(
         remarks=tuple(remarks),
         data=_data(pod, allocation, recomputed),
     )
-
-
-def distance(verdict: Verdict) -> Fraction | None:
-    """Return the share of what is asked that a node lacks, from the detail of its reason.
-
-    `asks 900Mi, free 90Mi` is 9/10; the largest counts. None where the reason is no shortage.
-    """
-    found = [
-        (asked - free) / asked
-        for asked, free in _shortages(verdict.reason.detail if verdict.reason is not None else "")
-        if asked > free and asked > 0
-    ]
-    return max(found, default=None)
-
-
-def _shortages(detail: str) -> Iterator[tuple[Fraction, Fraction]]:
-    for asked, free in _SHORTAGE.findall(detail):
-        try:
-            yield parse_quantity(asked), parse_quantity(free)
-        except QuantityError:
-            continue
 
 
 def _distance_key(verdict: Verdict) -> tuple[bool, Fraction]:
@@ -269,20 +246,20 @@ _DECIDED = frozenset(
 
 def _decided_predicate(pod: Pod, situation: Situation, allocation: Allocation) -> str:
     chosen, node = allocation.node, pod.spec.node_name
-    because = _because(allocation)
+    reasons = because(allocation)
     match situation:
         case Situation.PLACED:
-            return f"is on {chosen}: {because}"
+            return f"is on {chosen}: {reasons}"
         case Situation.SENT:
             sent = "prefers" if allocation.mode == Mode.PREFERRED else "is sent to"
-            return f"{sent} {chosen} and kube-scheduler has yet to bind it: {because}"
+            return f"{sent} {chosen} and kube-scheduler has yet to bind it: {reasons}"
         case Situation.STRAYED:
-            return f"is on {node} although {chosen} was chosen ({allocation.mode}): {because}"
+            return f"is on {node} although {chosen} was chosen ({allocation.mode}): {reasons}"
         case Situation.OBSERVED:
             found = f"is on {node}" if node else "has no node yet"
             agrees = ", as Berthmaster would have it" if node == chosen else ""
             would = "" if agrees else f"; Berthmaster would have chosen {chosen}"
-            return f"{found}{agrees}{would}: {because}"
+            return f"{found}{agrees}{would}: {reasons}"
         case _:
             scheduled = _condition(pod, "PodScheduled")
             said = scheduled.message.rstrip(".") if scheduled is not None else ""
@@ -292,7 +269,8 @@ def _decided_predicate(pod: Pod, situation: Situation, allocation: Allocation) -
             )
 
 
-def _because(allocation: Allocation) -> str:
+def because(allocation: Allocation) -> str:
+    """Return a decision's scores and refusals in half a sentence."""
     scores = {
         concern: score
         for concern, score in allocation.scores.items()
@@ -307,7 +285,7 @@ def _refused(allocation: Allocation) -> str:
     refused = sum(it.count for it in allocation.refused)
     if not refused:
         return "no node refused"
-    return f"{words.nodes(refused)} refused: {_grouped([(it.reason, it.count) for it in allocation.refused])}"
+    return f"{words.nodes(refused)} refused: {grouped([(it.reason, it.count) for it in allocation.refused])}"
 
 
 def _waiting_predicate(pod: Pod, situation: Situation, recomputed: Recomputed | None) -> str:
@@ -327,14 +305,15 @@ def _waiting_predicate(pod: Pod, situation: Situation, recomputed: Recomputed | 
         )
     if not total:
         return "waits for a node: the cluster has none"
-    story = f"waits for a node, 0 of {total} would do now: {_grouped(recomputed.groups)}"
+    story = f"waits for a node, 0 of {total} would do now: {grouped(recomputed.groups)}"
     nearest = recomputed.nearest
     if nearest is not None and nearest.reason is not None:
         story += f"; nearest is {nearest.node}, {nearest.reason.detail}"
     return story
 
 
-def _grouped(groups: Sequence[tuple[str, int]]) -> str:
+def grouped(groups: Sequence[tuple[str, int]]) -> str:
+    """Return `2 tainted, 1 cordoned`."""
     if len(groups) == 1:
         return words.brief(groups[0][0])
     return ", ".join(f"{count} {words.brief(group)}" for group, count in groups)
@@ -371,7 +350,8 @@ def _facts(
         yield "Nearest", f"{nearest.node}: {nearest.reason.detail}"
 
 
-def _decision_tables(allocation: Allocation) -> Iterator[Table]:
+def decision_tables(allocation: Allocation) -> Iterator[Table]:
+    """Yield a decision's scores, refusals and runners-up."""
     concerns = dict.fromkeys((*allocation.scores, *allocation.allocated))
     rows = [
         (
@@ -403,7 +383,8 @@ def _decision_tables(allocation: Allocation) -> Iterator[Table]:
         )
 
 
-def _recomputed_tables(recomputed: Recomputed, nodes_shown: int) -> Iterator[Table]:
+def recomputed_tables(recomputed: Recomputed, nodes_shown: int) -> Iterator[Table]:
+    """Yield what each node says now."""
     # A request that cannot be understood fits nowhere; the sentence says why.
     if not recomputed.verdicts or recomputed.problems:
         return
@@ -448,13 +429,14 @@ def _data(pod: Pod, allocation: Allocation | None, recomputed: Recomputed | None
             "feasible": len(recomputed.feasible),
             "problems": list(recomputed.problems),
             "nearest": nearest.node if nearest is not None else None,
-            "nodes": [_verdict_data(it) for it in (*recomputed.feasible, *recomputed.refused)],
+            "nodes": [verdict_data(it) for it in (*recomputed.feasible, *recomputed.refused)],
             "notes": list(recomputed.notes),
         }
     return data
 
 
-def _verdict_data(verdict: Verdict) -> dict[str, Any]:
+def verdict_data(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict for programs."""
     if verdict.reason is None:
         return {
             "node": verdict.node,

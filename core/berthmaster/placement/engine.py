@@ -173,18 +173,36 @@ class Engine:
             runners_up=self._runners_up(totals, row, decision_id),
         )
 
+    def choose(
+        self, request: PodRequest, decision_id: str
+    ) -> tuple[str, dict[str, dict[str, Any]]] | None:
+        """Return the node that `decide` would and what it gives, without a word about the others."""
+        shape = self._shape(request)
+        row = self._best(shape.totals, shape.ties, decision_id)
+        return None if row is None else (self.table.names[row], self._allocated(request, row))
+
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
         shape = self._shape(request)
-        for name, row in sorted(self.table.rows.items()):
+        ordered = sorted(self.table.rows.items())
+        fitting = np.array([row for _, row in ordered if not shape.codes[row]], dtype=np.intp)
+        scores = {
+            (concern := self.table.concerns[ask.index]).name: concern.score(
+                self.table.columns[concern.name], fitting, ask.request
+            ).tolist()
+            for ask in request
+        }
+        at = 0
+        for name, row in ordered:
             code = int(shape.codes[row])
             if code:
-                concern, reason = self._explain(request, row, code)
-                yield Verdict(node=name, reason=reason, concern=concern, score=0.0, scores={})
+                named, reason = self._explain(request, row, code)
+                yield Verdict(node=name, reason=reason, concern=named, score=0.0, scores={})
             else:
-                scores, _ = self._details(request, row)
+                of_row = {key: round(float(values[at]), 4) for key, values in scores.items()}
                 total = float(shape.totals[row])
-                yield Verdict(node=name, reason=None, concern="", score=total, scores=scores)
+                yield Verdict(node=name, reason=None, concern="", score=total, scores=of_row)
+                at += 1
 
     def _shape(self, request: PodRequest) -> _Shape:
         shape = self._shapes.get(request)
@@ -284,15 +302,20 @@ class Engine:
     ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
         rows = np.array([row], dtype=np.intp)
         scores: dict[str, float] = {}
-        allocated: dict[str, dict[str, Any]] = {}
         for ask in request:
             concern = self.table.concerns[ask.index]
             columns = self.table.columns[concern.name]
             scores[concern.name] = round(float(concern.score(columns, rows, ask.request)[0]), 4)
-            allocation = concern.allocate(columns, row, ask.request)
+        return scores, self._allocated(request, row)
+
+    def _allocated(self, request: PodRequest, row: int) -> dict[str, dict[str, Any]]:
+        allocated: dict[str, dict[str, Any]] = {}
+        for ask in request:
+            concern = self.table.concerns[ask.index]
+            allocation = concern.allocate(self.table.columns[concern.name], row, ask.request)
             if allocation:
                 allocated[concern.name] = allocation
-        return scores, allocated
+        return allocated
 
     def _refusals(self, request: PodRequest, shape: _Shape) -> tuple[Refusals, ...]:
         counts = np.bincount(shape.codes, minlength=1)

@@ -1,0 +1,152 @@
+"""What each command does: ask the cluster, make a report, say how it went by the exit code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from berthmaster.api.objects import decode_pod
+from berthmaster.cli import capacity, output, simulate, ungating, why
+from berthmaster.cli.contexts import find_namespace
+from berthmaster.cli.errors import CommandError
+from berthmaster.cli.manifests import Manifests, read_sources
+from berthmaster.cluster.client import Client
+from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.snapshot import Snapshot, load_engine
+
+Command = Callable[[argparse.Namespace], Awaitable[int]]
+
+_POD_WORDS = frozenset({"pod", "pods", "po"})
+
+
+async def explain(arguments: argparse.Namespace) -> int:
+    """`why POD`."""
+    namespace, name = _pod_name(arguments)
+    async with await _connect(arguments) as client:
+        try:
+            raw = await client.request("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+            pod = decode_pod(raw)
+        except ApiError as error:
+            _explain_missing(error, namespace, name)
+        except msgspec.DecodeError as error:
+            raise CommandError(f"pod {namespace}/{name} cannot be read: {error}") from error
+        recomputed = None
+        if why.needs_recomputing(pod):
+            recomputed = why.recompute(pod, await load_engine(client))
+    report = why.build_report(pod, recomputed, nodes_shown=arguments.nodes)
+    output.show(report, as_json=_is_json(arguments))
+    return 0
+
+
+async def simulate_pods(arguments: argparse.Namespace) -> int:
+    """`simulate -f FILE`."""
+    manifests, snapshot = await _load_what_if(arguments)
+    results = simulate.simulate(manifests.workloads, snapshot)
+    notes = (*manifests.notes, *_namespace_notes(manifests, snapshot), *snapshot.notes)
+    report = simulate.build_report(results, nodes_shown=arguments.nodes, notes=notes)
+    output.show(report, as_json=_is_json(arguments))
+    codes = {it.exit_code for it in results}
+    # Refused outweighs waiting: there would be no pod at all.
+    return 1 if 1 in codes else max(codes)
+
+
+async def count_capacity(arguments: argparse.Namespace) -> int:
+    """`capacity -f FILE`."""
+    manifests, snapshot = await _load_what_if(arguments)
+    if len(manifests.workloads) > 1:
+        found = ", ".join(it.key for it in manifests.workloads)
+        raise CommandError(f"capacity counts pods of one shape, found {found}; give one of them")
+    notes = (*manifests.notes, *_namespace_notes(manifests, snapshot), *snapshot.notes)
+    counted = capacity.measure(manifests.workloads[0], snapshot, bound=arguments.max)
+    report = capacity.build_report(counted, nodes_shown=arguments.nodes, notes=notes)
+    output.show(report, as_json=_is_json(arguments))
+    return 0
+
+
+async def ungate(arguments: argparse.Namespace) -> int:
+    """`ungate POD | --all`."""
+    is_dry_run = arguments.dry_run
+    async with await _connect(arguments) as client:
+        if arguments.all:
+            namespace = getattr(arguments, "namespace", None)
+            results = await ungating.ungate_all(client, namespace, is_dry_run=is_dry_run)
+        else:
+            namespace, name = _pod_name(arguments)
+            try:
+                results = [
+                    await ungating.ungate_pod(client, namespace, name, is_dry_run=is_dry_run)
+                ]
+            except ApiError as error:
+                _explain_missing(error, namespace, name)
+    output.show(ungating.build_report(results, is_dry_run=is_dry_run), as_json=_is_json(arguments))
+    return int(any(it.outcome is ungating.Outcome.FAILED for it in results))
+
+
+COMMANDS: dict[str, Command] = {
+    "why": explain,
+    "simulate": simulate_pods,
+    "capacity": count_capacity,
+    "ungate": ungate,
+}
+
+
+async def _connect(arguments: argparse.Namespace) -> Client:
+    return await Client.connect(_kubeconfig(arguments), context=_context(arguments))
+
+
+async def _load_what_if(arguments: argparse.Namespace) -> tuple[Manifests, Snapshot]:
+    """Read the manifests first: what is wrong with them needs no cluster."""
+    given = getattr(arguments, "namespace", None)
+    namespace = given or find_namespace(_kubeconfig(arguments), _context(arguments))
+    manifests = read_sources(arguments.filenames, namespace, is_forced=given is not None)
+    async with await _connect(arguments) as client:
+        return manifests, await load_engine(client)
+
+
+def _namespace_notes(manifests: Manifests, snapshot: Snapshot) -> tuple[str, ...]:
+    asked = {it.pod.metadata.namespace for it in manifests.workloads}
+    missing = sorted(asked - snapshot.namespace_labels.keys())
+    return tuple(f"the namespace {it} does not exist" for it in missing)
+
+
+def _explain_missing(error: ApiError, namespace: str, name: str) -> NoReturn:
+    if error.is_not_found:
+        raise CommandError(
+            f"pod {namespace}/{name} not found; -n chooses another namespace, "
+            f"`kubectl get pods -n {namespace}` lists what is there"
+        ) from error
+    raise error
+
+
+def _pod_name(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return namespace and name: `-n` and the name, or `namespace/name`, or `pod/name`."""
+    first, slash, rest = arguments.pod.partition("/")
+    name = rest if slash else first
+    if not name or not first or "/" in name:
+        raise CommandError(f'"{arguments.pod}" is no pod, expected NAME or NAMESPACE/NAME')
+    given = getattr(arguments, "namespace", None)
+    if slash and first not in _POD_WORDS:
+        if given is not None and given != first:
+            raise CommandError(f'"{arguments.pod}" and -n {given} name different namespaces')
+        return first, name
+    if given is None:
+        given = find_namespace(_kubeconfig(arguments), _context(arguments))
+    return given, name
+
+
+def _kubeconfig(arguments: argparse.Namespace) -> str | None:
+    path = getattr(arguments, "kubeconfig", None)
+    return str(Path(path).expanduser()) if path else None
+
+
+def _context(arguments: argparse.Namespace) -> str | None:
+    context: str | None = getattr(arguments, "context", None)
+    return context
+
+
+def _is_json(arguments: argparse.Namespace) -> bool:
+    return getattr(arguments, "output", "text") == "json"
