@@ -3,13 +3,11 @@
 Owns the recipes' use (`recipe/<module>/go.mod`, `go.sum` and a Go file: every byte that enters a
 build is pinned by a checksum there), the order and flags of the builds, the choice of a Go
 toolchain, and telling a waiting human how far things are. Each program is built beside its place
-and moved there when complete, so an interrupted run goes on where it stopped; a lock file lets
-one run at a time build, and the others wait and then find the result.
+and moved there when complete, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -17,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,7 +36,6 @@ GO_PACKAGE_HASHES = (
 )
 
 HEARTBEAT_S = 20.0
-LOCK_POLL_S = 0.2
 
 Report = Callable[[str], None]
 
@@ -102,24 +98,23 @@ def build_missing(
 ) -> None:
     """Build those of the named tools that `folder` lacks; `toolchains` keeps a fetched Go.
 
-    Waits for another run that builds into the same folder. Raises BinariesError with the end of
-    the build's log, or with what to do when there is no Go.
+    Only one run at a time may build into a folder: the caller sees to it. Raises BinariesError
+    with the end of the build's log, or with what to do when there is no Go.
     """
+    missing = [tool for tool in TOOLS if tool.name in names and not is_built(folder, tool.name)]
+    if not missing:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    with _hold_lock(folder / ".lock", report=report):
-        missing = [tool for tool in TOOLS if tool.name in names and not is_built(folder, tool.name)]
-        if not missing:
-            return
-        _remove_scratch(folder)
-        go = ensure_go(toolchains, report=report)
-        total_s = sum(tool.estimate_s for tool in missing)
-        for number, tool in enumerate(missing, start=1):
-            report(
-                f"building {tool.name}, {number} of {len(missing)} (about "
-                f"{format_duration(tool.estimate_s)} of {format_duration(total_s)} on 2 cores "
-                "with a cold Go cache; later runs take it from the cache)"
-            )
-            _build_tool(tool, folder=folder, go=go, report=report)
+    _remove_scratch(folder)
+    go = ensure_go(toolchains, report=report)
+    total_s = sum(tool.estimate_s for tool in missing)
+    for number, tool in enumerate(missing, start=1):
+        report(
+            f"building {tool.name}, {number} of {len(missing)} (about "
+            f"{format_duration(tool.estimate_s)} of {format_duration(total_s)} on 2 cores "
+            "with a cold Go cache; later runs take it from the cache)"
+        )
+        _build_tool(tool, folder=folder, go=go, report=report)
 
 
 def is_built(folder: Path, name: str) -> bool:
@@ -260,24 +255,6 @@ def _install_go(target: Path) -> None:
         subprocess.run([*command, "-r", str(requirements)], check=True, timeout=600)
         shutil.rmtree(target, ignore_errors=True)
         fetched.replace(target)
-
-
-@contextmanager
-def _hold_lock(path: Path, *, report: Report) -> Iterator[None]:
-    with path.open("a") as file:
-        started = last_report = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                now = time.monotonic()
-                if last_report == started or now - last_report > HEARTBEAT_S:
-                    waited = format_duration(now - started)
-                    report(f"another run is building these programs; waiting since {waited}")
-                    last_report = now
-                time.sleep(LOCK_POLL_S)
-        yield
 
 
 def format_duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from berthmaster_sandbox.binaries import (
     FOLDER_VARIABLE,
     REQUIRED_NAMES,
     ensure_binaries,
+    fill_cache,
     find_cache,
 )
 from berthmaster_sandbox.building import build_missing, ensure_go, format_duration
@@ -130,7 +131,6 @@ def test_only_missing_programs_are_built(tmp_path: Path) -> None:
     assert lines[0].startswith("building kwok, 1 of 1 (about 1 min 50 s")
     assert "CGO_ENABLED=0 build -trimpath" in (cache / "logs" / "build-kwok.log").read_text()
     assert sorted(path.name for path in cache.iterdir()) == [
-        ".lock",
         "kube-apiserver",
         "kwok",
         "logs",
@@ -173,10 +173,10 @@ def test_second_run_waits_for_the_first(tmp_path: Path) -> None:
             lines.append(line)
             waiting.set()
 
-        build_missing(["kwok"], folder=cache, toolchains=tmp_path, report=report)
+        fill_cache(["kwok"], cache, environment={}, report=report)
         first_run.join(timeout=20)
 
-    assert ["another run is building" in line for line in lines] == [True]
+    assert ["another run is fetching" in line for line in lines] == [True]
 
 
 def test_recipes_pin_versions_and_checksums() -> None:
