@@ -34,7 +34,7 @@ from berthmaster_sandbox.folders import (
 from berthmaster_sandbox.kubelet import Kubelet
 from berthmaster_sandbox.kubelet.processes import MARK
 from berthmaster_sandbox.ownership import TaskOwner
-from berthmaster_sandbox.processes import ManagedProcess, build_environment
+from berthmaster_sandbox.processes import ManagedProcess, build_environment, read_tail
 from berthmaster_sandbox.services import ServiceProxy
 from berthmaster_sandbox.simnodes import (
     KWOK,
@@ -78,6 +78,8 @@ class Sandbox:
         self._images = images
         self._client: Client | None = None
         self._kwok: ManagedProcess | None = None
+        self._started_at = time.time()
+        self._is_ready = False
 
     @classmethod
     @asynccontextmanager
@@ -100,18 +102,19 @@ class Sandbox:
         """
         report: Report = print_progress if verbose else _ignore
         found = binaries or ensure_binaries()
-        base = find_base()
         async with AsyncExitStack() as stack:
             locks = stack.enter_context(ExitStack())
             if folder is None:
-                place = create_folder(base, locks, name=name)
+                place = create_folder(find_base(), locks, name=name)
                 stack.callback(shutil.rmtree, place, ignore_errors=True)
             else:
                 place = _take_folder(folder, locks)
-            slot = acquire_slot(base / ".slots", locks)
+            slot = acquire_slot(locks)
             # Entered before everything else, so that it is told of the end after everything else.
             stack.enter_context(start_warden(f"{MARK}={place}{os.sep}"))
             sandbox = cls(place, slot=slot, binaries=found, images=images)
+            # From here on others can see it, and end it.
+            sandbox._write_state(is_ready=False)
             stack.push_async_callback(sandbox._stop)
             await sandbox._boot(report, sim_nodes=sim_nodes, process_nodes=process_nodes)
             yield sandbox
@@ -137,6 +140,18 @@ class Sandbox:
         if self._client is None:
             raise SandboxError("the sandbox does not run yet")
         return self._client
+
+    def describe(self) -> SandboxState:
+        """Return what other processes are told of this sandbox."""
+        return SandboxState(
+            name=self.folder.name,
+            pid=os.getpid(),
+            server=self.server,
+            kubeconfig=str(self.kubeconfig),
+            binaries=str(self.binaries.folder),
+            started_at=self._started_at,
+            is_ready=self._is_ready,
+        )
 
     async def kubectl(
         self,
@@ -235,7 +250,8 @@ class Sandbox:
             while not failure.done():
                 for process in self.list_processes().values():
                     if not process.is_running:
-                        return f"{process.name} has ended, see {process.log_path}"
+                        # The log itself is about to be removed.
+                        return f"{process.name} has ended:\n{read_tail(process.log_path)}"
                 await asyncio.wait([failure], timeout=0.5)
             return repr(failure.result())
         finally:
@@ -267,7 +283,7 @@ class Sandbox:
             await self._start_kubelet(f"sandbox-{index}", index)
         names = [*simulated, *self.kubelets]
         await wait_nodes_ready(self.client, names)
-        self._write_state()
+        self._write_state(is_ready=True)
         report(f"{len(names)} nodes are ready after {time.monotonic() - started:.1f} s")
 
     async def _start_kubelet(self, node_name: str, index: int) -> None:
@@ -286,16 +302,9 @@ class Sandbox:
         self.kubelets[node_name] = kubelet
         self.tasks.start(node_name, _run_kubelet(kubelet, client))
 
-    def _write_state(self) -> None:
-        state = SandboxState(
-            name=self.folder.name,
-            pid=os.getpid(),
-            server=self.server,
-            kubeconfig=str(self.kubeconfig),
-            binaries=str(self.binaries.folder),
-            started_at=time.time(),
-        )
-        write_state(self.folder, state)
+    def _write_state(self, *, is_ready: bool) -> None:
+        self._is_ready = is_ready
+        write_state(self.folder, self.describe())
 
     async def _stop(self) -> None:
         try:

@@ -29,7 +29,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxState:
-    """What a running sandbox tells other processes of the same user."""
+    """What a living sandbox tells other processes of the same user."""
 
     name: str
     pid: int
@@ -38,6 +38,8 @@ class SandboxState:
     binaries: str
     # Seconds since the epoch.
     started_at: float
+    # False until every node is Ready for the first time.
+    is_ready: bool = True
 
 
 def find_base(environment: Mapping[str, str] | None = None) -> Path:
@@ -61,8 +63,8 @@ def create_folder(base: Path, owner: ExitStack, *, name: str | None = None) -> P
 
     Raises SandboxError for a name that is malformed or taken.
     """
-    if name is not None and not _NAME.fullmatch(name):
-        raise SandboxError(f"{name!r} is no name for a sandbox, expected {_NAME.pattern}")
+    if name is not None:
+        check_name(name)
     with _hold_base(base):
         remove_stale_folders(base)
         folder = base / (name or secrets.token_hex(3))
@@ -72,6 +74,15 @@ def create_folder(base: Path, owner: ExitStack, *, name: str | None = None) -> P
             raise SandboxError(f"a sandbox called {folder.name} is running already") from None
         lock_folder(folder, owner)
     return folder
+
+
+def check_name(name: str) -> None:
+    """Raise SandboxError unless this can be a sandbox's name."""
+    if not _NAME.fullmatch(name):
+        raise SandboxError(
+            f"{name!r} is no name for a sandbox: expected at most 32 lower-case letters, digits "
+            "and hyphens, neither the first nor the last a hyphen"
+        )
 
 
 def lock_folder(folder: Path, owner: ExitStack) -> None:
@@ -111,7 +122,7 @@ def write_state(folder: Path, state: SandboxState) -> None:
 
 
 def list_running(base: Path) -> list[SandboxState]:
-    """Return the state of each sandbox that runs and is ready, the newest first."""
+    """Return the state of each sandbox that lives, ready or not, the newest first."""
     states = []
     for folder in _list_folders(base):
         if not is_alive(folder):
@@ -119,10 +130,29 @@ def list_running(base: Path) -> list[SandboxState]:
         try:
             content = json.loads((folder / STATE_NAME).read_text())
         except OSError:
-            # It is still booting.
+            # Born this very moment, or about to be gone.
             continue
         states.append(SandboxState(**content))
     return sorted(states, key=lambda state: state.started_at, reverse=True)
+
+
+def find_log(base: Path, name: str) -> Path:
+    """Return where a sandbox that runs in the background writes; it may not exist.
+
+    The log lies beside the folder, to tell why the sandbox ended when the folder is gone.
+    """
+    return base / f"{name}.log"
+
+
+def sweep(base: Path) -> list[str]:
+    """Remove what dead sandboxes have left, and return their names."""
+    with _hold_base(base):
+        names = {folder.name for folder in remove_stale_folders(base)}
+        for log in base.glob("*.log"):
+            if not is_alive(base / log.stem):
+                names.add(log.stem)
+                log.unlink(missing_ok=True)
+    return sorted(names)
 
 
 def _list_folders(base: Path) -> list[Path]:

@@ -3,25 +3,25 @@
 A slot k owns the control plane's ports from 20000 + 20k on (below the range from which the kernel
 picks ports for outgoing connections, so that a restarted API server finds its port free again),
 the cluster IPs 127.(96+k).0.0/16, and the pod IPs 10.(244-k).0.0/16 with their loopback twins
-127.(244-k).0.0/16 (see `addresses`). A slot is held by a lock file for as long as the process lives,
-and its ports are tried before it is handed out, because another user's sandbox has other locks.
+127.(244-k).0.0/16 (see `addresses`). A slot is held by a name among the abstract sockets: these are
+shared by exactly those who share the ports, whoever they are, and the kernel takes the name back
+when the process ends. Its ports are tried too before it is handed out: others may use them.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from berthmaster_sandbox.errors import NoRoomError
 
 SLOT_COUNT = 32
 FIRST_PORT = 20000
 PORTS_PER_SLOT = 20
+SLOT_NAME = "berthmaster-sandbox-slot"
 FIRST_SERVICE_OCTET = 96
 LAST_POD_OCTET = 244
 
@@ -89,38 +89,39 @@ class Slot:
 
 
 def acquire_slot(
-    folder: Path,
     owner: ExitStack,
     *,
     is_free: Callable[[Iterable[int]], bool] | None = None,
     count: int = SLOT_COUNT,
+    name: str = SLOT_NAME,
 ) -> Slot:
     """Take the first free slot; `owner` gives it back when it closes, the kernel when we die.
 
     Raises NoRoomError if all are taken.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     are_free = is_free or are_ports_free
     for index in range(count):
         slot = Slot(index=index)
-        file = _try_lock(folder / f"{index}.lock")
-        if file is None:
+        holder = _try_hold(f"{name}-{index}")
+        if holder is None:
             continue
         if are_free(slot.ports):
-            owner.enter_context(file)
+            owner.enter_context(holder)
             return slot
-        file.close()
+        holder.close()
     raise NoRoomError(f"all {count} slots for sandboxes are taken; `berthmaster-sandbox status`")
 
 
-def _try_lock(path: Path) -> IO[str] | None:
-    file = path.open("a")
+def _try_hold(name: str) -> socket.socket | None:
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+        holder.bind(f"\0{name}")
+    except OSError as error:
+        holder.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return holder
 
 
 def are_ports_free(ports: Iterable[int]) -> bool:
