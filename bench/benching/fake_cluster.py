@@ -193,10 +193,9 @@ class FakeCluster:
                 return await self._watch(request, collection)
             return await self._list(request, collection, match["namespace"] or "")
         body = await request.read()
-        if not (self.writes and match["plural"] == "leases"):
-            self.writes[
-                f"{request.method} {match['plural']}{'/' + match['sub'] if match['sub'] else ''}"
-            ] += 1
+        if match["plural"] != "leases":
+            sub = f"/{match['sub']}" if match["sub"] else ""
+            self.writes[f"{request.method} {match['plural']}{sub}"] += 1
         if request.method == "POST":
             return self._create(collection, match["namespace"], _decode(body))
         held = self._collection(collection).stored.get(key)

@@ -1,0 +1,219 @@
+"""How long an admission takes over TLS, as kube-apiserver sees it, at a steady rate.
+
+    python bench/admission.py               5,000 nodes, 40,000 pods, 300 requests/s for 60 s
+
+The real webhook process, with its cluster from an API server of paper, gets AdmissionReviews of pods
+as a ReplicaSet's controller creates them: 7 KB with managedFields, over HTTP/1.1 and kept connections.
+Open loop: see benching/load.py. Nine of ten requests (`--new`) are of 50 shapes that keep coming, the
+others each of a shape never seen. Every pod that was let pass then lives: the watch shows it created,
+bound, started, running and, after `--life` seconds, gone, so the webhook follows five changes for each
+request that it answers, and all of that is in its CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import aiohttp
+
+from benching import figures, load, objects
+from benching.readings import Usage, resident_mib
+from benching.worlds import (
+    SERVICE,
+    PaperWorld,
+    free_port,
+    paper_world,
+    scrape,
+    stopped_at_end,
+    wait_answer,
+)
+
+HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
+WORKLOADS = 50
+WARM_UP_S = 5.0
+# Answers are handed to the API server of paper in bundles, as a busy one's watch cache does it.
+_HAND_ON_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to send."""
+
+    nodes: int
+    pods: int
+    rate: float
+    seconds: float
+    new: float
+    life_s: float
+
+
+class Creator:
+    """Stores what was let pass: hands reviews with their patches on to the API server of paper."""
+
+    def __init__(self, world: PaperWorld) -> None:
+        self._world = world
+        self._lines: list[bytes] = []
+        self.outcomes: Counter[str] = Counter()
+
+    def take(self, exchange: load.Exchange) -> None:
+        """Note an answer."""
+        patch = exchange.answer.partition(b'"patch":"')[2].partition(b'"')[0]
+        if exchange.status != 200:
+            self.outcomes["failed"] += 1
+            return
+        is_placed = b"matchFields" in base64.b64decode(patch)
+        self.outcomes["placed" if is_placed else "left at the gate"] += 1
+        self._lines.append(exchange.body + b"\t" + patch)
+
+    async def run(self) -> None:
+        """Hand on until cancelled."""
+        while True:
+            await asyncio.sleep(_HAND_ON_S)
+            lines, self._lines = self._lines, []
+            if lines:
+                await self._world.post("created", b"\n".join(lines))
+
+
+def make_bodies(plan: Plan, seconds: float, first: int) -> list[tuple[bytes, bool]]:
+    """Return reviews, each with whether its shape is new."""
+    rng = random.Random(first)  # noqa: S311 - no secret
+    bodies = []
+    for number in range(first, first + int(seconds * plan.rate)):
+        is_new = rng.random() < plan.new
+        if is_new:
+            body = objects.review(number, WORKLOADS + number, cpu_millicores=500 + number)
+        else:
+            body = objects.review(number, rng.randrange(WORKLOADS))
+        bodies.append((body, is_new))
+    return bodies
+
+
+async def measure(plan: Plan) -> list[tuple[object, ...]]:
+    """Return the rows of the table: all requests, repeated shapes, new shapes."""
+    async with (
+        paper_world(plan.nodes, plan.pods, life_s=plan.life_s) as world,
+        aiohttp.ClientSession() as session,
+    ):
+        port, probe_port = free_port(), free_port()
+        process = world.start(
+            "berthmaster-webhook",
+            f"--port={port}",
+            f"--probe-port={probe_port}",
+            "--takeover-wait=0",
+        )
+        async with stopped_at_end(process):
+            url = f"http://127.0.0.1:{probe_port}/readyz"
+            await wait_answer(process, session, url, deadline_s=300)
+            path = await _leading(world, session, probe_port)
+            target = load.Target(
+                host="127.0.0.1",
+                port=port,
+                path=f"{path}?timeout=1s",
+                server_name=SERVICE,
+                context=world.server_context(),
+            )
+            creator = Creator(world)
+            creating = asyncio.create_task(creator.run())
+            warm = make_bodies(plan, WARM_UP_S, 0)
+            await load.run(target, [it for it, _ in warm], plan.rate, on_answer=creator.take)
+            creator.outcomes.clear()
+            bodies = make_bodies(plan, plan.seconds, len(warm))
+            before, metrics = Usage.of(process.pid), await scrape(session, probe_port)
+            exchanges = await load.run(
+                target, [it for it, _ in bodies], plan.rate, on_answer=creator.take
+            )
+            usage = Usage.of(process.pid).since(before)
+            creating.cancel()
+            moved = _moved(metrics, await scrape(session, probe_port))
+            print(_remarks(exchanges, creator, usage, moved, target, resident_mib(process.pid)))
+            parts = [
+                ("all", exchanges),
+                ("repeated", [exchanges[i] for i, (_, new) in enumerate(bodies) if not new]),
+                ("new", [exchanges[i] for i, (_, new) in enumerate(bodies) if new]),
+            ]
+            return [_row(plan, shape, its, usage) for shape, its in parts if its]
+
+
+async def _leading(world: PaperWorld, session: aiohttp.ClientSession, probe_port: int) -> str:
+    """Wait until the webhook decides; return the path that it turned requests to."""
+    async with asyncio.timeout(60):
+        while (await scrape(session, probe_port)).get("berthmaster_leader") != 1:
+            await asyncio.sleep(0.1)
+    async with world.session.get(f"{world.url}{HOOK}") as response:
+        hook = (await response.json())["webhooks"][0]
+        path: str = hook["clientConfig"]["service"]["path"]
+        return path
+
+
+def _row(
+    plan: Plan, shape: str, exchanges: list[load.Exchange], usage: Usage
+) -> tuple[object, ...]:
+    latencies = [it.latency_ms for it in exchanges]
+    p50, p90, p99 = (figures.percentile(latencies, it) for it in (50, 90, 99))
+    late = figures.percentile([(it.sent_s - it.due_s) * 1000 for it in exchanges], 99)
+    per_request = (
+        f"{usage.cpu_s * 1000 / (plan.seconds * plan.rate):.2f}" if shape == "all" else "-"
+    )
+    return (
+        *(f"{plan.nodes:,}", f"{plan.rate:.0f}", shape, f"{len(exchanges):,}"),
+        *(f"{p50:.1f}", f"{p90:.1f}", f"{p99:.1f}", f"{max(latencies):.1f}"),
+        *(f"{late:.1f}", per_request),
+    )
+
+
+def _moved(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
+
+
+def _remarks(
+    exchanges: list[load.Exchange],
+    creator: Creator,
+    usage: Usage,
+    moved: dict[str, float],
+    target: load.Target,
+    mib: float,
+) -> str:
+    outcomes = ", ".join(f"{count:,} {it}" for it, count in creator.outcomes.most_common())
+    decided = moved["berthmaster_decision_duration_seconds_sum"]
+    count = max(1.0, moved["berthmaster_decision_duration_seconds_count"])
+    span_s = exchanges[-1].answered_s - exchanges[0].due_s
+    return (
+        f"{outcomes}; {target.connections} connections; the webhook used {usage.cpu_s / span_s:.2f} "
+        f"cores, waited {usage.waited_s / span_s * 100:.0f} % of the time for one, and holds "
+        f"{mib:.0f} MiB; a decision took {decided / count * 1000:.2f} ms on average"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--nodes", type=int, default=5000)
+    parser.add_argument("--pods", type=int, default=40_000)
+    parser.add_argument("--rate", type=float, default=300.0, help="requests per second")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--new", type=float, default=0.1, help="share of shapes never seen")
+    parser.add_argument("--life", type=float, default=20.0, help="seconds a created pod lives")
+    given = parser.parse_args()
+    plan = Plan(
+        nodes=given.nodes,
+        pods=given.pods,
+        rate=given.rate,
+        seconds=given.seconds,
+        new=given.new,
+        life_s=given.life,
+    )
+    rows = asyncio.run(measure(plan))
+    header = (
+        *("nodes", "per s", "shape", "requests", "p50 ms", "p90 ms", "p99 ms", "max ms"),
+        *("sent late p99 ms", "webhook CPU ms"),
+    )
+    figures.report("Admission over TLS", figures.table(header, rows))
+
+
+if __name__ == "__main__":
+    main()
