@@ -9,6 +9,7 @@ finished, the Lease is handed over, late requests are answered for a while, and 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -187,6 +188,10 @@ class Process:
 
     async def _eligible(self) -> None:
         await self.state.synced()
+        # What was listed mostly stays. Looking through it again would stop everything for a good part
+        # of a second now and then, and the API server waits one second for an answer.
+        gc.collect()
+        gc.freeze()
         await self.certificates.loaded.wait()
 
     async def _wind_down(self) -> None:

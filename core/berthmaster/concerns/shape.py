@@ -20,6 +20,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,8 +61,8 @@ class InvalidRequestError(Exception):
         self.request = request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+# One for each pod of the cluster: untracked, for the garbage collector's sake.
+class Holder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who holds something on a node: a pod, or a decision whose pod was not seen yet.
 
     `key` is the pod's uid, or the decision id while there is none. `started_s` is the pod's start in

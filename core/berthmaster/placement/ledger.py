@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
@@ -54,8 +55,8 @@ class State(Enum):
     BOUND = "bound"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+# No dataclass: there is one for each pod of the cluster, and the garbage collector is to pass them by.
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One holding: a pod's, or an answer's."""
 
     holder: Holder
@@ -152,7 +153,7 @@ class Ledger:
         entry = self._assumed.get(decision_id)
         if entry is None:
             return False
-        renewed = replace(entry, answered_s=now_s)
+        renewed = msgspec.structs.replace(entry, answered_s=now_s)
         self._assumed[decision_id] = self._entries[decision_id] = renewed
         return True
 

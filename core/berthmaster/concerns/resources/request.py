@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
+
 from berthmaster.api.names import NODE_NAME_FIELD
 from berthmaster.api.objects import (
     Container,
@@ -18,6 +20,8 @@ from berthmaster.api.objects import (
     NodeSelectorRequirement,
     NodeSelectorTerm,
     Pod,
+    PodSpec,
+    PodStatus,
     Quantity,
     Resources,
     Toleration,
@@ -39,7 +43,12 @@ _ORDER = {PODS: 0, CPU: 1, MEMORY: 2, "ephemeral-storage": 3}
 _LABEL_OPERATORS = {"In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 
+_RESIZE_PENDING = "PodResizePending"
+_USAGES_REMEMBERED = 16384
+
 Nanos = dict[str, int]
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,9 @@ class ResourcesUsage:
     scored_cpu: int
     scored_memory: int
     ports: tuple[Port, ...] = ()
+
+
+_usages: dict[bytes, tuple[ResourcesUsage, tuple[Problem, ...]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,40 @@ def read_request(pod: Pod) -> ResourcesRequest:
 
 def read_usage(pod: Pod) -> tuple[ResourcesUsage, tuple[Problem, ...]]:
     """Return what the pod holds on its node, and the quantities that cannot be read.
+
+    Reckoned once for equal pods: those of a workload are, and so is a pod that only moves on.
+    """
+    basis = _basis(pod)
+    key = _encode(basis)
+    found = _usages.get(key)
+    if found is None:
+        if len(_usages) >= _USAGES_REMEMBERED:
+            _usages.clear()
+        found = _usages[key] = _reckon(basis)
+    return found
+
+
+def _basis(pod: Pod) -> Pod:
+    """Return the pod with nothing but what its usage depends on."""
+    spec, status = pod.spec, pod.status
+    return Pod(
+        spec=PodSpec(
+            containers=spec.containers,
+            init_containers=spec.init_containers,
+            overhead=spec.overhead,
+            resources=spec.resources,
+            host_network=spec.host_network,
+        ),
+        status=PodStatus(
+            conditions=[it for it in status.conditions or () if it.type == _RESIZE_PENDING],
+            container_statuses=status.container_statuses,
+            init_container_statuses=status.init_container_statuses,
+        ),
+    )
+
+
+def _reckon(pod: Pod) -> tuple[ResourcesUsage, tuple[Problem, ...]]:
+    """Return usage and faults.
 
     For each resource
 
@@ -185,7 +231,7 @@ class _Uses:
         self._pod = pod
         self._reader = reader
         self._infeasible = any(
-            it.type == "PodResizePending" and it.reason == "Infeasible"
+            it.type == _RESIZE_PENDING and it.reason == "Infeasible"
             for it in pod.status.conditions or ()
         )
         self._granted = {
