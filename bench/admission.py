@@ -20,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import aiohttp
+import msgspec
 
 from benching import figures, load, objects
 from benching.readings import Usage, resident_mib
@@ -53,44 +54,84 @@ class Plan:
 
 
 class Creator:
-    """Stores what was let pass: hands reviews with their patches on to the API server of paper."""
+    """Stores what was let pass: hands placed pods on to the API server of paper."""
 
-    def __init__(self, world: PaperWorld) -> None:
+    def __init__(self, world: PaperWorld, pods: list[objects.NewPod]) -> None:
         self._world = world
-        self._lines: list[bytes] = []
+        self._pods = pods
+        self._placed: list[tuple[object, ...]] = []
         self.outcomes: Counter[str] = Counter()
 
     def take(self, exchange: load.Exchange) -> None:
         """Note an answer."""
-        patch = exchange.answer.partition(b'"patch":"')[2].partition(b'"')[0]
         if exchange.status != 200:
-            self.outcomes["failed"] += 1
+            self.outcomes["not answered in time" if not exchange.status else "failed"] += 1
             return
-        is_placed = b"matchFields" in base64.b64decode(patch)
-        self.outcomes["placed" if is_placed else "left at the gate"] += 1
-        self._lines.append(exchange.body + b"\t" + patch)
+        text = exchange.answer.partition(b'"patch":"')[2].partition(b'"')[0]
+        allocation = _allocation_in(base64.b64decode(text))
+        if not allocation:
+            self.outcomes["left at the gate"] += 1
+            return
+        self.outcomes["placed"] += 1
+        pod = self._pods[exchange.number]
+        node = _read_node(allocation.encode()).node
+        self._placed.append((pod.number, pod.workload, pod.cpu_millicores, node, allocation))
 
     async def run(self) -> None:
         """Hand on until cancelled."""
         while True:
             await asyncio.sleep(_HAND_ON_S)
-            lines, self._lines = self._lines, []
-            if lines:
-                await self._world.post("created", b"\n".join(lines))
+            placed, self._placed = self._placed, []
+            if placed:
+                await self._world.post("created", msgspec.json.encode(placed))
 
 
-def make_bodies(plan: Plan, seconds: float, first: int) -> list[tuple[bytes, bool]]:
-    """Return reviews, each with whether its shape is new."""
+class _Operation(msgspec.Struct):
+    path: str
+    value: object = None
+
+
+class _Allocation(msgspec.Struct):
+    node: str
+
+
+_read_patch = msgspec.json.Decoder(list[_Operation]).decode
+_read_node = msgspec.json.Decoder(_Allocation).decode
+
+
+def _allocation_in(patch: bytes) -> str:
+    """Return the allocation annotation that a patch writes, empty if it writes none."""
+    for operation in _read_patch(patch) if patch else ():
+        if operation.path == "/metadata/annotations/berthmaster.io~1allocation":
+            return str(operation.value)
+        if operation.path == "/metadata/annotations" and isinstance(operation.value, dict):
+            return str(operation.value.get(objects.ALLOCATION, ""))
+    return ""
+
+
+def make_pods(plan: Plan, seconds: float, first: int) -> list[tuple[objects.NewPod, bool]]:
+    """Return pods to create, each with whether its shape is new."""
     rng = random.Random(first)  # noqa: S311 - no secret
-    bodies = []
+    pods = []
     for number in range(first, first + int(seconds * plan.rate)):
+        workload = rng.randrange(WORKLOADS)
+        pod = objects.NewPod(number, workload, 50 + workload % 40 * 5)
         is_new = rng.random() < plan.new
         if is_new:
-            body = objects.review(number, WORKLOADS + number, cpu_millicores=500 + number)
-        else:
-            body = objects.review(number, rng.randrange(WORKLOADS))
-        bodies.append((body, is_new))
-    return bodies
+            pod = objects.NewPod(number, WORKLOADS + number, 500 + number)
+        pods.append((pod, is_new))
+    return pods
+
+
+async def _load(
+    plan: Plan, world: PaperWorld, target: load.Target, pods: list[objects.NewPod]
+) -> tuple[list[load.Exchange], int, Counter[str]]:
+    creator = Creator(world, pods)
+    creating = asyncio.create_task(creator.run())
+    bodies = [pod.review() for pod in pods]
+    exchanges, connections = await load.run(target, bodies, plan.rate, on_answer=creator.take)
+    creating.cancel()
+    return exchanges, connections, creator.outcomes
 
 
 async def measure(plan: Plan) -> list[tuple[object, ...]]:
@@ -117,24 +158,22 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
                 server_name=SERVICE,
                 context=world.server_context(),
             )
-            creator = Creator(world)
-            creating = asyncio.create_task(creator.run())
-            warm = make_bodies(plan, WARM_UP_S, 0)
-            await load.run(target, [it for it, _ in warm], plan.rate, on_answer=creator.take)
-            creator.outcomes.clear()
-            bodies = make_bodies(plan, plan.seconds, len(warm))
+            warm = make_pods(plan, WARM_UP_S, 0)
+            await _load(plan, world, target, [pod for pod, _ in warm])
+            pods = make_pods(plan, plan.seconds, len(warm))
             before, metrics = Usage.of(process.pid), await scrape(session, probe_port)
-            exchanges = await load.run(
-                target, [it for it, _ in bodies], plan.rate, on_answer=creator.take
+            exchanges, connections, outcomes = await _load(
+                plan, world, target, [pod for pod, _ in pods]
             )
             usage = Usage.of(process.pid).since(before)
-            creating.cancel()
             moved = _moved(metrics, await scrape(session, probe_port))
-            print(_remarks(exchanges, creator, usage, moved, target, resident_mib(process.pid)))
+            print(
+                _remarks(exchanges, outcomes, usage, moved, connections, resident_mib(process.pid))
+            )
             parts = [
                 ("all", exchanges),
-                ("repeated", [exchanges[i] for i, (_, new) in enumerate(bodies) if not new]),
-                ("new", [exchanges[i] for i, (_, new) in enumerate(bodies) if new]),
+                ("repeated", [exchanges[i] for i, (_, new) in enumerate(pods) if not new]),
+                ("new", [exchanges[i] for i, (_, new) in enumerate(pods) if new]),
             ]
             return [_row(plan, shape, its, usage) for shape, its in parts if its]
 
@@ -155,7 +194,7 @@ def _row(
 ) -> tuple[object, ...]:
     latencies = [it.latency_ms for it in exchanges]
     p50, p90, p99 = (figures.percentile(latencies, it) for it in (50, 90, 99))
-    late = figures.percentile([(it.sent_s - it.due_s) * 1000 for it in exchanges], 99)
+    late = figures.percentile([(it.sent_s - it.due_s) * 1000 for it in exchanges if it.sent_s], 99)
     per_request = (
         f"{usage.cpu_s * 1000 / (plan.seconds * plan.rate):.2f}" if shape == "all" else "-"
     )
@@ -172,20 +211,20 @@ def _moved(before: dict[str, float], after: dict[str, float]) -> dict[str, float
 
 def _remarks(
     exchanges: list[load.Exchange],
-    creator: Creator,
+    outcomes: Counter[str],
     usage: Usage,
     moved: dict[str, float],
-    target: load.Target,
+    connections: int,
     mib: float,
 ) -> str:
-    outcomes = ", ".join(f"{count:,} {it}" for it, count in creator.outcomes.most_common())
-    decided = moved["berthmaster_decision_duration_seconds_sum"]
+    ends = ", ".join(f"{count:,} {it}" for it, count in outcomes.most_common())
+    decided_s = moved["berthmaster_decision_duration_seconds_sum"]
     count = max(1.0, moved["berthmaster_decision_duration_seconds_count"])
     span_s = exchanges[-1].answered_s - exchanges[0].due_s
     return (
-        f"{outcomes}; {target.connections} connections; the webhook used {usage.cpu_s / span_s:.2f} "
+        f"{ends}; {connections} connections; the webhook used {usage.cpu_s / span_s:.2f} "
         f"cores, waited {usage.waited_s / span_s * 100:.0f} % of the time for one, and holds "
-        f"{mib:.0f} MiB; a decision took {decided / count * 1000:.2f} ms on average"
+        f"{mib:.0f} MiB; a decision took {decided_s / count * 1000:.2f} ms on average"
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import heapq
 import itertools
 import random
@@ -24,6 +23,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ _PATH = re.compile(
 )
 # Seconds from a pod's creation to each of its changes.
 _BOUND_AFTER_S, _STARTED_AFTER_S, _RUNNING_AFTER_S = 0.02, 0.4, 1.5
+_DRIVER_LAG_S = 0.05
 _STATS = "/apis/diskio.x-k8s.io/v1alpha1/nodediskiostats"
 _DEVICES = "/apis/diskio.x-k8s.io/v1alpha1/nodediskdevices"
 _INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
@@ -109,7 +110,9 @@ class FakeCluster:
         self.life_s = life_s
         self.version = 10_000_000
         self.writes: Counter[str] = Counter()
-        self.events_sent = 0
+        self.reports_sent = 0
+        self._free_mib: dict[int, int] = {}
+        self._rng = random.Random(1)  # noqa: S311 - no secret
         self.collections: dict[str, Collection] = {
             f"{group}/{plural}": Collection() for group, kinds in _KINDS.items() for plural in kinds
         }
@@ -118,6 +121,7 @@ class FakeCluster:
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
+        self._index_of = {objects.node_name(it): it for it in range(nodes)}
         self._fill(pods, with_drivers=with_drivers)
 
     def _fill(self, pods: int, *, with_drivers: bool) -> None:
@@ -223,7 +227,10 @@ class FakeCluster:
             return _refusal(409, "AlreadyExists", key)
         if collection.endswith("/events"):
             return _json(obj, status=201)
-        return _json(self._put(collection, obj), status=201)
+        stored = self._put(collection, obj)
+        if collection == _STATS:
+            self._answer_list(stored)
+        return _json(stored, status=201)
 
     def _change(
         self, request: web.Request, collection: str, held: Json, body: bytes
@@ -240,10 +247,9 @@ class FakeCluster:
             changed = _merged(held, _decode(body))
         if changed.get("spec") != held.get("spec"):
             changed["metadata"]["generation"] = held["metadata"].get("generation", 1) + 1
-        stored = self._put(collection, changed)
-        if collection == _PODS and _is_gated(held) and not _is_gated(stored):
-            self._live(stored)
-        return _json(stored)
+            if collection == _STATS:
+                self._answer_list(changed)
+        return _json(self._put(collection, changed))
 
     async def _list(self, request: web.Request, path: str, namespace: str) -> web.StreamResponse:
         collection = self._collection(path)
@@ -282,7 +288,6 @@ class FakeCluster:
                 with suppress(asyncio.QueueEmpty):
                     while True:
                         lines.append(queue.get_nowait())
-                self.events_sent += len(lines)
                 await response.write(b"".join(lines))
         except (ConnectionError, asyncio.CancelledError):
             return response
@@ -292,24 +297,17 @@ class FakeCluster:
     # The benchmarks' own.
 
     async def created(self, request: web.Request) -> web.Response:
-        """Take over pods: lines of `review TAB base64 of the patch`, the patch may be empty."""
-        for line in (await request.read()).splitlines():
-            review, _, patch = line.partition(b"\t")
-            body = _decode(review)["request"]
-            pod: Json = body["object"]
-            if patch:
-                pod = jsonpatch.apply_patch(pod, base64.b64decode(patch).decode(), in_place=True)
-            meta = pod["metadata"]
-            meta["name"] = f"{meta['generateName']}{next(self._numbers):05x}"
-            pod["status"] = {"phase": "Pending", "qosClass": "Burstable"}
-            self._put(_PODS, pod)
-            if not _is_gated(pod):
-                self._live(pod)
+        """Take over pods: a list of [number, workload, cpu, node, allocation].
+
+        Those with a node begin their life; of the others nobody hears, as their namesakes will come.
+        """
+        for number, workload, cpu, node, allocation in msgspec.json.decode(await request.read()):
+            self._live(objects.NewPod(number, workload, cpu), node, allocation)
         return _json({})
 
     async def counters(self, request: web.Request) -> web.Response:
-        """Return the writes by method and resource, and the watch events sent."""
-        return _json({"writes": dict(self.writes), "events": self.events_sent})
+        """Return the writes by method and resource, and the reports of the drivers."""
+        return _json({"writes": dict(self.writes), "reports": self.reports_sent})
 
     async def reports(self, request: web.Request) -> web.Response:
         """Let every node's driver report each `periodS`; a share `news` of reports is news."""
@@ -321,8 +319,6 @@ class FakeCluster:
         return _json({})
 
     async def _report(self, period_s: float, news: float) -> None:
-        rng = random.Random(1)  # noqa: S311 - no secret
-        base: dict[str, int] = {}
         pause_s = period_s / self.nodes
         next_s = time.monotonic()
         while True:
@@ -330,22 +326,20 @@ class FakeCluster:
                 next_s += pause_s
                 if next_s > time.monotonic():
                     await asyncio.sleep(next_s - time.monotonic())
-                self._report_one(index, base, rng, news)
+                self._report_one(index, news)
 
-    def _report_one(
-        self, index: int, base: dict[str, int], rng: random.Random, news: float
-    ) -> None:
+    def _report_one(self, index: int, news: float) -> None:
         name = objects.node_name(index)
-        key = f"{objects.DRIVERS}/{name}-nodediskiostats"
-        raw = self._collection(_STATS).stored.get(key)
+        raw = self._collection(_STATS).stored.get(f"{objects.DRIVERS}/{name}-nodediskiostats")
         if raw is None:
             return
         stats = _decode(raw)
         capacity = objects.disk_speed_mib(index)
-        if name not in base or rng.random() < news:
-            base[name] = int(capacity * rng.uniform(0.4, 0.95))
-        # What a driver measures trembles upwards by less than the operator's threshold of 1 %.
-        free = base[name] + int(capacity * rng.uniform(0, 0.008))
+        if index not in self._free_mib or self._rng.random() < news:
+            free = self._free_mib[index] = int(capacity * self._rng.uniform(0.4, 0.95))
+        else:
+            # It trembles upwards by less than the operator's threshold of 1 %.
+            free = self._free_mib[index] + int(capacity * self._rng.uniform(0, 0.008))
         stats["status"] = {
             "observedGeneration": stats["metadata"]["generation"],
             "allocableBandwidth": {
@@ -353,33 +347,30 @@ class FakeCluster:
             },
         }
         self._put(_STATS, stats)
+        self.reports_sent += 1
+
+    def _answer_list(self, obj: Json) -> None:
+        """Let a driver answer a new list of pods, a moment later."""
+        index = self._index_of.get(obj["spec"].get("nodeName", ""))
+        if index is not None:
+            self._later(_DRIVER_LAG_S, lambda: self._report_one(index, 0.0))
 
     # The life of a pod that was let pass.
 
-    def _live(self, pod: Json) -> None:
-        key = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        for after_s, change in (
-            (_BOUND_AFTER_S, _bind),
-            (_STARTED_AFTER_S, _start),
-            (_RUNNING_AFTER_S, _run),
-        ):
-            self._later(after_s, lambda change=change: self._update(key, change))  # type: ignore[misc]
-        self._later(self.life_s, lambda: self._end(key))
+    def _live(self, pod: objects.NewPod, node: str, allocation: str) -> None:
+        def tell(stage: int, kind: str) -> None:
+            self.version += 1
+            raw = pod.stage(stage, version=self.version, node=node, allocation=allocation)
+            self._collection(_PODS).tell(self.version, kind, "", raw)
+
+        tell(0, "ADDED")
+        for stage, after_s in enumerate((_BOUND_AFTER_S, _STARTED_AFTER_S, _RUNNING_AFTER_S), 1):
+            self._later(after_s, partial(tell, stage, "MODIFIED"))
+        self._later(self.life_s, partial(tell, 3, "DELETED"))
 
     def _later(self, after_s: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._due, (time.monotonic() + after_s, next(self._numbers), act))
         self._changed.set()
-
-    def _update(self, key: str, change: Callable[[Json], None]) -> None:
-        raw = self._collection(_PODS).stored.get(key)
-        if raw is not None:
-            pod = _decode(raw)
-            change(pod)
-            self._put(_PODS, pod)
-
-    def _end(self, key: str) -> None:
-        if key in self._collection(_PODS).stored:
-            self._remove(_PODS, key)
 
     async def live(self, _: web.Application) -> None:
         """Start doing what is due."""
@@ -395,34 +386,6 @@ class FakeCluster:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._changed.wait()
-
-
-def _bind(pod: Json) -> None:
-    terms = pod["spec"]["affinity"]["nodeAffinity"][
-        "requiredDuringSchedulingIgnoredDuringExecution"
-    ]["nodeSelectorTerms"]
-    pod["spec"]["nodeName"] = terms[0]["matchFields"][-1]["values"][0]
-    pod["status"]["conditions"] = [
-        {"type": "PodScheduled", "status": "True", "lastTransitionTime": objects.SINCE}
-    ]
-
-
-def _start(pod: Json) -> None:
-    pod["status"]["hostIP"] = "10.0.0.1"
-    pod["status"]["startTime"] = objects.SINCE
-
-
-def _run(pod: Json) -> None:
-    pod["status"]["phase"] = "Running"
-    pod["status"]["podIP"] = "10.128.0.1"
-    pod["status"]["conditions"] += [
-        {"type": kind, "status": "True", "lastTransitionTime": objects.SINCE}
-        for kind in ("Initialized", "ContainersReady", "Ready")
-    ]
-
-
-def _is_gated(pod: Json) -> bool:
-    return bool(pod["spec"].get("schedulingGates"))
 
 
 def _wanted_name(request: web.Request) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -520,15 +521,12 @@ def namespace(index: int) -> Json:
     }
 
 
-def _created(containers: tuple[str, ...]) -> Template:
+def _new_pod(containers: tuple[str, ...]) -> Json:
     spec = {**_spec(containers), "schedulingGates": [{"name": GATE}]}
-    pod = {
-        "kind": "Pod",
-        "apiVersion": "v1",
-        "metadata": _metadata(containers, _ASKING),
-        "spec": spec,
-        "status": {},
-    }
+    return {"metadata": _metadata(containers, _ASKING), "spec": spec, "status": {}}
+
+
+def _review(containers: tuple[str, ...]) -> Template:
     kind = {"group": "", "version": "v1", "kind": "Pod"}
     resource = {"group": "", "version": "v1", "resource": "pods"}
     account = "system:serviceaccount:kube-system:replicaset-controller"
@@ -551,7 +549,7 @@ def _created(containers: tuple[str, ...]) -> Template:
                     "groups": [f"system:{it}" for it in groups],
                     "extra": {"authentication.kubernetes.io/credential-id": ["JTI=1b0e"]},
                 },
-                "object": pod,
+                "object": {"kind": "Pod", "apiVersion": "v1", **_new_pod(containers)},
                 "oldObject": None,
                 "dryRun": False,
                 "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
@@ -560,21 +558,69 @@ def _created(containers: tuple[str, ...]) -> Template:
     )
 
 
-_CREATED = (_created(("main",)), _created(("main", "proxy")))
+def _stages(containers: tuple[str, ...]) -> tuple[Template, ...]:
+    """Return a placed pod's life: created, bound, started, running."""
+    pod = _new_pod(containers)
+    named = {"name": "%(name)s", "uid": "%(uid)s", "resourceVersion": "%(version)s"}
+    pod["metadata"] |= named
+    # Given already escaped.
+    pod["metadata"]["annotations"] = {**_ASKING, ALLOCATION: "%(allocation)s"}
+    pin = {"key": "metadata.name", "operator": "In", "values": ["%(node)s"]}
+    terms = {"nodeSelectorTerms": [{"matchFields": [pin]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+    spec = {**_spec(containers), "affinity": {"nodeAffinity": required}}
+    bound = {**spec, "nodeName": "%(node)s"}
+    scheduled = {"phase": "Pending", "conditions": [_condition("PodScheduled")]}
+    started = {**scheduled, "hostIP": "10.0.0.1", "startTime": SINCE}
+    running = json.loads(
+        json.dumps(_status(containers)).replace("%(b)s", "7").replace("%(c)s", "7")
+    )
+    return tuple(
+        Template({"metadata": pod["metadata"], "spec": its_spec, "status": status})
+        for its_spec, status in (
+            (spec, {"phase": "Pending", "qosClass": "Burstable"}),
+            (bound, scheduled),
+            (bound, started),
+            (bound, running),
+        )
+    )
+
+
+_SHAPES = (("main",), ("main", "proxy"))
+_REVIEWS = tuple(map(_review, _SHAPES))
+_LIVES = tuple(map(_stages, _SHAPES))
 # Above all owners of running pods.
 _FIRST_CREATED_OWNER = 1_000_000
 
 
-def review(number: int, workload: int, *, cpu_millicores: int | None = None) -> bytes:
-    """Return the AdmissionReview of a pod that a workload's controller creates.
+@dataclass(frozen=True, slots=True)
+class NewPod:
+    """A pod that a workload's controller creates; pods of one workload and `cpu` have one shape."""
 
-    Pods of one workload have one shape; `cpu_millicores` gives this one a shape of its own.
-    """
-    values = workload_values(_FIRST_CREATED_OWNER + workload)
-    values["request"] = stable_uid("request", number)
-    if cpu_millicores is not None:
-        values["cpu"] = cpu_millicores
-    return _CREATED[workload % len(_CREATED)].fill(values)
+    number: int
+    workload: int
+    cpu_millicores: int
+
+    def review(self) -> bytes:
+        """Return the AdmissionReview of its creation."""
+        values = self._values() | {"request": stable_uid("request", self.number)}
+        return _REVIEWS[self.workload % len(_REVIEWS)].fill(values)
+
+    def stage(self, stage: int, *, version: int, node: str, allocation: str) -> bytes:
+        """Return it as stored once it was placed: 0 created, 1 bound, 2 started, 3 running."""
+        values = self._values()
+        values |= {
+            "name": f"{values['workload']}-{values['hash']}-{self.number:06x}",
+            "uid": stable_uid("created", self.number),
+            "version": version,
+            "node": node,
+            "allocation": json.dumps(allocation)[1:-1],
+        }
+        return _LIVES[self.workload % len(_LIVES)][stage].fill(values)
+
+    def _values(self) -> Json:
+        values = workload_values(_FIRST_CREATED_OWNER + self.workload)
+        return values | {"cpu": self.cpu_millicores}
 
 
 def disk_speed_mib(index: int) -> int:

@@ -36,6 +36,11 @@ def free_port() -> int:
         return port
 
 
+def program_path(program: str) -> Path:
+    """Return where one of our programs is, beside this Python."""
+    return Path(sys.executable).parent / program
+
+
 @dataclass(slots=True, kw_only=True)
 class PaperWorld:
     """A running API server of paper, and what is needed to talk to it and to start programs."""
@@ -57,9 +62,11 @@ class PaperWorld:
                 "BERTHMASTER_BIND_ADDRESS": "127.0.0.1",
             }
         )
-        script = Path(sys.executable).parent / program
         return start_process(
-            program, [script, *arguments], folder=self.folder, environment=environment
+            program,
+            [program_path(program), *arguments],
+            folder=self.folder,
+            environment=environment,
         )
 
     def server_context(self) -> ssl.SSLContext:
