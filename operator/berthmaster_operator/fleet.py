@@ -18,8 +18,8 @@ from typing import Any
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.policy import PlacementPolicy, PolicySet
-from berthmaster.concerns.diskio.models import DiskModels, read_models
-from berthmaster_operator.sightings import InventorySeen, ModelsSeen, NodeSeen, PodSeen, is_older
+from berthmaster.concerns.diskio.models import DiskModels
+from berthmaster_operator.sightings import InventorySeen, NodeSeen, PodSeen, is_older
 
 ObjectKey = tuple[str, str]
 
@@ -90,7 +90,6 @@ class Fleet:
         self._policies: dict[str, PlacementPolicy] = {}
         self._policy_set = PolicySet()
         self.models = DiskModels()
-        self.models_object: ModelsSeen | None = None
         self.is_complete = False
         self.strays = 0
 
@@ -249,11 +248,8 @@ class Fleet:
         self._on_dirty(name)
         self._prune(name)
 
-    def see_models(self, seen: ModelsSeen | None) -> None:
-        """Take over the ConfigMap of disk models, None when it is gone."""
-        self.models_object = seen
-        # An absent ConfigMap means no model, as upstream; bad text leaves the models as they were.
-        models = read_models(seen.data, self.models) if seen is not None else DiskModels()
+    def see_models(self, models: DiskModels) -> None:
+        """Take over the disk models."""
         if models != self.models:
             self.models = models
             self.mark_all()

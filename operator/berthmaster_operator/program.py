@@ -28,7 +28,7 @@ from berthmaster.cluster.errors import ClusterError
 from berthmaster.cluster.events import EventRecorder
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.leases import Acquired, LeaderElector
-from berthmaster_operator import auditing, certifying, health, watching
+from berthmaster_operator import auditing, certifying, health, model_loading, watching
 from berthmaster_operator.bindings import BindingReconciler
 from berthmaster_operator.certifying import CertificateReconciler
 from berthmaster_operator.cleaning import Cleaner
@@ -37,6 +37,8 @@ from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
 from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
+from berthmaster_operator.model_fetching import ModelFetcher
+from berthmaster_operator.model_loading import ModelLoader
 from berthmaster_operator.reconciling import INVENTORIES, NodeReconciler
 from berthmaster_operator.settings import Settings
 from berthmaster_operator.sightings import (
@@ -82,7 +84,7 @@ class Program:
         )
         self._make_reconcilers(clock)
         self.policies = PolicyHandler(self.fleet, self.events, self.bindings.add)
-        self._models = ModelsHandler(self.fleet, self.events, self.metrics)
+        self._models = ModelsHandler(self.loader, self.models.add)
         self._make_informers()
         self._stop_kopf = asyncio.Event()
         self._is_stopping = False
@@ -120,6 +122,15 @@ class Program:
         self.cleaning = WorkQueue("cleaning", cleaner.reconcile, clock=clock)
         self.bindings = WorkQueue("bindings", bindings.reconcile, clock=clock)
         self.certificates = WorkQueue("certificates", certificates.reconcile, clock=clock)
+        self._fetcher = ModelFetcher(
+            settings.model_origins,
+            ca_file=settings.model_ca_file,
+            timeout_s=settings.model_timeout_s,
+        )
+        self.loader = ModelLoader(
+            fleet, self._fetcher, events=self.events, metrics=metrics, clock=clock
+        )
+        self.models = WorkQueue("disk models", self.loader.reconcile, clock=clock)
 
     def _make_informers(self) -> None:
         client = self._client
@@ -245,7 +256,7 @@ class Program:
         self, stop: asyncio.Event, *, restore_signals: Callable[[], None] = lambda: None
     ) -> None:
         """Work until `stop` is set. Raises whatever makes going on impossible."""
-        queues = (self.nodes, self.cleaning, self.bindings, self.certificates)
+        queues = (self.nodes, self.cleaning, self.bindings, self.certificates, self.models)
         runner = await self._serve_health()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -266,6 +277,7 @@ class Program:
                     task.cancel()
             await self.events.drain()
         finally:
+            await self._fetcher.close()
             await runner.cleanup()
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
@@ -312,6 +324,9 @@ class Program:
                     self._disk_models,
                 ):
                     await informer.synced.wait()
+                # Also where there is no ConfigMap: without models nothing must be written.
+                self.models.add(model_loading.KEY)
+                await self.loader.loaded.wait()
                 self.fleet.is_complete = True
                 logger.info("cluster seen as a whole")
                 self._mark_all()

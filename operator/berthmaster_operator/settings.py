@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from berthmaster.api import names
+from berthmaster_operator.model_fetching import DEFAULT_TIMEOUT_S, read_origin
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # Who issues the webhook's certificate: we, or somebody who puts it into `names.ISSUED_SECRET`.
@@ -43,10 +45,19 @@ class Settings:
     certificate_issuer: str = "operator"
     # How often the custom kinds are listed to find deletions that a broken watch swallowed.
     audit_s: float = 300.0
+    # From where disk models may be fetched, such as `https://models.example.com`; none: from nowhere.
+    model_origins: tuple[str, ...] = ()
+    # Authorities (PEM) that those are checked against, beside the system's.
+    model_ca_file: Path | None = None
+    # How long fetching one model may take.
+    model_timeout_s: float = DEFAULT_TIMEOUT_S
 
     def as_fields(self) -> dict[str, Any]:
         """Return the configuration for printing; there are no secrets in it."""
-        return asdict(self)
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self).items()
+        }
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -70,17 +81,40 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     parser.add_argument(
         "--certificate-issuer", choices=CERTIFICATE_ISSUERS, default=default.certificate_issuer
     )
+    parser.add_argument(
+        "--model-origins",
+        type=_origins,
+        default=default.model_origins,
+        metavar="ORIGIN[,ORIGIN...]",
+        help="disk models may be fetched from these, such as https://models.example.com",
+    )
+    parser.add_argument("--model-ca-file", type=_file, metavar="FILE")
     parser.add_argument("--workers", type=_positive_int, default=default.workers)
     for flag, seconds in (
         ("--inventory-pause", default.inventory_pause_s),
         ("--settle", default.settle_s),
         ("--leftover-grace", default.leftover_grace_s),
         ("--audit", default.audit_s),
+        ("--model-timeout", default.model_timeout_s),
     ):
         parser.add_argument(
             flag, type=_seconds, default=seconds, metavar="SECONDS", dest=f"{_field(flag)}_s"
         )
     return Settings(**vars(parser.parse_args(list(arguments))))
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(read_origin(it) for it in text.split(",") if it.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no file")
+    return path
 
 
 def _field(flag: str) -> str:

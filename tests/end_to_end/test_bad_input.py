@@ -231,7 +231,7 @@ FAULTS = {
     "odd-model": Fault(
         devices={"d": {**SOUND, "model": "Unheard"}},
         reason="ModelNotFound",
-        condition="normalizer Intel-Unheard not found: add readRatio and writeRatio for vendor "
+        condition="normalizer Intel-Unheard not found: add readRatio and writeRatio, an expression or a url for vendor "
         '"Intel", model "Unheard" to ConfigMap ioi-system/normalization-func',
         event="normalizer Intel-Unheard not found",
         waits="normalizer",
@@ -329,30 +329,33 @@ async def test_device_that_names_no_node_is_told(harbour: Sandbox, world: DiskWo
 
 
 async def test_bad_models_are_told_and_mended(harbour: Sandbox, world: DiskWorld) -> None:
-    only_so = {"vendor": "Intel", "model": "P4510", "url": "http://x/y.so"}
     tables: dict[str, Any] = {"readRatio": {}, "writeRatio": {}}
     entries = [
-        only_so,
+        {"vendor": "Acme", "model": "X", "url": "http://x/y.so"},
         {"vendor": "Acme", "model": "A", **tables, "readRatio": {"4K": 2}},
         {"vendor": "Acme", "model": "B", **tables, "writeRatio": {"4k": -1}},
         {"vendor": "Acme", "model": "C", **tables, "writeRatio": [2]},
         {"vendor": "Acme", **tables},
         {"vendor": "Acme", "model": "D"},
+        {"vendor": "Acme", "model": "E", "expression": "blockSize / 0"},
+        {"vendor": "Acme", "model": "F", "url": "https://127.0.0.1/f.json", "sha256": "0" * 64},
     ]
     complaints = (
-        "[0]: Intel-P4510: a shared object cannot be loaded; give readRatio and writeRatio tables",
+        "[0]: Acme-X: url: a shared object is code and cannot be loaded; give readRatio and",
         f'[1]: Acme-A: readRatio: unknown block size "4K", {SIZES}',
         "[2]: Acme-B: writeRatio[4k]: -1 is not in 0..1000000",
         "[3]: Acme-C: writeRatio: expected an object of block size to factor",
         "[4]: vendor and model must both be text that is not empty",
-        "[5]: Acme-D: no readRatio and writeRatio tables, expected both",
+        "[5]: Acme-D: says no model, expected readRatio and writeRatio tables, an expression, or",
+        '[6]: Acme-E: expression with blockSize 512 and direction "read": divide by zero',
+        "[7]: Acme-F: url: https://127.0.0.1 is not among the origins that the operator may fetch",
     )
 
     await apply_models(harbour, json.dumps(entries))
     for words in complaints:
         await until_event(harbour, "normalization-func", f"data.diskVendors{words}")
     assert (await until_reason(harbour, NODE, "ModelNotFound")).startswith(
-        "normalizer Intel-P4510 not found: add readRatio and writeRatio"
+        "normalizer Intel-P4510 not found: add readRatio and writeRatio, an expression or a url"
     )
     await create(harbour, NAMESPACE, make_pod("no-model", request=io("1Mi"), on=NODE))
     _, message = await until_waiting(harbour, NAMESPACE, "no-model")

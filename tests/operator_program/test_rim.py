@@ -11,16 +11,13 @@ import kopf
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from berthmaster.cluster.informers import EventKind
 from berthmaster.json_logs import JsonFormatter
 from berthmaster_operator import health, watching
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
-from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.settings import Settings, read_settings
-from berthmaster_operator.sightings import ModelsSeen
 from operator_program.stores import Notes
 
 
@@ -39,7 +36,15 @@ def test_command_line_wins_over_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--health-port", "x"], ["--workers", "0"], ["--settle", "-1"], ["--what"]]
+    "arguments",
+    [
+        ["--health-port", "x"],
+        ["--workers", "0"],
+        ["--settle", "-1"],
+        ["--what"],
+        ["--model-origins", "models.example.com"],
+        ["--model-ca-file", "/nowhere"],
+    ],
 )
 def test_wrong_arguments_end_the_start(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -47,6 +52,13 @@ def test_wrong_arguments_end_the_start(
     with pytest.raises(SystemExit):
         read_settings(arguments, {})
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_origins_are_a_list() -> None:
+    found = read_settings(["--model-origins", "https://A.example, https://b.example:8443"], {})
+
+    assert found.model_origins == ("https://a.example", "https://b.example:8443")
+    json.dumps(found.as_fields())
 
 
 def test_log_line_is_one_json_object() -> None:
@@ -113,16 +125,3 @@ def test_bad_policy_leaves_the_old_one_and_is_told(fleet: Fleet) -> None:
     handler.take(good, is_gone=True)
     assert not fleet.policies
     assert changed == ["p", "p"]
-
-
-def test_bad_model_entries_are_told(fleet: Fleet) -> None:
-    notes, metrics = Notes(), Metrics()
-    seen = ModelsSeen(
-        name="m", namespace="n", uid="u", data={"diskVendors": '[{"vendor": "V", "model": ""}]'}
-    )
-
-    ModelsHandler(fleet, notes, metrics).take(EventKind.ADDED, seen)
-
-    assert notes.lines[0][:2] == ("ConfigMap", "BadDiskModel")
-    assert "data.diskVendors[0]" in notes.lines[0][2]
-    assert b"berthmaster_diskio_model_problems 1.0" in metrics.render()

@@ -10,12 +10,12 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.policy import policy_from_manifest
+from berthmaster.concerns.diskio.models import read_models
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.reconciling import NodeReconciler
 from berthmaster_operator.sightings import (
-    ModelsSeen,
     decode_inventory,
     decode_node,
     decode_pod,
@@ -103,9 +103,7 @@ class World:
 
     def show_models(self) -> None:
         data = None if self.models is None else {"diskVendors": self.models}
-        self.fleet.see_models(
-            ModelsSeen(name="normalization-func", namespace="ioi-system", uid="m", data=data)
-        )
+        self.fleet.see_models(read_models(data, self.fleet.models))
 
     def show(self, path: str, obj: dict[str, Any] | None = None) -> None:
         """Show the fleet an object as it is, or as it was (`obj`)."""

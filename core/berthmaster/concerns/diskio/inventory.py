@@ -4,6 +4,9 @@ A driver's report counts only if its observedGeneration is the generation of the
 it was given, and then it counts exactly the pods of that list. The list goes into the inventory
 beside the numbers, so that whoever reads it subtracts the pods that the report does not know yet.
 A report that lags leaves the last accepted one in force; a stale one leaves our own books.
+
+A disk's model is looked up anew each time. Where its entry is faulty, or its source is away, the
+disk keeps the function that was published for it, over restarts too.
 """
 
 from __future__ import annotations
@@ -12,7 +15,13 @@ from dataclasses import dataclass
 
 from berthmaster.api import names
 from berthmaster.api.diskio import DiskDevice, NodeDiskDevice, NodeDiskIOStats
-from berthmaster.api.inventory import Bandwidth, Disk, DiskSource, NodeInventoryStatus
+from berthmaster.api.inventory import (
+    Bandwidth,
+    Disk,
+    DiskModel,
+    DiskSource,
+    NodeInventoryStatus,
+)
 from berthmaster.api.schema import StatusCondition
 from berthmaster.concerns.diskio.models import DiskModels
 
@@ -43,7 +52,11 @@ def build_disks(
         return DiskInventory(disks=None, source=None, condition=None, free_disk=None)
     report = _accepted(stats) if not is_stale else None
     kept = _previous(previous, stats) if report is None and not is_stale else {}
-    disks = tuple(_disk(it, report, kept.get(it.id), models) for it in device.devices)
+    before = {disk.id: disk for disk in (previous.disks if previous is not None else None) or ()}
+    disks = tuple(
+        _disk(it, report, kept.get(it.id), _function(it, models, before.get(it.id)))
+        for it in device.devices
+    )
     default = find_default(disks)
     accepted = report is not None or any(disk.allocable is not None for disk in disks)
     observed = stats.observed_generation if report is not None and stats is not None else None
@@ -57,7 +70,9 @@ def build_disks(
             stats_generation=stats.generation if stats is not None else None,
             observed_generation=observed,
         ),
-        condition=_condition(device, disks, default, is_stale=is_stale, has_report=accepted),
+        condition=_condition(
+            device, disks, default, models, is_stale=is_stale, has_report=accepted
+        ),
         free_disk=_free_share(default),
         is_report_ignored=report is None and stats is not None and bool(stats.allocable),
     )
@@ -90,8 +105,19 @@ def _previous(
     return {disk.id: disk for disk in previous.disks}
 
 
+def _function(device: DiskDevice, models: DiskModels, before: Disk | None) -> DiskModel | None:
+    found = models.find(device.vendor, device.model)
+    if found is not None or before is None or not models.fault_of(device.vendor, device.model):
+        return found
+    is_same = (before.vendor, before.model) == (device.vendor, device.model)
+    return before.function if is_same else None
+
+
 def _disk(
-    device: DiskDevice, report: NodeDiskIOStats | None, kept: Disk | None, models: DiskModels
+    device: DiskDevice,
+    report: NodeDiskIOStats | None,
+    kept: Disk | None,
+    function: DiskModel | None,
 ) -> Disk:
     allocable: Bandwidth | None = None
     reported: tuple[str, ...] | None = None
@@ -107,7 +133,7 @@ def _disk(
         capacity=device.capacity,
         allocable=allocable,
         reported_pods=reported,
-        function=models.functions.get(f"{device.vendor}-{device.model}"),
+        function=function,
     )
 
 
@@ -115,11 +141,13 @@ def _condition(
     device: NodeDiskDevice,
     disks: tuple[Disk, ...],
     default: Disk | None,
+    models: DiskModels,
     *,
     is_stale: bool,
     has_report: bool,
 ) -> StatusCondition:
     status, reason, message = "True", "Reported", "the driver's report counts every reserved pod"
+    fault = models.fault_of(default.vendor, default.model) if default is not None else ""
     if default is None:
         status, reason = "False", "NoDefaultDisk"
         message = (
@@ -128,10 +156,12 @@ def _condition(
         )
     elif default.function is None:
         status, reason = "False", "ModelNotFound"
-        message = (
-            f"normalizer {default.model_key} not found: add readRatio and writeRatio for vendor "
-            f'"{default.vendor}", model "{default.model}" to ConfigMap '
-            f"{device.namespace}/{names.DISK_MODELS_CONFIG_MAP}"
+        config_map = f"ConfigMap {device.namespace}/{names.DISK_MODELS_CONFIG_MAP}"
+        message = f"normalizer {default.model_key} not found: " + (
+            f"{config_map}: {fault}"
+            if fault
+            else f"add readRatio and writeRatio, an expression or a url for vendor "
+            f'"{default.vendor}", model "{default.model}" to {config_map}'
         )
     elif is_stale:
         status, reason = "False", "Stale"
@@ -140,6 +170,8 @@ def _condition(
         )
     elif not has_report:
         reason, message = "OwnBooks", "no report yet; capacity less our own books counts"
+    if fault and default is not None and default.function is not None:
+        message += f"; {fault}; the model from before counts"
     several = sum(disk.type == names.EMPTY_DIR_DISK for disk in disks)
     if several > 1 and default is not None:
         message += f"; {several} devices have type {names.EMPTY_DIR_DISK}, {default.id} is used"
