@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.policy import PlacementPolicy, PolicySet
 from berthmaster.concerns.diskio.models import DiskModels
+from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import InventorySeen, NodeSeen, PodSeen, is_older
 
 ObjectKey = tuple[str, str]
@@ -38,11 +40,11 @@ class DeviceSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatsSeen:
-    """A NodeDiskIOStats as stored, and when (monotonic seconds) its status last changed for us."""
+    """A NodeDiskIOStats as stored, and when (monotonic seconds) its driver last gave a sign of life."""
 
     stats: NodeDiskIOStats
     version: str
-    changed_s: float
+    alive_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +64,10 @@ class NodeState:
     published_s: float | None = None
     # Since when (monotonic seconds) the Node has been missing; None while it is there.
     missing_since_s: float | None = None
+    # Whether its driver was found stale; then a sign of life is news, whatever it says.
+    is_stale: bool = False
+    # Reports that are above what is published, and since when.
+    rises: Rises = field(default_factory=dict)
     # Faults told already, so that an Event stands for a change.
     told: tuple[str, ...] = ()
 
@@ -80,9 +86,11 @@ class Fleet:
         diskio_namespace: str,
         clock: Callable[[], float],
         on_dirty: Callable[[str], None],
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._diskio_namespace = diskio_namespace
         self._clock = clock
+        self._wall_clock = wall_clock
         self._on_dirty = on_dirty
         self._nodes: dict[str, NodeState] = {}
         self._node_of_pod: dict[str, str] = {}
@@ -124,6 +132,12 @@ class Fleet:
         """Return how old a report may grow: the shortest that any policy asks for."""
         wanted_s = (float(it.concerns.diskio.stale_after) for it in self._policy_set.specs)
         return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_STALE_AFTER_S))
+
+    @property
+    def stale_safety_percent(self) -> int:
+        """Return how much of a stale driver's disks is kept back: the most that any policy asks for."""
+        wanted = (it.concerns.diskio.stale_safety_percent for it in self._policy_set.specs)
+        return max(wanted, default=0)
 
     @property
     def policies(self) -> Mapping[str, PlacementPolicy]:
@@ -215,11 +229,14 @@ class Fleet:
         is_same = known is not None and known.stats.uid == stats.uid
         if known is not None and is_same and is_older(version, known.version):
             return
-        changed_s = self._clock()
-        if known is not None and is_same and _report(known.stats) == _report(stats):
-            changed_s = known.changed_s
-        state.stats[key] = StatsSeen(stats=stats, version=version, changed_s=changed_s)
-        if known is None or known.stats != stats:
+        is_alive = not is_same or known is None or known.stats.sign != stats.sign
+        if known is not None and is_same:
+            alive_s = self._clock() if is_alive else known.alive_s
+        else:
+            alive_s = self._clock() - self._age_s(stats)
+        state.stats[key] = StatsSeen(stats=stats, version=version, alive_s=alive_s)
+        # A heartbeat alone is no news, unless it ends a silence.
+        if known is None or known.stats != stats or (is_alive and state.is_stale):
             self._on_dirty(state.name)
 
     def lose_stats(self, namespace: str, name: str) -> None:
@@ -274,6 +291,7 @@ class Fleet:
         for state in self._nodes.values():
             state.computed = None
             state.told = ()
+            state.rises = {}
         self.mark_all()
 
     def known_objects(self, kind: str) -> dict[tuple[str, str], str]:
@@ -285,10 +303,25 @@ class Fleet:
         return found
 
     def _policies_changed(self) -> None:
-        before = (self.white_list, self.stale_after_s)
+        before = self._joint_settings()
         self._policy_set = PolicySet(self._policies.values())
-        if before != (self.white_list, self.stale_after_s):
+        if before != self._joint_settings():
             self.mark_all()
+
+    def _joint_settings(self) -> tuple[object, ...]:
+        return self.white_list, self.stale_after_s, self.stale_safety_percent
+
+    def _age_s(self, stats: NodeDiskIOStats) -> float:
+        """Return how old the driver's last write is, for an object that was not known before.
+
+        That is by the API server's clock and ours; a restart must not make a dead driver's last
+        report fresh. Where the time is unknown, or in the future, the report counts as new.
+        """
+        try:
+            written_at = datetime.fromisoformat(stats.written_at)
+            return max(0.0, (self._wall_clock() - written_at).total_seconds())
+        except (ValueError, TypeError):
+            return 0.0
 
     def _state(self, name: str) -> NodeState:
         state = self._nodes.get(name)
@@ -325,7 +358,3 @@ class Fleet:
         state = self._nodes.get(name)
         if state is not None and state.is_idle:
             del self._nodes[name]
-
-
-def _report(stats: NodeDiskIOStats) -> tuple[Any, ...]:
-    return stats.observed_generation, dict(stats.allocable)

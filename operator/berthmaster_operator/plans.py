@@ -7,11 +7,8 @@
 **The list** is sorted and holds bare pod UIDs: bound here or sent here by us, not finished, not in a
 white-listed namespace. Equal sets write nothing; an absent list and an empty one are equal.
 
-**The status** is written when it says something else, with two exceptions that keep a driver which
-measures every few seconds from costing a write each time: a report that rises by less than
-`SLACK` of the capacity keeps the lower number published before, and the generation of a list that
-nobody has answered yet is no news. A report that falls is always news: readers never see more
-than there is.
+**The status** is written when it says something else, with two exceptions: numbers that rise have to
+last first (`settling`), and the generation of a list that nobody has answered yet is no news.
 """
 
 from __future__ import annotations
@@ -22,15 +19,13 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats
-from berthmaster.api.inventory import Bandwidth, Disk, NodeInventoryStatus, Sources
+from berthmaster.api.inventory import NodeInventoryStatus, Sources
 from berthmaster.api.objects import Condition
 from berthmaster.api.schema import StatusCondition
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels
+from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import PodSeen
-
-# One part in a hundred of the capacity; the reference driver's fake burst is one in two hundred.
-SLACK_DIVISOR = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +36,14 @@ class NodeFacts:
     node_condition: Condition | None
     device: NodeDiskDevice | None
     stats: NodeDiskIOStats | None
-    report_age_s: float
+    silence_s: float
     pods: Mapping[str, PodSeen]
     white_list: frozenset[str]
     models: DiskModels
     stale_after_s: float
+    stale_safety_percent: int
+    rises: Rises
+    now_s: float
     computed: NodeInventoryStatus | None
     published: NodeInventoryStatus | None
 
@@ -56,6 +54,7 @@ class NodePlan:
 
     reserved: tuple[str, ...] | None
     computed: NodeInventoryStatus
+    rises: Rises
     status: NodeInventoryStatus | None
     node_condition: StatusCondition | None
     drops_node_condition: bool
@@ -69,11 +68,16 @@ class NodePlan:
 def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
     """Compute everything for one node; `now` is the time to put into a condition that flips."""
     has_report = facts.stats is not None and facts.stats.observed_generation is not None
-    left_s = facts.stale_after_s - facts.report_age_s
+    left_s = facts.stale_after_s - facts.silence_s
     is_stale = has_report and left_s <= 0
     previous = facts.computed if facts.computed is not None else facts.published
     found = build_disks(
-        facts.device, facts.stats, facts.models, previous=previous, is_stale=is_stale
+        facts.device,
+        facts.stats,
+        facts.models,
+        previous=previous,
+        is_stale=is_stale,
+        stale_safety_percent=facts.stale_safety_percent,
     )
     computed = NodeInventoryStatus(
         sources=Sources(diskio=found.source) if found.source is not None else None,
@@ -81,16 +85,18 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
         conditions=merge_condition(facts.published, found.condition, now=now),
         free_disk=found.free_disk,
     )
-    settled = settle(computed, facts.published)
+    settled, rises, lasts_s = settle(computed, facts.published, facts.rises, now_s=facts.now_s)
+    waits_s = [it for it in (lasts_s, left_s if has_report and not is_stale else None) if it]
     known = {device.id for device in facts.device.devices} if facts.device is not None else set()
     return NodePlan(
         reserved=plan_reserved(facts),
         computed=computed,
+        rises=rises,
         status=settled if is_news(settled, facts.published) else None,
         node_condition=plan_node_condition(facts.node_condition, found.condition),
         drops_node_condition=found.condition is None and facts.node_condition is not None,
         problems=find_problems(facts, found.condition),
-        look_again_s=max(0.0, left_s) if has_report and not is_stale else None,
+        look_again_s=min(waits_s, default=None),
         is_stale=is_stale,
         is_report_ignored=found.is_report_ignored and not is_stale,
         unknown_devices=len(set(facts.stats.allocable) - known) if facts.stats is not None else 0,
@@ -125,42 +131,6 @@ def merge_condition(
     is_same = old is not None and old.status == wanted.status and old.last_transition_time
     since = old.last_transition_time if old is not None and is_same else now
     return (*others, wanted.model_copy(update={"last_transition_time": since}))
-
-
-def settle(
-    computed: NodeInventoryStatus, published: NodeInventoryStatus | None
-) -> NodeInventoryStatus:
-    """Return what to publish: a disk that got a little freer keeps its published numbers."""
-    if computed.disks is None or published is None or published.disks is None:
-        return computed
-    old = {disk.id: disk for disk in published.disks}
-    disks = tuple(_settle_disk(disk, old.get(disk.id)) for disk in computed.disks)
-    if disks == computed.disks:
-        return computed
-    is_whole = all(new is old.get(new.id) or new == old.get(new.id) for new in disks)
-    free = published.free_disk if is_whole else computed.free_disk
-    return computed.model_copy(update={"disks": disks, "free_disk": free})
-
-
-def _settle_disk(new: Disk, old: Disk | None) -> Disk:
-    if old is None or new.allocable is None or old.allocable is None:
-        return new
-    if new.model_copy(update={"allocable": old.allocable}) != old:
-        return new
-    if _rises_little(new.allocable, old.allocable, new.capacity):
-        return new.model_copy(update={"allocable": old.allocable})
-    return new
-
-
-def _rises_little(new: Bandwidth, old: Bandwidth, capacity: Bandwidth) -> bool:
-    return all(
-        0 <= risen <= most // SLACK_DIVISOR
-        for risen, most in (
-            (new.read - old.read, capacity.read),
-            (new.write - old.write, capacity.write),
-            (new.total - old.total, capacity.total),
-        )
-    )
 
 
 def is_news(wanted: NodeInventoryStatus, published: NodeInventoryStatus | None) -> bool:

@@ -105,6 +105,7 @@ class Program:
             client,
             fleet,
             may_write=may_write,
+            events=self.events,
             metrics=metrics,
             grace_s=settings.leftover_grace_s,
             clock=clock,

@@ -20,11 +20,11 @@ import msgspec
 from pydantic import ValidationError
 
 from berthmaster.api import names
-from berthmaster.api.diskio import stats_from_manifest, stats_name
+from berthmaster.api.diskio import NodeDiskDevice, stats_from_manifest, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.cluster.client import JsonObject, PatchKind, Query
 from berthmaster.cluster.conditions import rfc3339
-from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.events import EventRecorder, ObjectRef
 from berthmaster.cluster.stores import Creates, Gets, Patches
 from berthmaster_operator import plans
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S = 10.0
 MANAGED: Query = {"fieldManager": names.OPERATOR_MANAGER}
+# Answers that the same write will get again.
+_REFUSALS = (400, 403, 413, 422)
 INVENTORIES = f"/apis/{names.API_VERSION}/nodeinventories"
 
 
@@ -81,11 +83,17 @@ class NodeReconciler:
             self._metrics.forget_node(name)
             return None
         plan = plans.plan_node(self._facts(state), now=rfc3339(self._wall_clock()))
-        state.computed = plan.computed
+        state.computed, state.rises, state.is_stale = plan.computed, plan.rises, plan.is_stale
         self._account(state, plan)
         self._tell(state, plan.problems)
+        failure: ClusterError | None = None
         if plan.reserved is not None and self._may_write():
-            await self._write_reserved(state, plan.reserved)
+            try:
+                await self._write_reserved(state, plan.reserved)
+            except ClusterError as error:
+                # Whatever is wrong with the driver's object, readers need the inventory all the same.
+                failure = error
+        self._tell_unreserved(state, failure)
         waits_s = [plan.look_again_s] if plan.look_again_s is not None else []
         if plan.status is not None and self._may_write():
             pause_s = self._pause_s(state)
@@ -95,6 +103,8 @@ class NodeReconciler:
                 await self._write_inventory(state, plan.status)
         if (plan.node_condition is not None or plan.drops_node_condition) and self._may_write():
             await self._write_node_condition(state, plan)
+        if failure is not None:
+            raise failure
         return min(waits_s, default=None)
 
     def _facts(self, state: NodeState) -> NodeFacts:
@@ -109,11 +119,14 @@ class NodeReconciler:
             node_condition=state.node.condition if state.node is not None else None,
             device=fleet.device_of(state),
             stats=seen.stats if seen is not None else None,
-            report_age_s=self._clock() - seen.changed_s if seen is not None else 0.0,
+            silence_s=self._clock() - seen.alive_s if seen is not None else 0.0,
             pods=state.pods,
             white_list=fleet.white_list,
             models=fleet.models,
             stale_after_s=fleet.stale_after_s,
+            stale_safety_percent=fleet.stale_safety_percent,
+            rises=state.rises,
+            now_s=self._clock(),
             computed=state.computed,
             published=None if is_other else state.published,
         )
@@ -252,7 +265,7 @@ class NodeReconciler:
             is_stale=plan.is_stale,
             lag=lag,
             unknown_devices=plan.unknown_devices,
-            ignored_report=(seen.stats.uid, seen.changed_s)
+            ignored_report=(seen.stats.uid, seen.alive_s)
             if plan.is_report_ignored and seen is not None
             else None,
         )
@@ -261,19 +274,37 @@ class NodeReconciler:
         """Record an Event on the NodeDiskDevice for each fault that was not told before."""
         device = self._fleet.device_of(state)
         if device is not None:
-            ref = ObjectRef(
-                api_version=names.DISKIO_API_VERSION,
-                kind="NodeDiskDevice",
-                name=device.name,
-                namespace=device.namespace,
-                uid=device.uid,
-            )
+            ref = device_ref(device)
             for problem in problems:
                 if problem not in state.told:
                     self._events.record(
                         ref, "DiskIONotReady", problem, action="ReadDevice", type_="Warning"
                     )
         state.told = problems
+
+    def _tell_unreserved(self, state: NodeState, failure: ClusterError | None) -> None:
+        """Record an Event when the list of pods is refused; what only fails is repeated in silence."""
+        device = self._fleet.device_of(state)
+        if device is None or not isinstance(failure, ApiError) or failure.status not in _REFUSALS:
+            return
+        note = (
+            f"the reserved pods cannot be written to {stats_name(state.name)}: {failure}; the "
+            "driver's reports do not count them, our own books do"
+        )
+        self._events.record(
+            device_ref(device), "ReserveFailed", note, action="Reserve", type_="Warning"
+        )
+
+
+def device_ref(device: NodeDiskDevice) -> ObjectRef:
+    """Return what names a NodeDiskDevice in an Event."""
+    return ObjectRef(
+        api_version=names.DISKIO_API_VERSION,
+        kind="NodeDiskDevice",
+        name=device.name,
+        namespace=device.namespace,
+        uid=device.uid,
+    )
 
 
 def _is_of_other_node(state: NodeState) -> bool:

@@ -74,6 +74,31 @@ def expression(operator: str, *values: str) -> dict[str, Any]:
             ("spec.concerns.diskio.weight", "greater than or equal to 0"),
             id="weight -1",
         ),
+        pytest.param(
+            diskio(blockSizePolicy="Any"),
+            ("spec.concerns.diskio.blockSizePolicy", '"Strict"', '"Nearest"'),
+            id="block size policy",
+        ),
+        pytest.param(
+            diskio(defaultBlockSize="2k"),
+            ("spec.concerns.diskio.defaultBlockSize", '"4k"'),
+            id="default block size",
+        ),
+        pytest.param(
+            diskio(unknownModel="Guess"),
+            ("spec.concerns.diskio.unknownModel", '"Refuse"', '"Default"'),
+            id="unknown model",
+        ),
+        pytest.param(
+            diskio(reservePercent=91),
+            ("spec.concerns.diskio.reservePercent", "less than or equal to 90"),
+            id="reserve",
+        ),
+        pytest.param(
+            diskio(staleSafetyPercent=-1),
+            ("spec.concerns.diskio.staleSafetyPercent", "greater than or equal to 0"),
+            id="stale safety",
+        ),
         pytest.param({"pinPatience": "soon"}, ("spec.pinPatience", "should match"), id="soon"),
         pytest.param({"pinPatience": "1.5m"}, ("spec.pinPatience", "should match"), id="1.5m"),
         pytest.param({"pinPatience": ""}, ("spec.pinPatience",), id="no duration"),
@@ -140,7 +165,15 @@ async def test_good_policy_gets_the_models_defaults(
     created = await try_policy(client, spec)
 
     assert created["spec"]["concerns"] == {
-        "diskio": {"weight": 1, "strategy": "LeastAllocated", "staleAfter": "60s"},
+        "diskio": {
+            "weight": 1,
+            "strategy": "LeastAllocated",
+            "blockSizePolicy": "Strict",
+            "unknownModel": "Refuse",
+            "reservePercent": 0,
+            "staleAfter": "60s",
+            "staleSafetyPercent": 0,
+        },
         "resources": {"weight": 0},
     }
     filled = {"priority", "mode", "onInvalid", "pinPatience", "concerns"}

@@ -11,6 +11,7 @@ def make_cleaner(world: World) -> Cleaner:
         world.store,
         world.fleet,
         may_write=lambda: world.is_leader,
+        events=world.notes,
         metrics=world.metrics,
         grace_s=60,
         clock=world.clock,
@@ -34,11 +35,17 @@ async def test_leftovers_go_after_the_grace_time(world: World) -> None:
 
     assert await cleaner.reconcile(NODE) == 60
     assert DEVICE in world.store.objects
+    world.now_s += 10
+    assert await cleaner.reconcile(NODE) == 50
+    announced = [line for line in world.notes.lines if line[1] == "NodeNotFound"]
+    assert [kind for kind, _, _ in announced] == ["NodeDiskDevice", "NodeDiskIOStats"]
+    assert 'there is no Node "n1"; this object is deleted in 60 s unless' in announced[0][2]
 
-    world.now_s += 60
+    world.now_s += 50
     await cleaner.reconcile(NODE)
     assert DEVICE not in world.store.objects
     assert STATS not in world.store.objects
+    assert 'deleted: there has been no Node "n1" for 60 s' in world.notes.lines[-1][2]
 
 
 async def test_node_that_is_there_after_all_keeps_them(world: World) -> None:

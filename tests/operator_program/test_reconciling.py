@@ -242,7 +242,7 @@ async def test_silent_driver_becomes_stale_and_returns(world: World) -> None:
     await world.settle()
     assert world.condition["reason"] == "Stale"
     assert "allocable" not in world.disk
-    assert world.node_conditions[0]["status"] == "False"
+    assert world.node_conditions[0]["status"] == "Unknown"
     assert b"berthmaster_diskio_stale_drivers 1.0" in world.metrics.render()
 
     world.report(read=800)

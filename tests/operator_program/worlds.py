@@ -69,6 +69,8 @@ class World:
     def __init__(self) -> None:
         self.store = FakeStore()
         self.now_s = 1000.0
+        # How wrong the wall clock is.
+        self.wall_step_s = 0.0
         self.is_leader = True
         self.models: str | None = MODELS
         self.policies: dict[str, Any] = {}
@@ -82,7 +84,12 @@ class World:
         self.dirty: set[str] = set()
         self.notes = Notes()
         self.metrics = Metrics()
-        self.fleet = Fleet(diskio_namespace="ioi-system", clock=self.clock, on_dirty=self.dirty.add)
+        self.fleet = Fleet(
+            diskio_namespace="ioi-system",
+            clock=self.clock,
+            on_dirty=self.dirty.add,
+            wall_clock=lambda: BEGIN + timedelta(seconds=self.now_s + self.wall_step_s),
+        )
         self.reconciler = NodeReconciler(
             self.store,
             self.fleet,
@@ -156,6 +163,16 @@ class World:
         }
         self.store.put(STATS, stats)
         self.show(STATS)
+
+    def write_as(self, manager: str, path: str = STATS, **annotations: str) -> None:
+        """Write an object as somebody, annotations or nothing but the time of writing."""
+        obj = copy.deepcopy(self.store.objects[path])
+        obj["metadata"].setdefault("annotations", {}).update(annotations)
+        others = [it for it in obj["metadata"].get("managedFields", ()) if it["manager"] != manager]
+        time = (BEGIN + timedelta(seconds=self.now_s)).isoformat()
+        obj["metadata"]["managedFields"] = [*others, {"manager": manager, "time": time}]
+        self.store.put(path, obj)
+        self.show(path)
 
     @property
     def reserved(self) -> list[str]:

@@ -6,9 +6,12 @@ cannot be understood is left out and named in `problems`, in words that say what
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.inventory import Bandwidth
@@ -48,6 +51,10 @@ class NodeDiskIOStats:
 
     `observed_generation` is None while the driver has not answered. The numbers count exactly the
     pods of `reserved_pods` when it equals `generation`, and otherwise pods of an older list.
+
+    The last three say that the driver lives, and are no part of what the object says: `sign` differs
+    whenever somebody else than our operator wrote, `written_at` is when (RFC 3339, empty: unknown);
+    `heartbeat` is the driver's annotation, None without, and with one only that and the status count.
     """
 
     name: str
@@ -59,6 +66,9 @@ class NodeDiskIOStats:
     observed_generation: int | None = None
     allocable: Mapping[str, Bandwidth] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    sign: bytes = field(default=b"", compare=False)
+    written_at: str = field(default="", compare=False)
+    heartbeat: str | None = field(default=None, compare=False)
 
 
 def device_from_manifest(manifest: Mapping[str, Any]) -> NodeDiskDevice:
@@ -106,6 +116,7 @@ def stats_from_manifest(manifest: Mapping[str, Any]) -> NodeDiskIOStats:
             for id_, value in reported.items()
         },
         problems=tuple(problems),
+        **_signs_of_life(manifest),
     )
 
 
@@ -121,6 +132,28 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "namespace": metadata.get("namespace", ""),
         "uid": metadata.get("uid", ""),
         "generation": metadata.get("generation", 0),
+    }
+
+
+def _signs_of_life(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = manifest.get("metadata") or {}
+    annotations = metadata.get("annotations") or {}
+    heartbeat = annotations.get(names.HEARTBEAT)
+    # Writes of `reservedPods` are ours: they show in the spec and in our own entry only.
+    others = [
+        entry
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("manager") != names.OPERATOR_MANAGER
+    ]
+    times = [(it.get("manager"), it.get("subresource"), it.get("time")) for it in others]
+    written: tuple[object, ...] = (manifest.get("status"), heartbeat)
+    if heartbeat is None:
+        written = (manifest.get("status"), annotations, metadata.get("labels"), times)
+    text = msgspec.json.encode(written, order="sorted", enc_hook=str)
+    return {
+        "sign": hashlib.blake2b(text, digest_size=16).digest(),
+        "written_at": max((str(time) for *_, time in times if time), default=""),
+        "heartbeat": heartbeat,
     }
 
 

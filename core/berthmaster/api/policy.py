@@ -118,10 +118,20 @@ class DiskIOSettings(Model):
     stale_after: Annotated[
         Duration,
         Field(
-            description="A report older than this is set aside for our own books.",
+            description="A driver without a sign of life for so long is stale: its report is set "
+            "aside for our own books. The shortest of all policies counts for the cluster.",
             json_schema_extra={"default": "60s"},
         ),
     ] = Fraction(60)
+    stale_safety_percent: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=90,
+            description="Share of a disk's capacity that is not given out while its driver is "
+            "stale. The largest of all policies counts for the cluster.",
+        ),
+    ] = 0
 
 
 class ResourcesSettings(Model):

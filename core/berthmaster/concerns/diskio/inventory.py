@@ -3,7 +3,8 @@
 A driver's report counts only if its observedGeneration is the generation of the list of pods that
 it was given, and then it counts exactly the pods of that list. The list goes into the inventory
 beside the numbers, so that whoever reads it subtracts the pods that the report does not know yet.
-A report that lags leaves the last accepted one in force; a stale one leaves our own books.
+A report that lags leaves the last accepted one in force; a stale driver leaves our own books, which
+start from the capacity, or from less if the policy wants some safety.
 
 A disk's model is looked up anew each time. Where its entry is faulty, or its source is away, the
 disk keeps the function that was published for it, over restarts too.
@@ -12,6 +13,7 @@ disk keeps the function that was published for it, over restarts too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from berthmaster.api import names
 from berthmaster.api.diskio import DiskDevice, NodeDiskDevice, NodeDiskIOStats
@@ -46,6 +48,7 @@ def build_disks(
     *,
     previous: NodeInventoryStatus | None = None,
     is_stale: bool = False,
+    stale_safety_percent: int = 0,
 ) -> DiskInventory:
     """Return a node's disks as of now. Pure: the clock has spoken in `is_stale`."""
     if device is None:
@@ -57,6 +60,8 @@ def build_disks(
         _disk(it, report, kept.get(it.id), _function(it, models, before.get(it.id)))
         for it in device.devices
     )
+    if is_stale and stale_safety_percent:
+        disks = tuple(_with_safety(disk, stale_safety_percent) for disk in disks)
     default = find_default(disks)
     accepted = report is not None or any(disk.allocable is not None for disk in disks)
     observed = stats.observed_generation if report is not None and stats is not None else None
@@ -71,9 +76,9 @@ def build_disks(
             observed_generation=observed,
         ),
         condition=_condition(
-            device, disks, default, models, is_stale=is_stale, has_report=accepted
+            device, disks, default, models, stale=stats if is_stale else None, has_report=accepted
         ),
-        free_disk=_free_share(default),
+        free_disk=describe_free(default),
         is_report_ignored=report is None and stats is not None and bool(stats.allocable),
     )
 
@@ -137,15 +142,27 @@ def _disk(
     )
 
 
+def _with_safety(disk: Disk, percent: int) -> Disk:
+    """Return a disk of which a share is kept back, as a report that counts no pods."""
+    whole, left = disk.capacity, 100 - percent
+    allocable = Bandwidth.model_construct(
+        read=whole.read * left // 100,
+        write=whole.write * left // 100,
+        total=whole.total * left // 100,
+    )
+    return disk.model_copy(update={"allocable": allocable, "reported_pods": ()})
+
+
 def _condition(
     device: NodeDiskDevice,
     disks: tuple[Disk, ...],
     default: Disk | None,
     models: DiskModels,
     *,
-    is_stale: bool,
+    stale: NodeDiskIOStats | None,
     has_report: bool,
 ) -> StatusCondition:
+    status: Literal["True", "False", "Unknown"]
     status, reason, message = "True", "Reported", "the driver's report counts every reserved pod"
     fault = models.fault_of(default.vendor, default.model) if default is not None else ""
     if default is None:
@@ -163,10 +180,14 @@ def _condition(
             else f"add readRatio and writeRatio, an expression or a url for vendor "
             f'"{default.vendor}", model "{default.model}" to {config_map}'
         )
-    elif is_stale:
+    elif stale is not None and stale.heartbeat is not None:
         status, reason = "False", "Stale"
+        message = "the driver's heartbeat has stopped; our own books count until it is back"
+    elif stale is not None:
+        status, reason = "Unknown", "Stale"
         message = (
-            "the driver has fallen silent; capacity less our own books counts until it reports"
+            "no sign of life of the driver: it has fallen silent, or has nothing new to say, which "
+            f"its annotation {names.HEARTBEAT} would tell; our own books count until it writes"
         )
     elif not has_report:
         reason, message = "OwnBooks", "no report yet; capacity less our own books counts"
@@ -179,7 +200,7 @@ def _condition(
         message += "; " + "; ".join(device.problems[:5])
     return StatusCondition(
         type=names.DISK_IO_READY,
-        status="True" if status == "True" else "False",
+        status=status,
         reason=reason,
         # Names and values in it are the driver's, of any length; a longer one would not be stored.
         message=message[:_LONGEST_MESSAGE],
@@ -187,7 +208,7 @@ def _condition(
     )
 
 
-def _free_share(disk: Disk | None) -> str | None:
+def describe_free(disk: Disk | None) -> str | None:
     """Return read and write still free for people, such as `80%/95%`."""
     if disk is None:
         return None
