@@ -56,6 +56,7 @@ bench: binaries ## speed figures, side by side on this machine
 	@PYTHONPATH=bench $(RUN)/python bench/memory.py --nodes 1000 --pods 30000
 	@PYTHONPATH=bench $(RUN)/python bench/admission.py --nodes 1000 --pods 8000 --seconds 15
 	@PYTHONPATH=bench $(RUN)/python bench/operator_cpu.py --nodes 1000 --pods 8000 --periods 15 --seconds 15
+	@PYTHONPATH=bench $(RUN)/python bench/end_to_end.py --nodes 200 --pods 300 --turns 2
 
 .PHONY: sandbox
 sandbox: binaries ## a control plane that stays up; prints how to point kubectl at it

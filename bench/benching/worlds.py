@@ -158,9 +158,11 @@ async def wait_answer(
             await asyncio.sleep(_POLL_S)
 
 
-async def scrape(session: aiohttp.ClientSession, port: int) -> dict[str, float]:
+async def scrape(
+    session: aiohttp.ClientSession, port: int, *, host: str = "127.0.0.1"
+) -> dict[str, float]:
     """Return a program's metrics by name with labels."""
-    async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+    async with session.get(f"http://{host}:{port}/metrics") as response:
         lines = (await response.text()).splitlines()
     pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}

@@ -1,0 +1,385 @@
+"""From created to bound: pods by kube-scheduler alone beside ours, in turns, on one control plane.
+
+    python bench/end_to_end.py                      1,000 simulated nodes, 3 turns of 1,000 pods each
+    python bench/end_to_end.py --disks              every node has a disk and an IO driver
+
+A sandbox with Berthmaster installed from config/ runs throughout. In turns, 32 hands create pods of each
+of the `--modes` at once; *plain* pods do not opt in and never reach us. Between turns all pods are
+deleted. Pods per second count from the first create to the last pod bound.
+
+CPU is what each process used above its idle consumption, until `SETTLE_S` after the last pod was bound,
+divided by the pods: it depends less than the clock on who else uses the machine. *Sandbox* is the
+process that stands for the kubelets, the service proxy and, with `--disks`, the drivers; a cluster has
+those elsewhere. Writes are requests that change something, as the API server counts them, above those of
+an idle cluster, without Leases.
+
+With `--disks` pods ask for bandwidth (plain ones do not, but drivers are told of them too), and each
+placed pod costs a new list of pods, the driver's answer and a NodeInventory: writes of the vendor's
+protocol that the old scheduler needed as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benching import creating, figures
+from benching.readings import Usage
+from benching.worlds import scrape
+from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.installing import IMAGES, install
+from berthmaster_sandbox.processes import build_environment
+from berthmaster_sandbox.world.diskio import DiskWorld
+
+SYSTEM = "berthmaster-system"
+NAMESPACE = "bench"
+IDLE_S = 10.0
+SETTLE_S = 3.0
+DEADLINE_S = 300.0
+# A taint of nodes that are ours alone: `bind` wants it, and it changes nothing for the others.
+TAINT = {"key": "berthmaster.io/only", "operator": "Exists"}
+_WRITE = re.compile(r"apiserver_request_total\{(?P<labels>[^}]*)\} (?P<count>\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_DECISION = re.compile(r'berthmaster_decisions_total\{mode="[^"]*",outcome="(?P<outcome>[^"]*)"\}')
+_VERBS = {"POST", "PUT", "PATCH", "DELETE", "APPLY"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure."""
+
+    nodes: int
+    pods: int
+    turns: int
+    modes: tuple[str, ...]
+    disks: bool
+    hands: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The figures of one mode in one turn."""
+
+    pods_per_s: float
+    latencies_ms: list[float]
+    cpu_ms: Mapping[str, float]
+    waited: float
+    writes: Mapping[str, float]
+    outcomes: Mapping[str, float]
+
+
+class Cluster:
+    """The sandbox with everything whose costs count."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        pids: Mapping[str, int],
+        session: aiohttp.ClientSession,
+        webhook: tuple[str, int],
+    ) -> None:
+        self.sandbox = sandbox
+        self.pids = pids
+        self._session = session
+        self._webhook = webhook
+        self._idle_cpu: dict[str, float] = {}
+        self._idle_writes: dict[str, float] = {}
+
+    async def learn_idle(self) -> None:
+        """Measure what everything uses while nothing happens."""
+        used, writes, seconds = await self._span(asyncio.sleep(IDLE_S))
+        self._idle_cpu = {name: it.cpu_s / seconds for name, it in used.items()}
+        self._idle_writes = {name: count / seconds for name, count in writes.items()}
+
+    async def turn(self, plan: Plan, mode: str) -> Turn:
+        """Create pods of a mode, wait until they are bound, and read what that cost."""
+        printed: list[Any] = []
+        decided = await self._count_decisions()
+
+        async def run() -> None:
+            printed.append(await self._create(plan, mode))
+            await asyncio.sleep(SETTLE_S)
+
+        used, writes, seconds = await self._span(run())
+        outcomes = await self._count_decisions()
+        outcomes.subtract(decided)
+        await self._clear()
+        found = printed[0]
+        return Turn(
+            pods_per_s=plan.pods / found["seconds"],
+            latencies_ms=found["latencies"],
+            cpu_ms={
+                name: max(0.0, it.cpu_s - self._idle_cpu[name] * seconds) * 1000 / plan.pods
+                for name, it in used.items()
+            },
+            waited=sum(it.waited_s for it in used.values()) / seconds,
+            writes={
+                name: (count - self._idle_writes.get(name, 0.0) * seconds) / plan.pods
+                for name, count in writes.items()
+            },
+            outcomes={name: count / plan.pods for name, count in outcomes.items() if count},
+        )
+
+    async def _count_decisions(self) -> Counter[str]:
+        """Return the webhook's answers by outcome, those of its queue as well."""
+        host, port = self._webhook
+        counts: Counter[str] = Counter()
+        for name, count in (await scrape(self._session, port, host=host)).items():
+            match = _DECISION.fullmatch(name)
+            if match is not None:
+                counts[match["outcome"]] += int(count)
+        return counts
+
+    async def _span(self, work: Any) -> tuple[dict[str, Usage], Counter[str], float]:
+        before = {name: Usage.of(pid) for name, pid in self.pids.items()}
+        writes, began_s = await self._count_writes(), time.monotonic()
+        await work
+        seconds = time.monotonic() - began_s
+        used = {name: Usage.of(pid).since(before[name]) for name, pid in self.pids.items()}
+        after = await self._count_writes()
+        after.subtract(writes)
+        return used, after, seconds
+
+    async def _count_writes(self) -> Counter[str]:
+        raw = await self.sandbox.client.request("GET", "/metrics", timeout_s=60)
+        writes: Counter[str] = Counter()
+        for match in _WRITE.finditer(raw.decode()):
+            labels = dict(_LABEL.findall(match["labels"]))
+            resource, sub = labels.get("resource", ""), labels.get("subresource", "")
+            if labels.get("verb") in _VERBS and resource not in ("leases", ""):
+                name = f"{labels['verb']} {resource}{'/' + sub if sub else ''}"
+                writes[name] += int(float(match["count"]))
+        return writes
+
+    async def _create(self, plan: Plan, mode: str) -> Any:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", creating.__name__),
+            *("--kubeconfig", str(self.sandbox.kubeconfig), "--namespace", NAMESPACE),
+            *("--pod", json.dumps(make_pod(mode, disks=plan.disks))),
+            *("--count", str(plan.pods), "--hands", str(plan.hands)),
+            env=build_environment({"PYTHONPATH": str(Path(__file__).parent)}),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        if process.returncode:
+            raise SystemExit(f"the pods of mode {mode} were not all bound")
+        return json.loads(out)
+
+    async def _clear(self) -> None:
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+        await self.sandbox.client.delete(path, query={"gracePeriodSeconds": 0}, timeout_s=120)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await self.sandbox.client.get(path, {"limit": 1}))["items"]:
+                await asyncio.sleep(0.5)
+        await asyncio.sleep(SETTLE_S)
+
+
+def make_pod(mode: str, *, disks: bool) -> dict[str, Any]:
+    """Return a pod of a mode; all modes ask for the same CPU and memory."""
+    annotations = {}
+    if mode != "plain":
+        annotations["berthmaster.io/placement"] = mode
+        if disks:
+            request = {"rbps": "5Mi", "wbps": "5Mi", "blocksize": "32k"}
+            annotations["blockio.kubernetes.io/resources"] = json.dumps(request)
+    container = {
+        "name": "c",
+        "image": "registry.k8s.io/pause:3.10",
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"annotations": annotations, "labels": {"app": "bench"}},
+        "spec": {"containers": [container], "tolerations": [TAINT]},
+    }
+
+
+async def measure(plan: Plan) -> dict[str, list[Turn]]:
+    """Return the turns by mode."""
+    turns: dict[str, list[Turn]] = {mode: [] for mode in plan.modes}
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(
+            Sandbox.start(process_nodes=2, images=IMAGES, verbose=True)
+        )
+        await install(sandbox)
+        nodes = await sandbox.create_nodes(plan.nodes)
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        await sandbox.client.create("/api/v1/namespaces", namespace)
+        if plan.disks:
+            world = await stack.enter_async_context(DiskWorld(sandbox.client))
+            for node in nodes:
+                await world.add_node(node)
+            await _all_published(sandbox, plan.nodes)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        webhook = await _find_webhook(sandbox)
+        cluster = Cluster(sandbox, await _find_pids(sandbox), session, webhook)
+        # The first pods of each mode warm caches, and nobody counts them.
+        few = Plan(
+            nodes=plan.nodes,
+            pods=50,
+            turns=1,
+            modes=plan.modes,
+            disks=plan.disks,
+            hands=plan.hands,
+        )
+        await cluster.learn_idle()
+        for mode in plan.modes:
+            await cluster.turn(few, mode)
+        await cluster.learn_idle()
+        for _ in range(plan.turns):
+            for mode in plan.modes:
+                turn = await cluster.turn(plan, mode)
+                print(f"{mode}: {turn.pods_per_s:.0f} pods/s", file=sys.stderr)
+                turns[mode].append(turn)
+    return turns
+
+
+async def _all_published(sandbox: Sandbox, count: int) -> None:
+    path = "/apis/berthmaster.io/v1alpha1/nodeinventories"
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            items = (await sandbox.client.get(path, timeout_s=60))["items"]
+            if sum("allocable" in json.dumps(it.get("status", {})) for it in items) >= count:
+                return
+            await asyncio.sleep(2)
+
+
+async def _find_pids(sandbox: Sandbox) -> dict[str, int]:
+    pids = {name: it.pid for name, it in sandbox.list_processes().items()}
+    found = await sandbox.client.get(f"/api/v1/namespaces/{SYSTEM}/pods")
+    for pod in found["items"]:
+        kubelet = sandbox.kubelets.get(pod["spec"].get("nodeName", ""))
+        pid = kubelet and kubelet.find_process(SYSTEM, pod["metadata"]["name"])
+        if pid:
+            name = pod["metadata"]["labels"]["app.kubernetes.io/name"]
+            pids[name.removeprefix("berthmaster-")] = pid
+    pids["sandbox"] = os.getpid()
+    return pids
+
+
+async def _find_webhook(sandbox: Sandbox) -> tuple[str, int]:
+    """Return where the webhook's probes and metrics are."""
+    selector = {"labelSelector": "app.kubernetes.io/name=berthmaster-webhook"}
+    found = await sandbox.client.get(f"/api/v1/namespaces/{SYSTEM}/pods", selector)
+    address = next(it["status"]["podIP"] for it in found["items"] if it["status"].get("podIP"))
+    # A pod's address stands for a process that listens on its loopback twin.
+    return f"127.{address.partition('.')[2]}", 8080
+
+
+def _summary(plan: Plan, turns: Mapping[str, list[Turn]]) -> str:
+    rows = []
+    first = turns[plan.modes[0]]
+    for mode, its in turns.items():
+        latencies = [ms for turn in its for ms in turn.latencies_ms]
+        ratios = [
+            turn.pods_per_s / other.pods_per_s for turn, other in zip(its, first, strict=True)
+        ]
+        cpu = [sum(turn.cpu_ms.values()) for turn in its]
+        rows.append(
+            (
+                mode,
+                figures.spread([turn.pods_per_s for turn in its], 0),
+                "1.00" if its is first else figures.spread(ratios, 2),
+                f"{figures.percentile(latencies, 50):.0f}",
+                f"{figures.percentile(latencies, 99):.0f}",
+                figures.spread(cpu),
+                figures.spread([sum(turn.writes.values()) for turn in its], 2),
+                figures.spread([turn.waited for turn in its], 1),
+            )
+        )
+    header = (
+        *("mode", "pods/s", f"ratio to {plan.modes[0]}", "p50 ms", "p99 ms", "CPU ms/pod"),
+        *("writes/pod", "processes waiting for a core"),
+    )
+    return figures.table(header, rows)
+
+
+def _by_process(plan: Plan, turns: Mapping[str, list[Turn]]) -> str:
+    names = list(first_of(turns).cpu_ms)
+    rows = [
+        (name, *(figures.spread([turn.cpu_ms[name] for turn in turns[mode]], 2) for mode in turns))
+        for name in names
+    ]
+    return figures.table(("CPU ms per pod", *plan.modes), rows)
+
+
+def _by_write(plan: Plan, turns: Mapping[str, list[Turn]]) -> str:
+    medians = {
+        mode: {
+            name: statistics.median(turn.writes.get(name, 0.0) for turn in its)
+            for name in sorted({name for turn in its for name in turn.writes})
+        }
+        for mode, its in turns.items()
+    }
+    names = sorted(
+        {name for its in medians.values() for name, count in its.items() if count >= 0.01}
+    )
+    rows = [
+        (f"`{name}`", *(f"{medians[mode].get(name, 0.0):.2f}" for mode in turns)) for name in names
+    ]
+    return figures.table(("writes per pod", *plan.modes), rows)
+
+
+def _by_outcome(turns: Mapping[str, list[Turn]]) -> str:
+    """Say what the webhook answered, in the modes that reach it."""
+    rows = []
+    for mode, its in turns.items():
+        names = sorted({name for turn in its for name in turn.outcomes})
+        for name in names:
+            shares = [turn.outcomes.get(name, 0.0) for turn in its]
+            rows.append((mode, name, figures.spread(shares, 3)))
+    return figures.table(("mode", "outcome", "answers per pod"), rows) if rows else ""
+
+
+def first_of(turns: Mapping[str, list[Turn]]) -> Turn:
+    """Return any turn."""
+    return next(iter(turns.values()))[0]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--pods", type=int, default=1000, help="of each mode, each turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--modes", nargs="+", default=["plain", "required"], help="plain, required, preferred, bind"
+    )
+    parser.add_argument("--disks", action="store_true", help="disks and drivers on every node")
+    parser.add_argument("--hands", type=int, default=32, help="creates at the same time")
+    given = parser.parse_args()
+    plan = Plan(
+        nodes=given.nodes,
+        pods=given.pods,
+        turns=given.turns,
+        modes=tuple(given.modes),
+        disks=given.disks,
+        hands=given.hands,
+    )
+    turns = asyncio.run(measure(plan))
+    figures.report(
+        "From created to bound",
+        _summary(plan, turns),
+        _by_process(plan, turns),
+        _by_write(plan, turns),
+        _by_outcome(turns),
+    )
+
+
+if __name__ == "__main__":
+    main()
