@@ -29,7 +29,7 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.inventory import DiskModel
-from berthmaster.api.quantities import LIMIT, ceil, parse_quantity
+from berthmaster.api.quantities import LIMIT, parse_quantity
 from berthmaster.concerns.diskio.block_sizes import BLOCK_SIZES
 from berthmaster.concerns.diskio.shapes import Usage
 
@@ -228,10 +228,12 @@ def normalise(
     read, write, block_size = usage
     if not block_size or ratios is None:
         return read, write
-    return (
-        min(ceil(read * ratios[0][block_size]), LIMIT),
-        min(ceil(write * ratios[1][block_size]), LIMIT),
-    )
+    return _scale(read, ratios[0][block_size]), _scale(write, ratios[1][block_size])
+
+
+def _scale(amount: int, ratio: Fraction) -> int:
+    """Return the product rounded up; in integers, for a product of fractions is slow and as exact."""
+    return min(-(-amount * ratio.numerator // ratio.denominator), LIMIT)
 
 
 def _read_names(entry: object) -> tuple[str, str]:
