@@ -30,7 +30,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ import aiohttp
 from benching import creating, figures
 from benching.readings import Usage
 from benching.worlds import scrape
+from berthmaster.cluster.errors import OutcomeUnknownError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.processes import build_environment
@@ -181,9 +182,11 @@ class Cluster:
 
     async def _clear(self) -> None:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-        await self.sandbox.client.delete(path, query={"gracePeriodSeconds": 0}, timeout_s=120)
+        client = self.sandbox.client
         async with asyncio.timeout(DEADLINE_S):
-            while (await self.sandbox.client.get(path, {"limit": 1}))["items"]:
+            while (await client.get(path, {"limit": 1}, timeout_s=60))["items"]:
+                with suppress(OutcomeUnknownError):
+                    await client.delete(path, query={"gracePeriodSeconds": 0}, timeout_s=120)
                 await asyncio.sleep(0.5)
         await asyncio.sleep(SETTLE_S)
 
