@@ -289,3 +289,26 @@ def test_only_the_flat_shape_with_whole_quantities_is_for_every_driver(
     text: str | None, is_plain: bool
 ) -> None:
     assert is_for_every_driver(text, Usage(MIB, 2 * MIB, "4k")) is is_plain
+
+
+def test_long_text_is_read_like_a_short_one() -> None:
+    short = '{"rbps": "7Mi", "wbps": "8Mi", "blocksize": "4k"}'
+    long = short.replace(",", "," + " " * 600)
+
+    for text in (short, long, short, long):
+        assert read_annotations({names.DISKIO_REQUEST: text}, Rules()) == (
+            Usage(7 * MIB, 8 * MIB, "4k"),
+            (),
+        )
+        assert is_for_every_driver(text, Usage(7 * MIB, 8 * MIB, "4k"))
+        assert not is_for_every_driver(text, Usage(7 * MIB, 9 * MIB, "4k"))
+
+
+def test_same_text_means_what_each_policy_says() -> None:
+    annotations = {names.DISKIO_REQUEST: '{"rbps": "7Mi", "wbps": "8Mi", "blocksize": "5k"}'}
+
+    nearest, _ = read_annotations(annotations, Rules(BlockSizePolicy.NEAREST))
+    _, problems = read_annotations(annotations, Rules(BlockSizePolicy.STRICT))
+
+    assert nearest == Usage(7 * MIB, 8 * MIB, "4k")
+    assert problems

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 from berthmaster.api import names
@@ -27,6 +28,9 @@ from berthmaster.concerns.shape import Problem
 DEFAULT_BYTES_PER_S = 5 * 2**20
 TYPED_KEYS = (names.DISK_READ, names.DISK_WRITE, names.DISK_BLOCK_SIZE)
 
+_KEYS = (names.DISKIO_REQUEST, *TYPED_KEYS)
+# What is longer is read each time, so that nobody can fill the memory with it.
+_REMEMBERED_CHARS = 512
 _FLAT_KEYS = ("rbps", "wbps", "blocksize")
 _VOLUME_BLOCK_SIZE = "4k"
 _FIELD = f"metadata.annotations[{names.DISKIO_REQUEST}]"
@@ -62,12 +66,21 @@ def read_annotations(
 ) -> tuple[Usage | None, tuple[Problem, ...]]:
     """Return what a pod's annotations ask, None if they do not ask, and their faults.
 
-    With any fault the usage is the default.
+    With any fault the usage is the default. Equal texts are read once: the pods of a workload have them.
     """
+    texts = tuple((key, annotations[key]) for key in _KEYS if key in annotations)
+    if not texts:
+        return None, ()
+    is_short = sum(len(text) for _, text in texts) <= _REMEMBERED_CHARS
+    return _read_once(texts, rules) if is_short else _read(texts, rules)
+
+
+def _read(
+    texts: tuple[tuple[str, str], ...], rules: Rules
+) -> tuple[Usage | None, tuple[Problem, ...]]:
+    annotations = dict(texts)
     text = annotations.get(names.DISKIO_REQUEST)
     typed = [key for key in TYPED_KEYS if key in annotations]
-    if text is None and not typed:
-        return None, ()
     problems: _Problems = []
     found = _read_text(text, rules, problems) if text is not None else None
     if typed:
@@ -85,6 +98,9 @@ def read_annotations(
     return found, ()
 
 
+_read_once = lru_cache(maxsize=4096)(_read)
+
+
 def is_for_every_driver(text: str | None, usage: Usage) -> bool:
     """Return whether the annotation's text says this usage in the form that drivers understand.
 
@@ -93,6 +109,11 @@ def is_for_every_driver(text: str | None, usage: Usage) -> bool:
     """
     if text is None:
         return False
+    is_short = len(text) <= _REMEMBERED_CHARS
+    return _is_plain_once(text, usage) if is_short else _is_plain(text, usage)
+
+
+def _is_plain(text: str, usage: Usage) -> bool:
     try:
         pairs = _parse(text)
     except (ValueError, RecursionError):
@@ -102,6 +123,9 @@ def is_for_every_driver(text: str | None, usage: Usage) -> bool:
         return False
     problems: _Problems = []
     return _read_flat(pairs, Rules(), problems) == usage and not problems
+
+
+_is_plain_once = lru_cache(maxsize=4096)(_is_plain)
 
 
 def _read_text(text: str, rules: Rules, problems: _Problems) -> Usage:

@@ -45,6 +45,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 
 _RESIZE_PENDING = "PodResizePending"
 _USAGES_REMEMBERED = 16384
+_REMEMBERED_BYTES = 2048
 
 Nanos = dict[str, int]
 
@@ -133,9 +134,12 @@ def read_usage(pod: Pod) -> tuple[ResourcesUsage, tuple[Problem, ...]]:
     key = _encode(basis)
     found = _usages.get(key)
     if found is None:
+        found = _reckon(basis)
         if len(_usages) >= _USAGES_REMEMBERED:
             _usages.clear()
-        found = _usages[key] = _reckon(basis)
+        # A long one is reckoned each time, so that nobody can fill the memory with such.
+        if len(key) <= _REMEMBERED_BYTES:
+            _usages[key] = found
     return found
 
 
