@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from berthmaster.cli import output
 from berthmaster.cli.ungating import Outcome, Ungated, build_report, ungate_all, ungate_pod
 from berthmaster.cluster.client import ApiError, Client
 from cli.harbour import PODS, furnish, manifest
-from support.fake_api import Cut, FakeApi, Refusal
+from support.fake_api import Cut, FakeApi, Json, Refusal
 
 POD_PATH = "/api/v1/namespaces/default/pods/pod1"
 
@@ -91,6 +92,7 @@ async def test_all_takes_gated_pods_only() -> None:
 
         results = await ungate_all(client)
 
+    assert results is not None
     assert [(it.key, it.outcome) for it in results] == [
         ("default/pod1", Outcome.FAILED),
         ("team-b/pod3", Outcome.UNGATED),
@@ -98,6 +100,68 @@ async def test_all_takes_gated_pods_only() -> None:
     assert [it.query["fieldSelector"] for it in api.requests if it.path == PODS] == [
         "status.phase=Pending"
     ]
+
+
+async def test_all_lets_the_most_important_go_first_then_the_oldest() -> None:
+    def gated(name: str, priority: int | None, created: str) -> Json:
+        found = manifest(name, gates=(GATE,), priority=priority)
+        found["metadata"]["creationTimestamp"] = created
+        return found
+
+    async with FakeApi() as api, Client.at(api.url) as client:
+        furnish(
+            api,
+            gated("young", None, "2026-01-02T00:00:00Z"),
+            gated("old", 0, "2026-01-01T00:00:00Z"),
+            gated("important", 1000, "2026-01-03T00:00:00Z"),
+        )
+
+        results = await ungate_all(client)
+
+    assert results is not None
+    assert [it.key for it in results] == ["default/important", "default/old", "default/young"]
+
+
+async def test_all_asks_before_it_changes_anything() -> None:
+    asked: list[list[str]] = []
+
+    def refuse(keys: list[str]) -> bool:
+        asked.append(keys)
+        return False
+
+    async with FakeApi() as api, Client.at(api.url) as client:
+        furnish(api, manifest("pod1", gates=(GATE,)))
+        assert await ungate_all(client, confirm=refuse) is None
+        assert {it.method for it in api.requests} == {"GET"}
+
+        api.remove(PODS, "pod1")
+        assert await ungate_all(client, confirm=refuse) == []
+    assert asked == [["default/pod1"]]
+
+
+async def test_all_has_few_requests_under_way_at_once_whatever_there_is() -> None:
+    """1,000 pods: the API server is asked by a few hands, and every pod is let go once."""
+    at_once = highest = 0
+    pods = [manifest(f"pod-{number:04}", gates=(GATE,)) for number in range(1000)]
+
+    class Counting(Client):
+        async def patch(self, *arguments: Any, **options: Any) -> Any:
+            nonlocal at_once, highest
+            at_once += 1
+            highest = max(highest, at_once)
+            try:
+                return await super().patch(*arguments, **options)
+            finally:
+                at_once -= 1
+
+    async with FakeApi() as api, Counting.at(api.url) as client:
+        furnish(api, *pods)
+        results = await ungate_all(client)
+
+    assert results is not None
+    assert [it.outcome for it in results] == [Outcome.UNGATED] * 1000
+    assert sum(it.method == "PATCH" for it in api.requests) == 1000
+    assert 2 <= highest <= 16
 
 
 async def test_dry_run_is_passed_on() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
 from berthmaster_sandbox.processes import build_environment
@@ -67,7 +68,12 @@ async def run(harbour: Sandbox, *command: str, **variables: str) -> tuple[int, s
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode or 0, output.decode(), errors.decode()
 
 
@@ -171,3 +177,80 @@ async def test_ungated_pod_goes_and_is_counted(harbour: Sandbox, world: DiskWorl
     assert "disk IO read bandwidth is not enough" in message
     data = await ask_for_data(harbour, "why", "after", "-n", NAMESPACE)
     assert data["recomputed"]["nodes"][0]["detail"].startswith("read short by 26Mi")
+
+
+async def test_what_is_foretold_happens(harbour: Sandbox, world: DiskWorld) -> None:
+    """Foretold by somebody who may only read; then the pods are created."""
+    await harbour.create_nodes(1, name="room")
+    await world.add_node("room", devices={"d": disk(100, 100, 200)})
+    await until_reason(harbour, "room", "Reported")
+    file = harbour.folder / "room.json"
+    file.write_text(json.dumps(make_pod("room", request=io("30Mi"), on="room")))
+    reader = await reader_of(harbour)
+    asked = ("-f", str(file), "-n", NAMESPACE, "-o", "json")
+
+    code, output, errors = await run(harbour, BERTH, "simulate", *asked, KUBECONFIG=reader)
+    assert (code, errors) == (0, "")
+    (foretold,) = json.loads(output)["workloads"]
+    assert (foretold["outcome"], foretold["decision"]["node"]) == ("Placed", "room")
+    code, output, errors = await run(harbour, BERTH, "capacity", *asked, KUBECONFIG=reader)
+    assert (code, errors) == (0, "")
+    capacity = json.loads(output)
+    assert capacity["count"] == 3
+    assert {it["node"]: it["fit"] for it in capacity["nodes"]}["room"] == 3
+
+    for name in ("room-1", "room-2", "room-3"):
+        await create(harbour, NAMESPACE, make_pod(name, request=io("30Mi"), on="room"))
+        assert await until_bound(harbour, NAMESPACE, name) == "room"
+    first = await ask_for_data(harbour, "why", "room-1", "-n", NAMESPACE)
+    assert first["allocation"]["scores"] == foretold["decision"]["scores"]
+    await create(harbour, NAMESPACE, make_pod("room-4", request=io("30Mi"), on="room"))
+    await until_waiting(harbour, NAMESPACE, "room-4")
+
+    code, output, errors = await run(harbour, BERTH, "simulate", *asked, KUBECONFIG=reader)
+    assert (code, errors) == (3, "")
+    (foretold,) = json.loads(output)["workloads"]
+    assert foretold["outcome"] == "Nowhere"
+    assert foretold["help"][0]["where"] == "room"
+    assert foretold["help"][0]["what"].startswith("the end of one of cli/room-")
+
+
+async def test_simulate_refuses_with_the_words_of_admission(
+    harbour: Sandbox, world: DiskWorld
+) -> None:
+    pod = make_pod("odd", request='{"rbps": "fast"}', on="cli")
+    file = harbour.folder / "odd.json"
+    file.write_text(json.dumps(pod))
+    with pytest.raises(ApiError) as refused:
+        await create(harbour, NAMESPACE, pod)
+
+    code, output, _ = await run(
+        harbour, BERTH, "simulate", "-f", str(file), "-n", NAMESPACE, "-o", "json"
+    )
+
+    assert code == 1
+    sentence = json.loads(output)["workloads"][0]["sentence"]
+    words = sentence.removeprefix(f"{NAMESPACE}/odd would be refused: ").removesuffix(".")
+    assert words
+    assert words in refused.value.message
+
+
+async def reader_of(harbour: Sandbox) -> str:
+    """Return the kubeconfig of somebody who may read what the built-in role `view` shows, and nodes."""
+    account = f"--serviceaccount={NAMESPACE}:reader"
+    ours = "nodeinventories.berthmaster.io,placementpolicies.berthmaster.io"
+    for command in (
+        f"serviceaccount reader -n {NAMESPACE}",
+        f"clusterrolebinding reader --clusterrole=view {account}",
+        f"clusterrole reader --verb=get,list --resource=nodes --resource={ours}",
+        f"clusterrolebinding reader-nodes --clusterrole=reader {account}",
+    ):
+        await harbour.kubectl("create", *command.split())
+    token = (await harbour.kubectl("-n", NAMESPACE, "create", "token", "reader")).stdout.strip()
+    config = json.loads((await harbour.kubectl("config", "view", "--raw", "-o", "json")).stdout)
+    for user in config["users"]:
+        user["user"] = {"token": token}
+    path = harbour.folder / "reader"
+    path.write_text(json.dumps(config))
+    path.chmod(0o600)
+    return str(path)

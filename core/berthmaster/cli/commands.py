@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
@@ -15,11 +16,12 @@ from berthmaster.cli.contexts import find_namespace
 from berthmaster.cli.errors import CommandError
 from berthmaster.cli.manifests import Manifests, read_sources
 from berthmaster.cluster.client import Client
-from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.snapshot import Snapshot, load_engine
 
 Command = Callable[[argparse.Namespace], Awaitable[int]]
 
+_ASKED_ABOUT = 5
 _POD_WORDS = frozenset({"pod", "pods", "po"})
 
 
@@ -73,7 +75,14 @@ async def ungate(arguments: argparse.Namespace) -> int:
     async with await _connect(arguments) as client:
         if arguments.all:
             namespace = getattr(arguments, "namespace", None)
-            results = await ungating.ungate_all(client, namespace, is_dry_run=is_dry_run)
+            may_ask = sys.stdin.isatty() and sys.stderr.isatty()
+            confirm = _confirm if may_ask and not (is_dry_run or arguments.yes) else None
+            found = await ungating.ungate_all(
+                client, namespace, is_dry_run=is_dry_run, confirm=confirm
+            )
+            if found is None:
+                raise CommandError("nothing was changed")
+            results = found
         else:
             namespace, name = _pod_name(arguments)
             try:
@@ -86,10 +95,27 @@ async def ungate(arguments: argparse.Namespace) -> int:
     return int(any(it.outcome is ungating.Outcome.FAILED for it in results))
 
 
+async def examine(arguments: argparse.Namespace) -> int:
+    """`doctor`."""
+    from berthmaster.cli.doctor import gathering, reporting
+
+    namespace = getattr(arguments, "namespace", None) or find_namespace(
+        _kubeconfig(arguments), _context(arguments)
+    )
+    async with await _connect(arguments) as client:
+        try:
+            findings = reporting.diagnose(await gathering.gather(client, namespace=namespace))
+        except ClusterError as error:
+            findings = reporting.unreachable(error)
+    output.show(reporting.build_report(findings), as_json=_is_json(arguments))
+    return int(reporting.is_broken(findings))
+
+
 COMMANDS: dict[str, Command] = {
     "why": explain,
     "simulate": simulate_pods,
     "capacity": count_capacity,
+    "doctor": examine,
     "ungate": ungate,
 }
 
@@ -111,6 +137,15 @@ def _namespace_notes(manifests: Manifests, snapshot: Snapshot) -> tuple[str, ...
     asked = {it.pod.metadata.namespace for it in manifests.workloads}
     missing = sorted(asked - snapshot.namespace_labels.keys())
     return tuple(f"the namespace {it} does not exist" for it in missing)
+
+
+def _confirm(keys: list[str]) -> bool:
+    """Ask on the terminal whether these pods shall go; the answer to a program is its output."""
+    shown = ", ".join(keys[:_ASKED_ABOUT]) + (", ..." if len(keys) > _ASKED_ABOUT else "")
+    count = "1 pod" if len(keys) == 1 else f"{len(keys)} pods"
+    print(f"{count} at the gate: {shown}\n{ungating.MEANING}.", file=sys.stderr)
+    print("Let them go? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _explain_missing(error: ApiError, namespace: str, name: str) -> NoReturn:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from berthmaster.cli import candidates
 from berthmaster.cli.errors import CommandError
 
 # Late imports below: `--version` and `--help` need no API client, which costs most of a second.
@@ -27,11 +28,21 @@ _MOST_COUNTED = 1_000_000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
+    if "_ARGCOMPLETE" in os.environ:
+        from berthmaster.cli import completing
+
+        # The shell asks how a command line may go on; this does not return.
+        completing.complete()
     arguments = build_parser().parse_args(argv)
     # What the client library thinks of a kubeconfig is said once, by the error itself.
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("berthmaster").setLevel(logging.CRITICAL)
     try:
+        if arguments.command == "completion":
+            from berthmaster.cli import completing
+
+            print(completing.script(arguments.shell), flush=True)
+            return 0
         return asyncio.run(_run(arguments))
     except KeyboardInterrupt:
         return 130
@@ -137,6 +148,32 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop counting at so many pods (default 10000)",
     )
 
+    add(
+        "doctor",
+        "look whether all parts of Berthmaster are there and well",
+        "Look at every part of Berthmaster: installed, reachable, fresh, rightly configured.\n"
+        "Changes nothing; the pod that is tried is a dry run. What you have no right to read is\n"
+        "reported as not checked. Exit code 1 when something is broken.",
+        "doctor",
+        "each finding, and what to do about it",
+        "doctor -o json",
+        "for monitoring",
+    )
+
+    completion = add(
+        "completion",
+        "print a script that makes a shell complete this command",
+        "Print a script that completes `kubectl-berth`. `kubectl berth` itself is completed by kubectl's\n"
+        "own completion, as long as kubectl_complete-berth is in the PATH beside kubectl-berth.",
+        "completion bash > ~/.local/share/bash-completion/completions/kubectl-berth",
+        "bash",
+        'completion zsh > "${fpath[1]}/_kubectl-berth"',
+        "zsh",
+        "completion fish > ~/.config/fish/completions/kubectl-berth.fish",
+        "fish",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+
     ungate = add(
         "ungate",
         "let a waiting pod go without a decision (break glass)",
@@ -149,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
         "let them all go, without asking",
     )
     which = ungate.add_mutually_exclusive_group(required=True)
-    _add_pod(which, nargs="?")
+    _add_pod(which, candidates.pending_pods, nargs="?")
     which.add_argument(
         "--all", action="store_true", help="every gated pod of the cluster, or of -n NAMESPACE"
     )
@@ -163,17 +200,31 @@ def build_parser() -> argparse.ArgumentParser:
 def _shared_arguments() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     where = shared.add_argument_group("cluster")
-    where.add_argument("-n", "--namespace", help="namespace; default: that of the context")
+    namespace = where.add_argument(
+        "-n", "--namespace", help="namespace; default: that of the context"
+    )
+    _complete_by(namespace, candidates.namespaces)
     where.add_argument("--kubeconfig", help="file to use instead of KUBECONFIG or ~/.kube/config")
-    where.add_argument("--context", help="context of the kubeconfig to use")
+    context = where.add_argument("--context", help="context of the kubeconfig to use")
+    _complete_by(context, candidates.contexts)
     shared.add_argument(
         "-o", "--output", choices=("text", "json"), help="json: everything, for programs"
     )
     return shared
 
 
-def _add_pod(parser: argparse._ActionsContainer, nargs: str | None = None) -> None:
-    parser.add_argument("pod", metavar="POD", nargs=nargs, help="name, or namespace/name")
+def _add_pod(
+    parser: argparse._ActionsContainer,
+    completer: candidates.Completer = candidates.pods,
+    nargs: str | None = None,
+) -> None:
+    pod = parser.add_argument("pod", metavar="POD", nargs=nargs, help="name, or namespace/name")
+    _complete_by(pod, completer)
+
+
+def _complete_by(action: argparse.Action, completer: candidates.Completer) -> None:
+    # By this name argcomplete looks for it.
+    action.completer = completer  # type: ignore[attr-defined]
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 _GAP = "   "
@@ -17,22 +17,30 @@ _GAP = "   "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under headers; columns in `numbers` (by index) are aligned to the right."""
+    """Rows under headers; columns in `numbers` (by index) are aligned to the right.
+
+    `styles` are colours, on a terminal, of cells that have just that text.
+    """
 
     title: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[int] = frozenset()
+    styles: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """An answer: one sentence, facts by name, tables, remarks; `data` is all of it for programs."""
+    """An answer: one sentence, facts by name, tables, remarks; `data` is all of it for programs.
+
+    `steps` are what to do, (about what, command): never broken into lines, so that they can be copied.
+    """
 
     sentence: str
     data: dict[str, Any]
     facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
+    steps: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -56,6 +64,9 @@ def render_plain(report: Report) -> str:
     for table in report.tables:
         lines = _align((table.headers, *table.rows), table.numbers)
         blocks.append("\n".join((f"{table.title}:", *lines)))
+    if report.steps:
+        lines = [f"  {about}:\n    {step}" for about, step in report.steps]
+        blocks.append("\n".join(("What to do:", *lines)))
     if report.remarks:
         blocks.append("\n".join(f"note: {remark}" for remark in report.remarks))
     return "\n\n".join(blocks) + "\n"
@@ -90,10 +101,16 @@ def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> 
                 ratio=1 if is_last and index not in table.numbers else None,
             )
         for row in table.rows:
-            shown.add_row(*(Text(cell) for cell in row))
+            shown.add_row(*(Text(cell, style=table.styles.get(cell, "")) for cell in row))
         console.print()
         console.print(Text(table.title, style="bold cyan"))
         console.print(shown)
+    if report.steps:
+        console.print()
+        console.print(Text("What to do", style="bold cyan"))
+    for about, step in report.steps:
+        console.print(Text(f" {about}:", style="dim"))
+        console.print(Text(f"   {step}"), soft_wrap=True)
     if report.remarks:
         console.print()
     for remark in report.remarks:

@@ -7,7 +7,7 @@ of others, and everything else on the pod, stay. kube-scheduler then places the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,13 +18,22 @@ from berthmaster.api import names
 from berthmaster.api.objects import ObjectMeta, SchedulingGate, Struct
 from berthmaster.cli import words
 from berthmaster.cli.output import Report, Table
-from berthmaster.cluster.client import ApiError, Client, JsonObject, OutcomeUnknownError, PatchKind
+from berthmaster.cluster.client import (
+    ApiError,
+    Client,
+    ClusterError,
+    JsonObject,
+    OutcomeUnknownError,
+    PatchKind,
+)
 from berthmaster.placement.affinity import remove_gate
 
 MEANING = (
     "an ungated pod goes where kube-scheduler sends it: what it asks of disks is counted where it "
     "lands, but was not checked before"
 )
+Confirm = Callable[[list[str]], bool]
+
 _ATTEMPTS = 4
 _AT_ONCE = 8
 
@@ -49,6 +58,7 @@ class Ungated:
 
 
 class _GatedSpec(Struct, frozen=True):
+    priority: int | None = None
     scheduling_gates: list[SchedulingGate] | None = None
 
 
@@ -98,30 +108,54 @@ async def ungate_pod(
 
 
 async def ungate_all(
-    client: Client, namespace: str | None = None, *, is_dry_run: bool = False
-) -> list[Ungated]:
+    client: Client,
+    namespace: str | None = None,
+    *,
+    is_dry_run: bool = False,
+    confirm: Confirm | None = None,
+) -> list[Ungated] | None:
     """Take our gate off every pod that carries it, in one namespace or in all.
 
-    What fails for one pod stands in its result. Raises ClusterError when pods cannot be listed.
+    The most important go first, then the oldest, as the queue has them. What fails for one pod
+    stands in its result. None where `confirm`, asked with the pods' names, says no.
+    Raises ClusterError when pods cannot be listed.
     """
-    found = [key async for key in find_gated(client, namespace)]
-    slots = asyncio.Semaphore(_AT_ONCE)
+    found = sorted([pod async for pod in _find_gated(client, namespace)], key=_rank)
+    keys = [(pod.metadata.namespace, pod.metadata.name) for pod in found]
+    if keys and confirm is not None and not confirm([f"{space}/{name}" for space, name in keys]):
+        return None
+    results: dict[int, Ungated] = {}
+    left = iter(enumerate(keys))
 
-    async def ungate(pod_namespace: str, name: str) -> Ungated:
-        async with slots:
-            return await _ungate_quietly(client, pod_namespace, name, is_dry_run=is_dry_run)
+    async def work() -> None:
+        # All workers draw from one iterator, so that thousands of pods are no thousands of tasks.
+        for index, (pod_namespace, name) in left:
+            results[index] = await _ungate_quietly(
+                client, pod_namespace, name, is_dry_run=is_dry_run
+            )
 
-    return list(await asyncio.gather(*(ungate(*key) for key in found)))
+    await asyncio.gather(*(work() for _ in range(min(_AT_ONCE, len(keys)))))
+    return [results[index] for index in range(len(keys))]
 
 
-async def find_gated(client: Client, namespace: str | None) -> AsyncIterator[tuple[str, str]]:
-    """Yield namespace and name of the pods that carry our gate."""
+async def _find_gated(client: Client, namespace: str | None) -> AsyncIterator[_GatedPod]:
+    """Yield the pods that carry our gate."""
     path = "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{namespace}/pods"
     # A gated pod is never bound, so the API server sorts out most of a big cluster.
     async for page in client.list_pages(path, {"fieldSelector": "status.phase=Pending"}):
         for pod in _PAGE.decode(page).items or ():
             if any(gate.name == names.GATE for gate in pod.spec.scheduling_gates or ()):
-                yield pod.metadata.namespace, pod.metadata.name
+                yield pod
+
+
+def _rank(pod: _GatedPod) -> tuple[int, str, str, str]:
+    metadata = pod.metadata
+    return (
+        -(pod.spec.priority or 0),
+        metadata.creation_timestamp or "",
+        metadata.namespace,
+        metadata.name,
+    )
 
 
 def build_report(results: list[Ungated], *, is_dry_run: bool = False) -> Report:
@@ -178,7 +212,8 @@ async def _ungate_quietly(
     except ApiError as error:
         outcome = Outcome.GONE if error.is_not_found else Outcome.FAILED
         return Ungated(key=key, outcome=outcome, error="" if error.is_not_found else str(error))
-    except OutcomeUnknownError as error:
+    except ClusterError as error:
+        # One lost answer must not hide what became of the others.
         return Ungated(key=key, outcome=Outcome.FAILED, error=str(error))
 
 
