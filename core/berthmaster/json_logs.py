@@ -10,8 +10,13 @@ import json
 import logging
 from datetime import UTC, datetime
 
+import msgspec
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TALKATIVE = ("asyncio", "aiohttp", "kopf")
+
+# An admission writes a line, so a line has to be quick.
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,11 +34,17 @@ class JsonFormatter(logging.Formatter):
         line.update((key, it) for key, it in vars(record).items() if key not in _STANDARD)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        try:
+            return _encode(line).decode()
+        except (UnicodeError, TypeError, ValueError, RecursionError):
+            # Half a character, or a key that is no text: slower, and it writes everything.
+            return json.dumps(line, default=str, skipkeys=True)
 
 
 def set_up_logs(level: str) -> None:
     """Send everything from `level` on to standard error; libraries from warning on."""
+    # What no line shows need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -74,6 +74,16 @@ def test_log_line_is_one_json_object() -> None:
     assert "ValueError: why" in line["traceback"]
 
 
+@pytest.mark.parametrize("odd", ["\ud800", {1: "\ud800"}, object(), {"a": {2, 3}}, 10**30])
+def test_log_line_is_json_whatever_it_is_given(odd: object) -> None:
+    record = logging.makeLogRecord({"msg": "hello", "odd": odd, "node": "n1"})
+
+    line = json.loads(JsonFormatter().format(record))
+
+    assert (line["message"], line["node"]) == ("hello", "n1")
+    assert line["odd"]
+
+
 async def test_health_pages() -> None:
     because = "not yet"
     app = health.build_app(Metrics(), not_ready_because=lambda: because, refresh=lambda: None)
