@@ -99,6 +99,16 @@ def expression(operator: str, *values: str) -> dict[str, Any]:
             ("spec.concerns.diskio.staleSafetyPercent", "greater than or equal to 0"),
             id="stale safety",
         ),
+        pytest.param(
+            diskio(defaultRequest={"read": "-1Mi", "write": "1Mi"}),
+            ("spec.concerns.diskio.defaultRequest.read", "should match"),
+            id="negative default request",
+        ),
+        pytest.param(
+            diskio(defaultRequest={"read": "1Mi"}),
+            ("spec.concerns.diskio.defaultRequest.write", "Required"),
+            id="half a default request",
+        ),
         pytest.param({"pinPatience": "soon"}, ("spec.pinPatience", "should match"), id="soon"),
         pytest.param({"pinPatience": "1.5m"}, ("spec.pinPatience", "should match"), id="1.5m"),
         pytest.param({"pinPatience": ""}, ("spec.pinPatience",), id="no duration"),

@@ -73,6 +73,29 @@ async def test_request_in_any_shape_is_placed_and_written_for_the_driver(world: 
     )
 
 
+async def test_pod_that_asks_nothing_takes_what_its_policy_says(world: World) -> None:
+    world.add_node("n1")
+    world.add_disk("n1", "150Mi")
+    asked = {"read": "100Mi", "write": "1.5Mi", "blockSize": "16k"}
+    world.add_policy("p", concerns={"diskio": {"defaultRequest": asked}})
+    pod = gated_manifest("a")
+
+    annotations = patched(pod, ask(world, pod))["metadata"]["annotations"]
+
+    assert json.loads(annotations[names.DISKIO_REQUEST]) == {
+        "rbps": "100Mi",
+        "wbps": "1536Ki",
+        "blocksize": "16k",
+    }
+    assert ask(world, gated_manifest("b")).outcome is Outcome.NOWHERE
+    # A node whose disks nobody knows still takes what asked nothing, and nothing is written on it.
+    world.add_node("n2")
+    other = gated_manifest("c")
+    result = patched(other, ask(world, other))
+    assert allocation_of(result)["node"] == "n2"
+    assert names.DISKIO_REQUEST not in result["metadata"]["annotations"]
+
+
 async def test_plain_request_stays_as_it_was_written(world: World) -> None:
     world.add_node("n1")
     world.add_disk("n1")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from berthmaster.api.names import DEFAULT_SCHEDULER
-from berthmaster.api.schema import Duration, LabelSelector, Model
+from berthmaster.api.schema import Duration, LabelSelector, Model, Rate
 
 
 class Mode(StrEnum):
@@ -76,6 +76,17 @@ class UnknownModel(StrEnum):
     DEFAULT = "Default"
 
 
+BlockSize = Literal["512", "1k", "4k", "8k", "16k", "32k"]
+
+
+class DefaultRequest(Model):
+    """What pods ask of a disk that say nothing themselves."""
+
+    read: Annotated[Rate, Field(description="Bytes read per second.")]
+    write: Annotated[Rate, Field(description="Bytes written per second.")]
+    block_size: Annotated[BlockSize, Field(description="The size of an access.")] = "4k"
+
+
 class DiskIOSettings(Model):
     """Settings of the disk IO concern."""
 
@@ -101,8 +112,15 @@ class DiskIOSettings(Model):
         ),
     ] = BlockSizePolicy.STRICT
     default_block_size: Annotated[
-        Literal["512", "1k", "4k", "8k", "16k", "32k"] | None,
+        BlockSize | None,
         Field(description="Block size of a request that names none; absent: it is refused."),
+    ] = None
+    default_request: Annotated[
+        DefaultRequest | None,
+        Field(
+            description="What a pod without a request asks of nodes whose disks are known; absent: "
+            "5Mi read and 5Mi write, whatever the block size."
+        ),
     ] = None
     unknown_model: Annotated[
         UnknownModel,

@@ -13,9 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from berthmaster.api.quantities import LIMIT, QuantityError, ceil, format_size, parse_quantity
+from berthmaster.api.quantities import (
+    LIMIT,
+    QuantityError,
+    ceil,
+    format_size,
+    parse_quantity,
+    parse_size,
+)
 
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
+_RATE_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i)?$"
 _QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
 
 
@@ -37,6 +45,13 @@ def _read_size(value: object) -> int:
     except QuantityError as error:
         raise ValueError(str(error)) from error
     return max(-LIMIT, min(number, LIMIT))
+
+
+def _read_rate(value: object) -> int:
+    try:
+        return parse_size(value)
+    except QuantityError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read_duration(value: object) -> Fraction:
@@ -64,6 +79,14 @@ Size = Annotated[
             "x-kubernetes-int-or-string": True,
         }
     ),
+]
+
+# A size that people write and that is not negative: text such as `50Mi`.
+Rate = Annotated[
+    int,
+    BeforeValidator(_read_rate),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _RATE_PATTERN, "maxLength": 32}),
 ]
 
 # Seconds, written as `90s` or `1h30m`.

@@ -1,7 +1,7 @@
 """What a pod asks of a disk, by its annotations (`shapes`) and its policy.
 
-A pod that asks nothing is best effort and counts 5Mi read and 5Mi write, un-scaled; one with an
-empty annotation counts the same, but fits only nodes whose disks are known.
+A pod that asks nothing is best effort and counts 5Mi read and 5Mi write, un-scaled, or what its policy
+says; one with an empty annotation always counts the former, and fits only nodes whose disks are known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import Any, NamedTuple, TypeGuard
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import BlockSizePolicy, PlacementPolicySpec, Strategy, UnknownModel
+from berthmaster.api.policy import (
+    BlockSizePolicy,
+    DiskIOSettings,
+    PlacementPolicySpec,
+    Strategy,
+    UnknownModel,
+)
 from berthmaster.api.quantities import LIMIT, format_size
 from berthmaster.concerns.diskio.block_sizes import BLOCK_SIZES
 from berthmaster.concerns.diskio.shapes import (
@@ -51,7 +57,7 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> DiskIORequest | None:
     rules = Rules(settings.block_size_policy, settings.default_block_size)
     usage, problems = read_annotations(pod.annotations, rules)
     request = DiskIORequest(
-        usage=usage if usage is not None else BEST_EFFORT,
+        usage=usage if usage is not None else _default_of(settings),
         is_io_requiring=usage is not None,
         strategy=settings.strategy,
         problem="; ".join(problem.message for problem in problems),
@@ -61,6 +67,13 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> DiskIORequest | None:
     if problems:
         raise InvalidRequestError(*problems, request=request)
     return request
+
+
+def _default_of(settings: DiskIOSettings) -> Usage:
+    default = settings.default_request
+    if default is None:
+        return BEST_EFFORT
+    return Usage(default.read, default.write, default.block_size)
 
 
 def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> Usage:
