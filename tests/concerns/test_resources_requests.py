@@ -8,7 +8,8 @@ from berthmaster.api.objects import pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.quantities import LIMIT
 from berthmaster.concerns.resources import CONCERN
-from berthmaster.concerns.resources.request import ANY_IP, read_request, read_usage, to_integer
+from berthmaster.concerns.resources.labels import to_integer
+from berthmaster.concerns.resources.request import ANY_IP, read_request, read_usage
 from berthmaster.concerns.shape import InvalidRequestError
 from support.builders import make_container, make_pod, make_pod_manifest
 

@@ -18,7 +18,7 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
-from berthmaster.api.objects import ObjectMeta, Pod, PodSpec, PodStatus
+from berthmaster.api.objects import Affinity, ObjectMeta, Pod, PodSpec, PodStatus
 from berthmaster.api.policy import Mode
 from berthmaster.placement.engine import PodRequest
 from berthmaster.placement.ledger import Ledger
@@ -184,7 +184,10 @@ def _handed(answer: Answer) -> Handed:
     }
     pod = Pod(
         metadata=ObjectMeta(
-            name=metadata.name, namespace=metadata.namespace, annotations=annotations or None
+            name=metadata.name,
+            namespace=metadata.namespace,
+            labels=metadata.labels,
+            annotations=annotations or None,
         ),
         spec=PodSpec(
             containers=spec.containers,
@@ -192,10 +195,19 @@ def _handed(answer: Answer) -> Handed:
             overhead=spec.overhead,
             resources=spec.resources,
             host_network=spec.host_network,
+            affinity=_repelling(spec.affinity),
+            volumes=spec.volumes,
         ),
         status=PodStatus(),
     )
     return Handed(id=answer.decision_id, node=answer.node, pod=pod, allocated=answer.allocated)
+
+
+def _repelling(affinity: Affinity | None) -> Affinity | None:
+    """Return what of an affinity goes on to matter to others once its pod is placed."""
+    if affinity is None or affinity.pod_anti_affinity is None:
+        return None
+    return Affinity(pod_anti_affinity=affinity.pod_anti_affinity)
 
 
 def _unpack(packed: str) -> Iterator[Handed]:

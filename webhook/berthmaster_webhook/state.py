@@ -2,7 +2,7 @@
 
 Pods go to the ledger; nodes and inventories are joined by name, and a row is written only when
 something that placement reads has changed, so that heartbeats cost nothing. Policies and namespaces
-give the settings. One object that cannot be understood is logged, counted and skipped; it never
+give the settings; namespaces and the objects of storage are told to the engine. One object that cannot be understood is logged, counted and skipped; it never
 stops the others.
 
 Whoever wants to know of changes adds a callback: for pods, for settings, and for help, which is
@@ -32,9 +32,15 @@ from berthmaster.api.objects import (
     decode_pod,
 )
 from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
+from berthmaster.api.storage import (
+    decode_claim,
+    decode_csi_node,
+    decode_storage_class,
+    decode_volume,
+)
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.informers import EventKind, Informer
-from berthmaster.concerns.shape import AnyConcern
+from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine
 from berthmaster_webhook.metrics import Metrics
 
@@ -71,6 +77,7 @@ class ClusterState:
         self._metrics = metrics
         self._labels: dict[str, dict[str, str]] = {}
         self._written: dict[str, tuple[Node, NodeInventory | None]] = {}
+        self._news = self.engine.news
         prefix = f"/apis/{names.API_VERSION}"
         self.pods = Informer(
             client,
@@ -120,6 +127,42 @@ class ClusterState:
             on_event=self._take_namespace,
             on_bad_object=self._count_bad("Namespace"),
         )
+        self.claims = Informer(
+            client,
+            "/api/v1/persistentvolumeclaims",
+            decode=decode_claim,
+            key=lambda claim: claim.key,
+            version=lambda claim: claim.metadata.resource_version,
+            on_event=self._take_surrounding,
+            on_bad_object=self._count_bad("PersistentVolumeClaim"),
+        )
+        self.volumes = Informer(
+            client,
+            "/api/v1/persistentvolumes",
+            decode=decode_volume,
+            key=lambda volume: volume.metadata.name,
+            version=lambda volume: volume.metadata.resource_version,
+            on_event=self._take_surrounding,
+            on_bad_object=self._count_bad("PersistentVolume"),
+        )
+        self.storage_classes = Informer(
+            client,
+            "/apis/storage.k8s.io/v1/storageclasses",
+            decode=decode_storage_class,
+            key=lambda storage_class: storage_class.metadata.name,
+            version=lambda storage_class: storage_class.metadata.resource_version,
+            on_event=self._take_surrounding,
+            on_bad_object=self._count_bad("StorageClass"),
+        )
+        self.csi_nodes = Informer(
+            client,
+            "/apis/storage.k8s.io/v1/csinodes",
+            decode=decode_csi_node,
+            key=lambda csi_node: csi_node.metadata.name,
+            version=lambda csi_node: csi_node.metadata.resource_version,
+            on_event=self._take_surrounding,
+            on_bad_object=self._count_bad("CSINode"),
+        )
 
     async def run(self) -> None:
         """Follow the cluster until cancelled; trouble with the API server is retried for ever."""
@@ -146,6 +189,10 @@ class ClusterState:
             "nodeinventories": self.inventories,
             "placementpolicies": self.policy_objects,
             "namespaces": self.namespaces,
+            "persistentvolumeclaims": self.claims,
+            "persistentvolumes": self.volumes,
+            "storageclasses": self.storage_classes,
+            "csinodes": self.csi_nodes,
         }
         return tuple(kind for kind, it in informers.items() if not it.synced.is_set())
 
@@ -166,7 +213,17 @@ class ClusterState:
     @property
     def _informers(self) -> tuple[Informer[Any], ...]:
         # Pods last: where a node is there already, its pods are charged without a second look.
-        return (self.namespaces, self.policy_objects, self.nodes, self.inventories, self.pods)
+        return (
+            self.namespaces,
+            self.policy_objects,
+            self.nodes,
+            self.inventories,
+            self.storage_classes,
+            self.volumes,
+            self.claims,
+            self.csi_nodes,
+            self.pods,
+        )
 
     def _take_pod(self, kind: EventKind, pod: Pod) -> None:
         uid = pod.metadata.uid
@@ -186,6 +243,23 @@ class ClusterState:
         if before is not None and (
             after is None or (before.node, before.usages) != (after.node, after.usages)
         ):
+            self.tell_help()
+        else:
+            self._tell_news()
+
+    def _take_surrounding(self, kind: EventKind, found: Surrounding) -> None:
+        try:
+            self.engine.observe(found, is_gone=kind is EventKind.DELETED)
+        # As above: one object that a concern cannot read must not stop the others.
+        except Exception:  # noqa: BLE001 - logged with its traceback by _skip
+            self._skip(type(found).__name__, found.metadata.name)
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        """Tell of help by what is no row: a pod to be near to, a volume, a claim."""
+        news = self.engine.news
+        if news != self._news:
+            self._news = news
             self.tell_help()
 
     def _tell_pods_current(self) -> None:
@@ -230,6 +304,7 @@ class ClusterState:
 
     def _take_namespace(self, kind: EventKind, namespace: Namespace) -> None:
         name, labels = namespace.metadata.name, namespace.metadata.labels or {}
+        self._take_surrounding(kind, namespace)
         if kind is EventKind.DELETED:
             self._labels.pop(name, None)
         elif self._labels.get(name) != labels:

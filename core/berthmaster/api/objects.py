@@ -92,10 +92,59 @@ class NodeAffinity(Struct, frozen=True):
     )
 
 
+class LabelSelectorRequirement(Struct, frozen=True):
+    """One expression over the labels of pods, namespaces or volumes."""
+
+    key: str
+    operator: str
+    values: list[str] | None = None
+
+
+class LabelSelector(Struct, frozen=True):
+    """Labels and expressions that must all hold; an empty selector selects everything."""
+
+    match_labels: dict[str, str] | None = None
+    match_expressions: list[LabelSelectorRequirement] | None = None
+
+
+class PodAffinityTerm(Struct, frozen=True):
+    """Pods, and how near to them or far from them."""
+
+    label_selector: LabelSelector | None = None
+    namespaces: list[str] | None = None
+    topology_key: str = ""
+    namespace_selector: LabelSelector | None = None
+    match_label_keys: list[str] | None = None
+    mismatch_label_keys: list[str] | None = None
+
+
+class PodAffinity(Struct, frozen=True):
+    """Required terms towards other pods; preferences are kube-scheduler's business."""
+
+    required: list[PodAffinityTerm] | None = msgspec.field(
+        default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+
+
 class Affinity(Struct, frozen=True):
-    """Affinity of a pod, as far as nodes go."""
+    """What a pod requires of nodes and of the pods that are there."""
 
     node_affinity: NodeAffinity | None = None
+    pod_affinity: PodAffinity | None = None
+    pod_anti_affinity: PodAffinity | None = None
+
+
+class TopologySpreadConstraint(Struct, frozen=True):
+    """How evenly pods spread over domains."""
+
+    max_skew: int = 1
+    topology_key: str = ""
+    when_unsatisfiable: str = ""
+    label_selector: LabelSelector | None = None
+    min_domains: int | None = None
+    node_affinity_policy: str | None = None
+    node_taints_policy: str | None = None
+    match_label_keys: list[str] | None = None
 
 
 class Toleration(Struct, frozen=True):
@@ -132,24 +181,54 @@ class Container(Struct, frozen=True):
     restart_policy: str = ""
 
 
-class SchedulingGate(Struct, frozen=True):
-    """A reason for kube-scheduler to leave the pod alone."""
+class ClaimSpec(Struct, frozen=True):
+    """What a claim, or the template of one, asks of storage."""
 
-    name: str
+    storage_class_name: str | None = None
+    access_modes: list[str] | None = None
+    volume_mode: str = "Filesystem"
+    volume_name: str = ""
+    volume_attributes_class_name: str = ""
+    selector: LabelSelector | None = None
+    resources: ResourceRequirements | None = None
 
 
-class ClaimSource(Struct, frozen=True):
-    """The claim that a volume uses."""
+class ClaimTemplate(Struct, frozen=True):
+    """What a pod's own claim is made from."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: ClaimSpec = ClaimSpec()
+
+
+class ClaimVolumeSource(Struct, frozen=True):
+    """A claim by name."""
 
     claim_name: str = ""
 
 
+class EphemeralVolumeSource(Struct, frozen=True):
+    """A claim that is made for the pod and lives as long."""
+
+    volume_claim_template: ClaimTemplate | None = None
+
+
 class Volume(Struct, frozen=True):
-    """A volume, as far as it stands for a claim; `ephemeral` holds the template of one."""
+    """A volume of a pod, as far as it stands for a claim."""
 
     name: str = ""
-    persistent_volume_claim: ClaimSource | None = None
-    ephemeral: Any = None
+    persistent_volume_claim: ClaimVolumeSource | None = None
+    ephemeral: EphemeralVolumeSource | None = None
+
+    @property
+    def has_claim(self) -> bool:
+        """Return whether the volume comes from a claim."""
+        return self.persistent_volume_claim is not None or self.ephemeral is not None
+
+
+class SchedulingGate(Struct, frozen=True):
+    """A reason for kube-scheduler to leave the pod alone."""
+
+    name: str
 
 
 class PodSpec(Struct, frozen=True):
@@ -167,11 +246,18 @@ class PodSpec(Struct, frozen=True):
     overhead: Resources | None = None
     resources: ResourceRequirements | None = None
     scheduling_gates: list[SchedulingGate] | None = None
+    topology_spread_constraints: list[TopologySpreadConstraint] | None = None
     volumes: list[Volume] | None = None
     # Devices by Dynamic Resource Allocation; only that there are some is read.
     resource_claims: list[Any] | None = None
     # Pods that are scheduled together; again only that there is one is read.
     scheduling_group: Any = None
+
+    def __post_init__(self) -> None:
+        """Keep only volumes that stand for claims: every pod has one for its token."""
+        if self.volumes is not None:
+            claims = [it for it in self.volumes if it.has_claim]
+            msgspec.structs.force_setattr(self, "volumes", claims or None)
 
 
 class Condition(Struct, frozen=True):

@@ -22,9 +22,15 @@ from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import Node, Pod, decode_namespace, decode_node, decode_pod
 from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
+from berthmaster.api.storage import (
+    decode_claim,
+    decode_csi_node,
+    decode_storage_class,
+    decode_volume,
+)
 from berthmaster.cluster.client import ApiError, Client, UnreachableError
 from berthmaster.concerns import registry
-from berthmaster.concerns.shape import AnyConcern
+from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine
 
 T = TypeVar("T")
@@ -34,6 +40,10 @@ NODES = "/api/v1/nodes"
 NAMESPACES = "/api/v1/namespaces"
 INVENTORIES = f"/apis/{names.API_VERSION}/nodeinventories"
 POLICIES = f"/apis/{names.API_VERSION}/placementpolicies"
+CLAIMS = "/api/v1/persistentvolumeclaims"
+VOLUMES = "/api/v1/persistentvolumes"
+STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+CSI_NODES = "/apis/storage.k8s.io/v1/csinodes"
 DEADLINE_S = 120.0
 
 
@@ -72,7 +82,7 @@ async def load_engine(
     concerns: Sequence[AnyConcern] | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> Snapshot:
-    """List nodes, inventories, policies, namespaces and pods, and feed them to a fresh engine.
+    """List what decisions depend on, and feed it to a fresh engine.
 
     Raises ClusterError: refused, or no answer within `deadline_s` seconds in all.
     """
@@ -84,6 +94,13 @@ async def load_engine(
             inventories = await _list(client, INVENTORIES, _decode_inventory, notes)
             policies = await _list(client, POLICIES, _decode_policy, notes)
             namespaces = await _list(client, NAMESPACES, decode_namespace, notes)
+            surroundings: list[Surrounding] = [
+                *namespaces,
+                *await _list(client, STORAGE_CLASSES, decode_storage_class, notes),
+                *await _list(client, VOLUMES, decode_volume, notes),
+                *await _list(client, CLAIMS, decode_claim, notes),
+                *await _list(client, CSI_NODES, decode_csi_node, notes),
+            ]
             pods = await _list(client, PODS, decode_pod, notes)
     except TimeoutError as error:
         raise UnreachableError(
@@ -97,6 +114,7 @@ async def load_engine(
             inventories=inventories,
             policies=policy_set,
             pods=pods,
+            surroundings=surroundings,
         ),
         policies=policy_set,
         namespace_labels={it.metadata.name: it.metadata.labels or {} for it in namespaces},
@@ -111,10 +129,13 @@ def build_engine(
     inventories: Iterable[NodeInventory],
     policies: PolicySet,
     pods: Iterable[Pod],
+    surroundings: Iterable[Surrounding] = (),
 ) -> Engine:
     """Return an engine that knows these objects; pure."""
     engine = Engine(concerns)
     engine.configure(policies.specs)
+    for found in surroundings:
+        engine.observe(found)
     by_node = {it.name: it for it in inventories}
     for node in nodes:
         inventory = by_node.get(node.metadata.name)

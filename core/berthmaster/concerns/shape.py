@@ -10,6 +10,9 @@ row gives. Nothing here knows the time, the API server, or another concern.
     pod + policy     --request----> what is asked                          --allocate------> allocation
     pod (+ annotation) --usage----> what it holds  --charge, release--> columns
 
+Most concerns judge a row by the row. One that does not, because other rows or objects that are no nodes
+matter to it, is a `WideConcern`: it is told of those objects, and answers for all rows at once.
+
 Codes are small positive integers private to the concern, 0 means feasible. Text is made from them
 when somebody reads it (`explain`).
 """
@@ -18,19 +21,28 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api.inventory import NodeInventory
-from berthmaster.api.objects import Node, Pod
+from berthmaster.api.objects import Namespace, Node, Pod
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.storage import (
+    CSINode,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+)
 
 Rows = NDArray[np.intp]
 Codes = NDArray[np.uint8]
 Scores = NDArray[np.float64]
+
+# What a wide concern is told of, beside nodes and pods.
+Surrounding = Namespace | PersistentVolume | PersistentVolumeClaim | StorageClass | CSINode
 
 RequestT = TypeVar("RequestT", bound=Hashable)
 UsageT = TypeVar("UsageT", bound=Hashable)
@@ -156,4 +168,39 @@ class Concern(Protocol[ColumnsT, RequestT, UsageT]):
         """Return the words for a code that `filter` gave for this row."""
 
 
+@runtime_checkable
+class WideConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern for which more than the row matters: other rows, or objects that are no nodes.
+
+    What a row says by itself stays in `filter`, whose results are remembered for a `local` request until
+    the row changes. What else matters is asked once per decision, over all rows, and never remembered.
+    """
+
+    def observe(self, columns: ColumnsT, found: Surrounding, *, is_gone: bool = False) -> None:
+        """Take over an object's state, or its end; a repeated state changes nothing."""
+
+    def news(self, columns: ColumnsT) -> int:
+        """Return a number that moves when `across` may refuse fewer rows than before.
+
+        Room that comes free on a row need not move it: waiting pods are tried then anyway.
+        """
+
+    def resolve(self, columns: ColumnsT, request: RequestT) -> RequestT:
+        """Return the request with what it means now; resolving twice is resolving once.
+
+        Requests that are equal then get equal answers. For what must not tell pods apart that ask for
+        the same, such as all their labels, while others object to some of them.
+        """
+
+    def local(self, request: RequestT) -> RequestT:
+        """Return the part that `filter` and `score` read, for which their results are remembered."""
+
+    def across(self, columns: ColumnsT, request: RequestT) -> Codes | None:
+        """Return a code for every row of the columns, 0 where nothing refuses; None if nothing is asked.
+
+        Codes are those of `filter`, and `explain` knows them too.
+        """
+
+
 AnyConcern = Concern[Any, Any, Any]
+AnyWideConcern = WideConcern[Any, Any, Any]

@@ -2,7 +2,8 @@
 
 A request shape (what a pod asks of each concern) is computed over all rows once; for the next pod
 of the same shape only the rows that changed meanwhile are computed again. So a burst of equal pods
-costs, per pod, the rows that its predecessors changed and one search for the maximum.
+costs, per pod, the rows that its predecessors changed and one search for the maximum. What depends on
+more than its row (`WideConcern`) is never remembered: it is laid over the remembered part each time.
 
     total = sum(weight * score) / sum(weight)        over the concerns that the pod asks for
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -26,11 +27,14 @@ from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.shape import (
     AnyConcern,
+    AnyWideConcern,
     InvalidRequestError,
     Problem,
     Reason,
     Rows,
     Scores,
+    Surrounding,
+    WideConcern,
 )
 from berthmaster.placement.ledger import ASSUME_TTL_S, Ledger
 from berthmaster.placement.table import NodeTable
@@ -117,6 +121,21 @@ class Engine:
         self.table = NodeTable(concerns)
         self.ledger = Ledger(self.table, assume_ttl_s=assume_ttl_s)
         self._shapes: OrderedDict[PodRequest, _Shape] = OrderedDict()
+        self._wide: dict[int, AnyWideConcern] = {
+            index: concern
+            for index, concern in enumerate(self.table.concerns)
+            if isinstance(concern, WideConcern)
+        }
+
+    @property
+    def news(self) -> int:
+        """Return a number that moves when something other than a row may let a waiting pod fit."""
+        return sum(concern.news(self._columns(index)) for index, concern in self._wide.items())
+
+    def observe(self, found: Surrounding, *, is_gone: bool = False) -> None:
+        """Tell the concerns of an object that is neither node nor pod."""
+        for index, concern in self._wide.items():
+            concern.observe(self._columns(index), found, is_gone=is_gone)
 
     def configure(self, policies: Sequence[PlacementPolicySpec]) -> None:
         """Take over what all policies of the cluster say together (white lists and the like)."""
@@ -147,13 +166,19 @@ class Engine:
                 asks.append(Ask(index, concern.weight(policy), request))
         if problems and is_strict:
             raise InvalidRequestError(*problems)
-        return tuple(asks)
+        return self.resolve(tuple(asks))
+
+    def resolve(self, request: PodRequest) -> PodRequest:
+        """Return a request that was read earlier with what it means now; see `WideConcern`."""
+        if not self._wide:
+            return request
+        return tuple(self._resolved(ask) for ask in request)
 
     def decide(
         self, request: PodRequest, decision_id: str, *, avoid: frozenset[str] = frozenset()
     ) -> Decision:
         """Return the best node for a request; reserves nothing. O(changed rows) when repeated."""
-        shape = self._shape(request)
+        shape = self._judge(request)
         totals = shape.totals
         avoided = [row for name in avoid if (row := self.table.row_of(name)) is not None]
         if avoided:
@@ -177,13 +202,13 @@ class Engine:
         self, request: PodRequest, decision_id: str
     ) -> tuple[str, dict[str, dict[str, Any]]] | None:
         """Return the node that `decide` would and what it gives, without a word about the others."""
-        shape = self._shape(request)
+        shape = self._judge(request)
         row = self._best(shape.totals, shape.ties, decision_id)
         return None if row is None else (self.table.names[row], self._allocated(request, row))
 
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
-        shape = self._shape(request)
+        shape = self._judge(request)
         ordered = sorted(self.table.rows.items())
         fitting = np.array([row for _, row in ordered if not shape.codes[row]], dtype=np.intp)
         scores = {
@@ -203,6 +228,41 @@ class Engine:
                 total = float(shape.totals[row])
                 yield Verdict(node=name, reason=None, concern="", score=total, scores=of_row)
                 at += 1
+
+    def _columns(self, index: int) -> Any:
+        return self.table.columns[self.table.concerns[index].name]
+
+    def _resolved(self, ask: Ask) -> Ask:
+        concern = self._wide.get(ask.index)
+        if concern is None:
+            return ask
+        resolved = concern.resolve(self._columns(ask.index), ask.request)
+        return ask if resolved is ask.request else Ask(ask.index, ask.weight, resolved)
+
+    def _judge(self, request: PodRequest) -> _Shape:
+        """Return the results for all rows as things are now; only their local part is remembered."""
+        if not self._wide:
+            return self._shape(request)
+        shape = self._shape(tuple(self._local(ask) for ask in request))
+        for ask in self.resolve(request):
+            concern = self._wide.get(ask.index)
+            if concern is None:
+                continue
+            codes = concern.across(self._columns(ask.index), ask.request)
+            if codes is None:
+                continue
+            refused = np.flatnonzero((codes != 0) & (shape.codes == 0) & self.table.alive)
+            if len(refused):
+                shape = replace(shape, codes=shape.codes.copy(), totals=shape.totals.copy())
+                shape.codes[refused] = (ask.index + 1) * 256 + codes[refused].astype(np.uint16)
+                shape.totals[refused] = -1.0
+        return shape
+
+    def _local(self, ask: Ask) -> Ask:
+        concern = self._wide.get(ask.index)
+        if concern is None:
+            return ask
+        return Ask(ask.index, ask.weight, concern.local(ask.request))
 
     def _shape(self, request: PodRequest) -> _Shape:
         shape = self._shapes.get(request)

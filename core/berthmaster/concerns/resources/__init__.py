@@ -3,22 +3,31 @@
 Whatever node we choose, kube-scheduler checks it again and binds. A choice that it refuses would
 leave the pod pinned to a node that it cannot have. So this concern reckons as kube-scheduler does:
 effective requests with init containers, sidecars, overhead, pod-level requests and resizes under
-way; the number of pods; extended resources; taints and tolerations; node selector and required
-node affinity; host ports. It reads the Node itself, needs no exporter and records nothing on the
-pod: what a pod holds follows from its spec, whoever placed it. Its score is LeastAllocated over
-cpu and memory; with weight 0, the default, it only breaks ties between equally good nodes.
-Not known here: volumes, inter-pod affinity, topology spread and devices behind ResourceClaims.
+way; the number of pods; extended resources; taints, also those that a node's conditions are about to
+bring, and tolerations; node selector and required node affinity; host ports; the claims of volumes;
+required affinity and anti-affinity between pods; topology spread that is not to be scheduled past. It
+reads the core objects themselves, needs no exporter and records nothing on the pod: what a pod holds
+follows from its spec, whoever placed it. Its score is LeastAllocated over cpu and memory; with
+weight 0, the default, it only breaks ties between equally good nodes. What kube-scheduler knows
+beyond this is listed in docs/architecture.md.
+
+    filter     what a row says by itself                 placement.py, labels.py, columns.py
+    across     claims, spread, pods near and far         across.py, peers.py, storage.py, volumes.py,
+                                                         attachments.py
+    request    what a pod asks, what it is to others     request.py, terms.py, label_selectors.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.concerns.resources.across import across_codes, object_to
 from berthmaster.concerns.resources.columns import ResourcesColumns
 from berthmaster.concerns.resources.placement import filter_rows, score_rows
 from berthmaster.concerns.resources.reasons import explain_code
@@ -28,14 +37,16 @@ from berthmaster.concerns.resources.request import (
     read_request,
     read_usage,
 )
+from berthmaster.concerns.resources.terms import read_peer
 from berthmaster.concerns.shape import (
     Codes,
-    Concern,
     Holder,
     InvalidRequestError,
     Reason,
     Rows,
     Scores,
+    Surrounding,
+    WideConcern,
 )
 
 
@@ -61,7 +72,7 @@ class ResourcesConcern:
 
     def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> ResourcesUsage | None:
         """Return what the pod holds; quantities that cannot be read count 0."""
-        return read_usage(pod)[0]
+        return replace(read_usage(pod)[0], peer=read_peer(pod))
 
     def new_columns(self) -> ResourcesColumns:
         """Return empty columns."""
@@ -81,6 +92,34 @@ class ResourcesConcern:
     ) -> None:
         """Undo `charge`; a second release does nothing."""
         columns.release(row, holder.key)
+
+    def observe(
+        self, columns: ResourcesColumns, found: Surrounding, *, is_gone: bool = False
+    ) -> None:
+        """Take over a namespace's labels or an object of storage."""
+        columns.observe(found, is_gone=is_gone)
+
+    def news(self, columns: ResourcesColumns) -> int:
+        """Return a number that moves when storage or the count of a remembered selector does."""
+        return columns.peers.changes + columns.storage.changes + columns.namespace_changes
+
+    def resolve(self, columns: ResourcesColumns, request: ResourcesRequest) -> ResourcesRequest:
+        """Name in the request the terms of other pods that keep this one away."""
+        wishes = request.wishes
+        if wishes is None:
+            return request
+        objections = object_to(columns, wishes)
+        if objections == wishes.objections:
+            return request
+        return replace(request, wishes=replace(wishes, objections=objections))
+
+    def local(self, request: ResourcesRequest) -> ResourcesRequest:
+        """Return the request without what other pods and storage have to do with."""
+        return request if request.wishes is None else replace(request, wishes=None)
+
+    def across(self, columns: ResourcesColumns, request: ResourcesRequest) -> Codes | None:
+        """Return a code per row for claims, spread and affinity between pods; None without any."""
+        return across_codes(columns, request)
 
     def filter(self, columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) -> Codes:
         """Return a code per given row, 0 where kube-scheduler would accept the pod."""
@@ -112,4 +151,4 @@ class ResourcesConcern:
         return explain_code(columns, np.array([row], dtype=np.intp), code, request)
 
 
-CONCERN: Concern[ResourcesColumns, ResourcesRequest, ResourcesUsage] = ResourcesConcern()
+CONCERN: WideConcern[ResourcesColumns, ResourcesRequest, ResourcesUsage] = ResourcesConcern()

@@ -6,16 +6,17 @@ question about 5,000 nodes is one look into an array however long the names are.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api.inventory import NodeInventory
-from berthmaster.api.objects import Node, Taint
+from berthmaster.api.objects import Namespace, Node, Taint
+from berthmaster.api.storage import PersistentVolume, PersistentVolumeClaim, StorageClass
+from berthmaster.concerns.resources.labels import Ids, LabelColumns, grow
+from berthmaster.concerns.resources.peers import Peers
 from berthmaster.concerns.resources.request import (
     ANY_IP,
     CPU,
@@ -25,15 +26,10 @@ from berthmaster.concerns.resources.request import (
     ResourcesUsage,
     read_capacity,
 )
+from berthmaster.concerns.resources.storage import Storage
+from berthmaster.concerns.shape import Surrounding
 
 Ints = NDArray[np.int64]
-Ids = NDArray[np.int32]
-_Number = TypeVar("_Number", np.int64, np.int32)
-
-# Label keys come from pods, so anybody may name new ones; the least recently used one makes room.
-_KEYS_REMEMBERED = 256
-# Values that no node has any more are dropped when they outnumber the rows by so many.
-_STALE_VALUES = 1024
 _NO_SCHEDULE, _NO_EXECUTE = "NoSchedule", "NoExecute"
 _FILTERING_EFFECTS = (_NO_SCHEDULE, _NO_EXECUTE)
 # What the node lifecycle controller makes of a condition: the key of a taint and its effects. It needs a moment for that, so a condition counts as its taint at once.
@@ -68,6 +64,10 @@ class ResourcesColumns:
         self.labels = LabelColumns()
         self.taints = TaintColumn()
         self.ports = PortsInUse()
+        self.peers = Peers()
+        self.storage = Storage(self.labels)
+        self.namespaces: dict[str, Mapping[str, str]] = {}
+        self.namespace_changes = 0
         self.row_by_name: dict[str, int] = {}
         self._names: list[str] = []
         self._holders: list[dict[str, ResourcesUsage]] = []
@@ -79,13 +79,15 @@ class ResourcesColumns:
         """Make room for rows 0..rows-1, keeping what is there."""
         grown = rows - self.rows
         self.rows = rows
-        self.capacity = [_grow(array, rows) for array in self.capacity]
-        self.used = [_grow(array, rows) for array in self.used]
-        self.scored_cpu = _grow(self.scored_cpu, rows)
-        self.scored_memory = _grow(self.scored_memory, rows)
+        self.capacity = [grow(array, rows) for array in self.capacity]
+        self.used = [grow(array, rows) for array in self.used]
+        self.scored_cpu = grow(self.scored_cpu, rows)
+        self.scored_memory = grow(self.scored_memory, rows)
         self.labels.resize(rows)
         self.taints.resize(rows)
         self.ports.resize(rows)
+        self.peers.resize(rows)
+        self.storage.resize(rows)
         self._names.extend("" for _ in range(grown))
         self._holders.extend({} for _ in range(grown))
 
@@ -94,6 +96,7 @@ class ResourcesColumns:
         name, status = node.metadata.name, node.status
         self._names[row] = name
         self.row_by_name[name] = row
+        self.storage.name_row(row, name)
         offered = status.capacity if status.allocatable is None else status.allocatable
         amounts = read_capacity(offered or {})
         for resource in amounts:
@@ -113,6 +116,7 @@ class ResourcesColumns:
         self.taints.write(row, NO_TAINTS)
         if self.row_by_name.get(self._names[row]) == row:
             del self.row_by_name[self._names[row]]
+            self.storage.name_row(None, self._names[row])
         self._names[row] = ""
 
     def charge(self, row: int, key: str, usage: ResourcesUsage) -> None:
@@ -122,6 +126,9 @@ class ResourcesColumns:
             self._count(row, usage, 1)
             for port in usage.ports:
                 self.ports.take(row, port)
+            if usage.peer is not None:
+                self.peers.put(row, usage.peer)
+                self.storage.use(row, usage.peer)
 
     def release(self, row: int, key: str) -> None:
         """Undo `charge`; an unknown holder is ignored."""
@@ -130,6 +137,27 @@ class ResourcesColumns:
             self._count(row, usage, -1)
             for port in usage.ports:
                 self.ports.give_back(row, port)
+            if usage.peer is not None:
+                self.peers.take(row, usage.peer)
+                self.storage.leave(row, usage.peer)
+
+    def observe(self, found: Surrounding, *, is_gone: bool) -> None:
+        """Take over what is around the nodes."""
+        if isinstance(found, Namespace):
+            labels = found.metadata.labels or {}
+            if is_gone:
+                self.namespaces.pop(found.metadata.name, None)
+            elif self.namespaces.get(found.metadata.name) != labels:
+                self.namespaces[found.metadata.name] = labels
+                self.namespace_changes += 1
+        elif isinstance(found, PersistentVolumeClaim):
+            self.storage.take_claim(found, is_gone=is_gone)
+        elif isinstance(found, PersistentVolume):
+            self.storage.take_volume(found, is_gone=is_gone)
+        elif isinstance(found, StorageClass):
+            self.storage.take_class(found, is_gone=is_gone)
+        else:
+            self.storage.take_csi_node(found, is_gone=is_gone)
 
     def amounts(self, row: int, resource: str) -> tuple[int, int]:
         """Return (capacity, used) of a resource on a row."""
@@ -168,61 +196,6 @@ class ResourcesColumns:
         self.capacity.append(np.zeros(self.rows, dtype=np.int64))
 
 
-class LabelColumn:
-    """One label key: a code per row, 0 where the label is missing."""
-
-    def __init__(self, key: str, labels: Iterable[Mapping[str, str]]) -> None:
-        self.key = key
-        self.code_by_value: dict[str, int] = {}
-        codes = [self._code(it.get(key)) for it in labels]
-        self.codes: Ids = np.array(codes, dtype=np.int32)
-
-    def write(self, row: int, value: str | None) -> None:
-        """Set a row's value."""
-        self.codes[row] = self._code(value)
-
-    def resize(self, rows: int) -> None:
-        """Make room for rows 0..rows-1."""
-        self.codes = _grow(self.codes, rows)
-
-    def _code(self, value: str | None) -> int:
-        if value is None:
-            return 0
-        return self.code_by_value.setdefault(value, len(self.code_by_value) + 1)
-
-
-class LabelColumns:
-    """The label keys that pods have asked about, each built when it is first asked for."""
-
-    def __init__(self) -> None:
-        self._labels: list[Mapping[str, str]] = []
-        self._columns: OrderedDict[str, LabelColumn] = OrderedDict()
-
-    def resize(self, rows: int) -> None:
-        """Make room for rows 0..rows-1."""
-        self._labels.extend({} for _ in range(rows - len(self._labels)))
-        for column in self._columns.values():
-            column.resize(rows)
-
-    def write(self, row: int, labels: Mapping[str, str]) -> None:
-        """Take over a row's labels."""
-        if labels == self._labels[row]:
-            return
-        self._labels[row] = labels
-        for column in self._columns.values():
-            column.write(row, labels.get(column.key))
-
-    def column(self, key: str) -> LabelColumn:
-        """Return the column of a key."""
-        column = self._columns.get(key)
-        if column is None or len(column.code_by_value) > len(self._labels) + _STALE_VALUES:
-            column = self._columns[key] = LabelColumn(key, self._labels)
-            if len(self._columns) > _KEYS_REMEMBERED:
-                self._columns.popitem(last=False)
-        self._columns.move_to_end(key)
-        return column
-
-
 @dataclass(frozen=True, slots=True)
 class TaintSet:
     """The taints of a node that keep pods away; `cordoned` is `spec.unschedulable`."""
@@ -250,7 +223,7 @@ class TaintColumn:
 
     def resize(self, rows: int) -> None:
         """Make room for rows 0..rows-1."""
-        self.ids = _grow(self.ids, rows)
+        self.ids = grow(self.ids, rows)
 
     def write(self, row: int, taints: TaintSet) -> None:
         """Set a row's taints."""
@@ -335,7 +308,3 @@ def _taint_set(node: Node) -> TaintSet:
         key, effects = _TAINTS_OF_CONDITIONS.get((condition.type, condition.status), ("", ()))
         taints += [Taint(key=key, effect=it) for it in effects if (key, it) not in there]
     return TaintSet(node.spec.unschedulable, tuple(taints))
-
-
-def _grow(array: NDArray[_Number], rows: int) -> NDArray[_Number]:
-    return np.concatenate([array, np.zeros(rows - len(array), dtype=array.dtype)])

@@ -9,50 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from berthmaster.api.objects import Taint, Toleration
-from berthmaster.concerns.resources.columns import (
-    Ints,
-    LabelColumn,
-    ResourcesColumns,
-    TaintSet,
+from berthmaster.concerns.resources.codes import (
+    AFFINITY,
+    CORDONED,
+    INVALID,
+    OTHER_RESOURCE,
+    PORTS,
+    TAINTED,
+    resource_code,
 )
-from berthmaster.concerns.resources.request import (
-    CPU,
-    MEMORY,
-    Requirement,
-    ResourcesRequest,
-    Term,
-    to_integer,
-)
+from berthmaster.concerns.resources.columns import Ints, ResourcesColumns, TaintSet
+from berthmaster.concerns.resources.labels import Mask, all_match
+from berthmaster.concerns.resources.request import CPU, MEMORY, ResourcesRequest, Term
 from berthmaster.concerns.shape import Codes, Rows, Scores
 
-CORDONED, TAINTED, AFFINITY, PORTS, INVALID = 1, 2, 3, 4, 5
-# A resource's code is this and its slot; slots beyond the last code of its own, and resources that
-# no node advertises, share OTHER_RESOURCE.
-FIRST_RESOURCE = 16
-OTHER_RESOURCE = 255
-
 UNSCHEDULABLE_TAINT = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
-
-_Mask = NDArray[np.bool_]
-
-
-def resource_code(slot: int | None) -> int:
-    """Return the code for a resource's slot, None standing for one that nobody advertises."""
-    if slot is None:
-        return OTHER_RESOURCE
-    return min(FIRST_RESOURCE + slot, OTHER_RESOURCE)
 
 
 def filter_rows(columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) -> Codes:
     """Return 0 for each row that kube-scheduler would accept, else the code of its first refusal."""
     if request.problems:
         return np.full(len(rows), INVALID, dtype=np.uint8)
-    codes = _taint_codes(columns, rows, request.tolerations)
+    codes = taint_codes(columns, rows, request.tolerations)
     if request.selector or request.terms is not None:
-        codes[(codes == 0) & ~_accepted(columns, rows, request)] = AFFINITY
+        codes[(codes == 0) & ~accepted_rows(columns, rows, request)] = AFFINITY
     for port in request.usage.ports:
         codes[(codes == 0) & columns.ports.taken(port, rows)] = PORTS
     for resource, amount in request.usage.amounts:
@@ -107,10 +89,13 @@ def _tolerates(toleration: Toleration, taint: Taint) -> bool:
     return is_equal and (toleration.key, toleration.value) == (taint.key, taint.value)
 
 
-def _taint_codes(
+def taint_codes(
     columns: ResourcesColumns, rows: Rows, tolerations: tuple[Toleration, ...]
 ) -> Codes:
-    """Judge each distinct set of taints among the rows once."""
+    """Return a code for each row whose taints the tolerations leave standing, 0 for the others.
+
+    Each distinct set of taints among the rows is judged once.
+    """
     ids = columns.taints.ids[rows]
     codes = np.zeros(len(columns.taints.sets), dtype=np.uint8)
     for index in np.flatnonzero(np.bincount(ids, minlength=1)):
@@ -123,8 +108,9 @@ def _taint_codes(
     return codes[ids]
 
 
-def _accepted(columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) -> _Mask:
-    accepted = _all_match(columns, rows, request.selector)
+def accepted_rows(columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) -> Mask:
+    """Return for each row whether the node selector and the required node affinity accept it."""
+    accepted = all_match(columns.labels, rows, request.selector)
     if request.terms is None:
         return accepted
     any_term = np.zeros(len(rows), dtype=np.bool_)
@@ -133,39 +119,12 @@ def _accepted(columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) 
     return accepted & any_term
 
 
-def _matches_term(columns: ResourcesColumns, rows: Rows, term: Term) -> _Mask:
-    matches = _all_match(columns, rows, term.labels)
+def _matches_term(columns: ResourcesColumns, rows: Rows, term: Term) -> Mask:
+    matches = all_match(columns.labels, rows, term.labels)
     for requirement in term.fields:
         named = rows == columns.row_by_name.get(requirement.values[0], -1)
         matches &= named if requirement.operator == "In" else ~named
     return matches
-
-
-def _all_match(columns: ResourcesColumns, rows: Rows, requirements: Iterable[Requirement]) -> _Mask:
-    matches = np.ones(len(rows), dtype=np.bool_)
-    for requirement in requirements:
-        column = columns.labels.column(requirement.key)
-        matches &= _matching_codes(column, requirement)[column.codes[rows]]
-    return matches
-
-
-def _matching_codes(column: LabelColumn, requirement: Requirement) -> _Mask:
-    """Return for each code of the column, 0 being a missing label, whether it matches."""
-    codes = column.code_by_value
-    matching = np.zeros(len(codes) + 1, dtype=np.bool_)
-    if requirement.operator in ("In", "NotIn"):
-        matching[[codes[value] for value in requirement.values if value in codes]] = True
-        return matching if requirement.operator == "In" else ~matching
-    if requirement.operator in ("Exists", "DoesNotExist"):
-        matching[0] = True
-        return matching if requirement.operator == "DoesNotExist" else ~matching
-    bound = to_integer(requirement.values[0])
-    is_greater = requirement.operator == "Gt"
-    for value, code in codes.items():
-        number = to_integer(value)
-        if number is not None and bound is not None:
-            matching[code] = number > bound if is_greater else number < bound
-    return matching
 
 
 def _free_share(capacity: Ints, used: Ints) -> tuple[Scores, Scores]:

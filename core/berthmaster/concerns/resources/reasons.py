@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 from berthmaster.api.quantities import describe_size
-from berthmaster.concerns.resources.columns import ResourcesColumns
-from berthmaster.concerns.resources.placement import (
+from berthmaster.concerns.resources.across import claim_refusal
+from berthmaster.concerns.resources.codes import (
     AFFINITY,
+    ATTRACTED,
+    CLAIM,
     CORDONED,
     INVALID,
+    OBJECTED,
+    ONCE_POD,
     PORTS,
+    REPELLED,
+    SPREAD,
+    SPREAD_LABEL,
     TAINTED,
-    first_untolerated,
+    VOLUME_AFFINITY,
+    VOLUME_LIMIT,
+    VOLUME_UNBOUND,
+    VOLUME_ZONE,
     resource_code,
 )
+from berthmaster.concerns.resources.columns import ResourcesColumns
+from berthmaster.concerns.resources.placement import first_untolerated
 from berthmaster.concerns.resources.request import CPU, MEMORY, PODS, ResourcesRequest
 from berthmaster.concerns.shape import Reason, Rows
 
-_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
-_CORDONED = "node(s) were unschedulable"
+_PLAIN = {
+    AFFINITY: "node(s) didn't match Pod's node affinity/selector",
+    CORDONED: "node(s) were unschedulable",
+    ONCE_POD: (
+        "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+    ),
+    VOLUME_LIMIT: "node(s) exceed max volume count",
+    VOLUME_AFFINITY: "node(s) didn't match PersistentVolume's node affinity",
+    VOLUME_UNBOUND: "node(s) didn't find available persistent volumes to bind",
+    VOLUME_ZONE: "node(s) had no available volume zone",
+    SPREAD_LABEL: ("node(s) didn't match pod topology spread constraints (missing required label)"),
+    SPREAD: "node(s) didn't match pod topology spread constraints",
+    ATTRACTED: "node(s) didn't match pod affinity rules",
+    REPELLED: "node(s) didn't match pod anti-affinity rules",
+    OBJECTED: "node(s) didn't satisfy existing pods anti-affinity rules",
+}
 _PORTS = "node(s) didn't have free ports for the requested pod ports"
 _TAINTED = "node(s) had untolerated taint"
 _IN_BYTES = (MEMORY, "ephemeral-storage")
@@ -31,15 +57,16 @@ def explain_code(
     if code == INVALID:
         words = "; ".join(map(str, request.problems))
         return Reason(text=words, group=words)
-    if code == CORDONED:
-        return Reason(text=_CORDONED, group=_CORDONED)
+    if code in _PLAIN:
+        return Reason(text=_PLAIN[code], group=_PLAIN[code])
+    if code == CLAIM:
+        words = claim_refusal(columns, request.wishes) if request.wishes is not None else ""
+        return Reason(text=words, group=words)
     if code == TAINTED:
         taints = columns.taints.sets[columns.taints.ids[row]]
         taint = first_untolerated(taints, request.tolerations)
         named = f" {{{taint.key}: {taint.value}}}" if taint else ""
         return Reason(text=_TAINTED + named, group=f"{_TAINTED}(s)")
-    if code == AFFINITY:
-        return Reason(text=_AFFINITY, group=_AFFINITY)
     if code == PORTS:
         taken = [it for it in request.usage.ports if columns.ports.taken(it, rows)[0]]
         detail = ", ".join(f"{it.ip}:{it.number}/{it.protocol}" for it in taken)

@@ -6,7 +6,6 @@ the resource (bytes, pieces), rounded up once at the end, so that three containe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +26,9 @@ from berthmaster.api.objects import (
     Toleration,
 )
 from berthmaster.api.quantities import LIMIT, QuantityError, ceil, parse_quantity
+from berthmaster.concerns.resources.label_selectors import Requirement
+from berthmaster.concerns.resources.labels import to_integer
+from berthmaster.concerns.resources.terms import Peer, Wishes, read_wishes
 from berthmaster.concerns.shape import Problem
 
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
@@ -41,7 +43,6 @@ _UNSTATED = {CPU: UNSTATED_CPU_MILLICORES * 10**6, MEMORY: UNSTATED_MEMORY_BYTES
 # kube-scheduler's order of looking, which decides the reason that is told first.
 _ORDER = {PODS: 0, CPU: 1, MEMORY: 2, "ephemeral-storage": 3}
 _LABEL_OPERATORS = {"In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"}
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 
 _RESIZE_PENDING = "PodResizePending"
 _USAGES_REMEMBERED = 16384
@@ -66,25 +67,18 @@ class ResourcesUsage:
     """What a pod holds on its node, whoever placed it.
 
     `amounts` are (resource, amount > 0) in the order of `_ORDER`. `scored_cpu` (millicores) and
-    `scored_memory` (bytes) are the same with the substitutes for containers that do not say.
+    `scored_memory` (bytes) are the same with the substitutes for containers that do not say. `peer` is
+    what the pod is to others once it is on a node.
     """
 
     amounts: tuple[tuple[str, int], ...]
     scored_cpu: int
     scored_memory: int
     ports: tuple[Port, ...] = ()
+    peer: Peer | None = None
 
 
 _usages: dict[bytes, tuple[ResourcesUsage, tuple[Problem, ...]]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One expression over a label or over the node's name."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +95,7 @@ class ResourcesRequest:
 
     `terms` is None without required affinity. Terms that can match nothing (empty, or not valid)
     are left out, so `()` means that no node will do. A request with `problems` is refused everywhere.
+    `wishes` are what depends on more than one node; a request without them is local to each row.
     """
 
     usage: ResourcesUsage
@@ -108,6 +103,7 @@ class ResourcesRequest:
     terms: tuple[Term, ...] | None = None
     tolerations: tuple[Toleration, ...] = ()
     problems: tuple[Problem, ...] = ()
+    wishes: Wishes | None = None
 
 
 def read_request(pod: Pod) -> ResourcesRequest:
@@ -119,9 +115,10 @@ def read_request(pod: Pod) -> ResourcesRequest:
     return ResourcesRequest(
         usage=usage,
         selector=tuple(Requirement(key, "In", (value,)) for key, value in selector),
-        terms=None if required is None else _terms(required.node_selector_terms or ()),
+        terms=None if required is None else read_terms(required.node_selector_terms or ()),
         tolerations=tuple(pod.spec.tolerations or ()),
         problems=problems,
+        wishes=read_wishes(pod),
     )
 
 
@@ -201,14 +198,6 @@ def to_amount(name: str, nanos: int) -> int:
     """Return billionths as the whole number kept for a resource, rounded up, at most `LIMIT`."""
     unit = 10**6 if name == CPU else _NANO
     return min(-(-nanos // unit), LIMIT)
-
-
-def to_integer(text: str) -> int | None:
-    """Return the 64-bit integer that a label value is for `Gt` and `Lt`, None if it is none."""
-    if not _INTEGER.fullmatch(text):
-        return None
-    number = int(text)
-    return number if -(2**63) <= number < 2**63 else None
 
 
 class _Reader:
@@ -354,7 +343,8 @@ def _ports(pod: Pod) -> tuple[Port, ...]:
     return tuple(sorted(found, key=lambda it: (it.number, it.protocol, it.ip)))
 
 
-def _terms(terms: Iterable[NodeSelectorTerm]) -> tuple[Term, ...]:
+def read_terms(terms: Iterable[NodeSelectorTerm]) -> tuple[Term, ...]:
+    """Return the terms that can match something."""
     found = []
     for term in terms:
         labels = tuple(map(_requirement, term.match_expressions or ()))
