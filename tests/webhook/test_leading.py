@@ -37,6 +37,10 @@ LISTED = (
     "/api/v1/nodes",
     "/api/v1/namespaces",
     f"/apis/{names.API_VERSION}/nodeinventories",
+    "/api/v1/persistentvolumeclaims",
+    "/api/v1/persistentvolumes",
+    "/apis/storage.k8s.io/v1/storageclasses",
+    "/apis/storage.k8s.io/v1/csinodes",
     f"/apis/{names.API_VERSION}/placementpolicies",
 )
 

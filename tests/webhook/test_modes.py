@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from berthmaster.api import names
+from berthmaster.api.storage import claim_from_manifest, storage_class_from_manifest
 from berthmaster.cluster.events import EventRecorder
 from berthmaster.placement.ledger import State
 from berthmaster_webhook.binding import BindNotes
@@ -27,6 +28,14 @@ from support.webhook_world import (
 )
 
 PREFERRED_KEY = "preferredDuringSchedulingIgnoredDuringExecution"
+LATE = {
+    "metadata": {
+        "name": "late",
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+    },
+    "provisioner": "example.com/disks",
+    "volumeBindingMode": "WaitForFirstConsumer",
+}
 OURS = {"key": "berthmaster.io/exclusive", "effect": "NoSchedule"}
 CREATED_S = 1767225600.0
 TOLERATIONS = [{"key": "berthmaster.io/exclusive", "operator": "Exists"}]
@@ -166,6 +175,12 @@ class TestBind:
         self, world: World, spec: Manifest, words: str
     ) -> None:
         exclusive(world, "n1")
+        world.state.engine.observe(storage_class_from_manifest(LATE))
+        claim = {
+            "metadata": {"namespace": "default", "name": "c"},
+            "spec": {"storageClassName": "late"},
+        }
+        world.state.engine.observe(claim_from_manifest(claim))
         pod = asking("bind", tolerations=TOLERATIONS, **spec)
 
         reply = ask(world, pod)

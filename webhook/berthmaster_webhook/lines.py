@@ -32,12 +32,16 @@ class Line:
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """One gated pod. `why` is for the gauge; `line` is None where it does not stand in one."""
+    """One gated pod. `why` is for the gauge; `line` is None where it does not stand in one.
+
+    `request` is its own, equal to its line's as of when it joined.
+    """
 
     pod: Pod
     since_s: float
     backoff: Backoff
     line: Line | None = None
+    request: PodRequest = ()
     # Its entry in the heap of `line`, if that is still there.
     queued: Order | None = None
     why: str = "new"
@@ -72,6 +76,7 @@ class Lines:
         order = waiter.order
         if waiter.line is not line or waiter.queued != order:
             waiter.line = line
+            waiter.request = request
             waiter.queued = order
             heapq.heappush(line.heap, (order, uid))
         return line

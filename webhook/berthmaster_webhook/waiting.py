@@ -339,15 +339,22 @@ class WaitingPods:
 
     def _serve_one(self, line: Line, waiter: Waiter) -> bool:
         tools, pod = self._tools, waiter.pod
-        decision = deciding.decide(tools, pod, line.request)
+        request = tools.state.engine.resolve(waiter.request)
+        decision = deciding.decide(tools, pod, request)
         raw = raw_of(pod)
         if decision.node is None or not affinity.can_pin(raw, decision.node):
+            if request != line.request:
+                # Other pods have come to object to this one, or have ceased to, so it speaks for those
+                # behind it no more.
+                self._join(pod.metadata.uid, waiter, request)
+                self._lines.open(line)
+                return False
             self._close(line, decision.describe(), {it.group for it in decision.refusals})
             return False
         is_bind = read_effective(tools.state, pod).mode is Mode.BIND
         note = bound_as_required(FROM_QUEUE) if is_bind else ""
         answer = deciding.make_answer(
-            tools, pod, line.request, decision, _OWNER, mode=Mode.REQUIRED, note=note
+            tools, pod, request, decision, _OWNER, mode=Mode.REQUIRED, note=note
         )
         tools.answers.assume(answer, tools.clock())
         self._note_decision(pod, answer, decision)
