@@ -32,7 +32,8 @@ _PLAIN = {
     AFFINITY: "node(s) didn't match Pod's node affinity/selector",
     CORDONED: "node(s) were unschedulable",
     ONCE_POD: (
-        "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+        "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode "
+        "already in-use by another pod"
     ),
     VOLUME_LIMIT: "node(s) exceed max volume count",
     VOLUME_AFFINITY: "node(s) didn't match PersistentVolume's node affinity",
