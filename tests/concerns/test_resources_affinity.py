@@ -73,13 +73,13 @@ class TestAffinity:
         harbour = two_zones()
         harbour.add_namespace("other", team="sea")
         harbour.put("a1", DB, namespace="other")
-        sea = {"namespaceSelector": {"matchLabels": {"team": "sea"}}}
+        sea = term(DB, namespaceSelector={"matchLabels": {"team": "sea"}})
 
         assert harbour.fits(WEB, affinity=near(term(DB, namespaces=["other"]))) == {"a1", "a2"}
-        assert harbour.fits(WEB, affinity=near(term(DB, **sea))) == {"a1", "a2"}
+        assert harbour.fits(WEB, affinity=near(sea)) == {"a1", "a2"}
         assert harbour.fits(WEB, affinity=near(term(DB, namespaceSelector={}))) == {"a1", "a2"}
         harbour.add_namespace("other", team="land")
-        assert harbour.fits(WEB, affinity=near(term(DB, **sea))) == set()
+        assert harbour.fits(WEB, affinity=near(sea)) == set()
 
     def test_pods_that_are_being_deleted_still_attract(self) -> None:
         harbour = two_zones()
@@ -144,8 +144,8 @@ class TestAntiAffinity:
 
     def test_objections_reach_namespaces_by_their_labels(self) -> None:
         harbour = two_zones()
-        sea = {"namespaceSelector": {"matchLabels": {"team": "sea"}}}
-        harbour.put("b1", DB, affinity=far(term(WEB, **sea)))
+        sea = term(WEB, namespaceSelector={"matchLabels": {"team": "sea"}})
+        harbour.put("b1", DB, affinity=far(sea))
         harbour.add_namespace("other", team="sea")
 
         assert harbour.fits(WEB, namespace="other") == {"a1", "a2", "x"}

@@ -100,7 +100,7 @@ def test_zones_that_taints_keep_the_pod_from(policy: Manifest, fits: set[str]) -
 
 def test_too_few_domains_count_as_empty_ones() -> None:
     harbour = documented()
-    ignored = {"nodeAffinityPolicy": "Ignore"}
+    ignored: Manifest = {"nodeAffinityPolicy": "Ignore"}
 
     assert asked(harbour, spread(FOO, minDomains=2, **ignored)) == {"node3", "node4"}
     assert asked(harbour, spread(FOO, minDomains=3, **ignored)) == set()

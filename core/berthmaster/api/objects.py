@@ -367,7 +367,23 @@ class ConfigMap(Struct, frozen=True):
     data: dict[str, str] | None = None
 
 
-decode_pod = msgspec.json.Decoder(Pod).decode
+_decode_pod = msgspec.json.Decoder(Pod).decode
+_LABELS_REMEMBERED = 16384
+_labels: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+
+
+def decode_pod(raw: bytes | str) -> Pod:
+    """Decode a pod; those of a workload share their labels."""
+    pod = _decode_pod(raw)
+    labels = pod.metadata.labels
+    if labels:
+        if len(_labels) >= _LABELS_REMEMBERED:
+            _labels.clear()
+        shared = _labels.setdefault(tuple(labels.items()), labels)
+        msgspec.structs.force_setattr(pod.metadata, "labels", shared)
+    return pod
+
+
 decode_node = msgspec.json.Decoder(Node).decode
 decode_namespace = msgspec.json.Decoder(Namespace).decode
 

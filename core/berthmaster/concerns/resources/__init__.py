@@ -34,10 +34,9 @@ from berthmaster.concerns.resources.reasons import explain_code
 from berthmaster.concerns.resources.request import (
     ResourcesRequest,
     ResourcesUsage,
+    read_holding,
     read_request,
-    read_usage,
 )
-from berthmaster.concerns.resources.terms import read_peer
 from berthmaster.concerns.shape import (
     Codes,
     Holder,
@@ -72,7 +71,7 @@ class ResourcesConcern:
 
     def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> ResourcesUsage | None:
         """Return what the pod holds; quantities that cannot be read count 0."""
-        return replace(read_usage(pod)[0], peer=read_peer(pod))
+        return read_holding(pod)
 
     def new_columns(self) -> ResourcesColumns:
         """Return empty columns."""

@@ -8,7 +8,7 @@ the selectors that want it by its labels.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,11 @@ from berthmaster.concerns.resources.label_selectors import Labels, Selector, Sel
 from berthmaster.concerns.resources.terms import FlatLabels, Peer, PeerTerm, unfold
 
 Counts = NDArray[np.int32]
+# By namespace and labels.
+_Spots = dict[str, dict[FlatLabels, int | dict[int, int]]]
 
 # A selector whose count is not kept is counted anew when it is asked about.
 COUNTS_REMEMBERED = 1024
-
-_Spot = tuple[FlatLabels, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class Peers:
         self._rows = 0
         # A row where there is one pod of the kind, else a number of pods per row: many kinds, as the
         # pods of a StatefulSet, are one pod.
-        self._spots: dict[str, dict[_Spot, int | dict[int, int]]] = {}
+        self._staying: _Spots = {}
+        self._leaving: _Spots = {}
         self._counts: OrderedDict[Query, Counts] = OrderedDict()
         self._asking: SelectorIndex[Query] = SelectorIndex()
         self._has_forgotten = False
@@ -77,15 +78,14 @@ class Peers:
 
     def put(self, row: int, peer: Peer) -> None:
         """Count a pod on a row."""
-        spots = self._spots.setdefault(peer.namespace, {})
-        spot = (peer.labels, peer.is_leaving)
-        there = spots.get(spot)
+        spots = self._spots_of(peer).setdefault(peer.namespace, {})
+        there = spots.get(peer.labels)
         if there is None:
-            spots[spot] = row
+            spots[peer.labels] = row
         else:
             by_row = {there: 1} if isinstance(there, int) else there
             by_row[row] = by_row.get(row, 0) + 1
-            spots[spot] = by_row
+            spots[peer.labels] = by_row
         self._count(row, peer, 1)
         for term in peer.repels:
             if term not in self._repelling:
@@ -96,17 +96,16 @@ class Peers:
 
     def take(self, row: int, peer: Peer) -> None:
         """Count a pod no more."""
-        spots = self._spots[peer.namespace]
-        spot = (peer.labels, peer.is_leaving)
-        there = spots[spot]
+        spots = self._spots_of(peer)[peer.namespace]
+        there = spots[peer.labels]
         if isinstance(there, int):
-            del spots[spot]
+            del spots[peer.labels]
         else:
             _lower(there, row)
             if not there:
-                del spots[spot]
+                del spots[peer.labels]
         if not spots:
-            del self._spots[peer.namespace]
+            del self._spots_of(peer)[peer.namespace]
         self._count(row, peer, -1)
         for term in peer.repels:
             rows = self._repelling[term]
@@ -144,6 +143,9 @@ class Peers:
         """Return the rows with a pod that has the term."""
         return np.fromiter(self._repelling.get(term, ()), dtype=np.intp)
 
+    def _spots_of(self, peer: Peer) -> _Spots:
+        return self._leaving if peer.is_leaving else self._staying
+
     def _count(self, row: int, peer: Peer, sign: int) -> None:
         if self._has_forgotten:
             self.changes += 1
@@ -159,25 +161,28 @@ class Peers:
         counts = np.zeros(self._rows, dtype=np.int32)
         if any(it.selector is None for it in query.those):
             return counts
-        for namespace, (labels, is_leaving), there in self._candidates(query):
-            if not query.has(namespace, unfold(labels), is_leaving=is_leaving):
-                continue
-            if isinstance(there, int):
-                counts[there] += 1
-            else:
-                for row, number in there.items():
-                    counts[row] += number
+        for there in self._found(query, self._staying):
+            _add(counts, there)
+        if query.counts_leaving:
+            for there in self._found(query, self._leaving):
+                _add(counts, there)
         return counts
 
-    def _candidates(self, query: Query) -> Iterator[tuple[str, _Spot, int | Mapping[int, int]]]:
+    def _found(self, query: Query, spots: _Spots) -> Iterator[int | dict[int, int]]:
         namespaces = query.those[0].namespaces
-        for namespace in self._spots if namespaces is None else namespaces:
-            for spot, there in self._spots.get(namespace, {}).items():
-                yield namespace, spot, there
+        for namespace in spots if namespaces is None else namespaces:
+            for labels, there in spots.get(namespace, {}).items():
+                if query.has(namespace, unfold(labels), is_leaving=False):
+                    yield there
 
 
 def _scopes(term: PeerTerm) -> tuple[str, ...] | None:
     return term.namespaces if term.namespace_selector is None else None
+
+
+def _add(counts: Counts, there: int | dict[int, int]) -> None:
+    for row, number in ((there, 1),) if isinstance(there, int) else there.items():
+        counts[row] += number
 
 
 def _lower(rows: dict[int, int], row: int) -> None:

@@ -28,7 +28,7 @@ from berthmaster.api.objects import (
 from berthmaster.api.quantities import LIMIT, QuantityError, ceil, parse_quantity
 from berthmaster.concerns.resources.label_selectors import Requirement
 from berthmaster.concerns.resources.labels import to_integer
-from berthmaster.concerns.resources.terms import Peer, Wishes, read_wishes
+from berthmaster.concerns.resources.terms import Peer, Wishes, peer_basis, read_peer, read_wishes
 from berthmaster.concerns.shape import Problem
 
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
@@ -62,8 +62,8 @@ class Port:
     number: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourcesUsage:
+# Many pods have one of their own, as their labels do: small, and nothing for the garbage collector.
+class ResourcesUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a pod holds on its node, whoever placed it.
 
     `amounts` are (resource, amount > 0) in the order of `_ORDER`. `scored_cpu` (millicores) and
@@ -79,6 +79,7 @@ class ResourcesUsage:
 
 
 _usages: dict[bytes, tuple[ResourcesUsage, tuple[Problem, ...]]] = {}
+_holdings: dict[bytes, ResourcesUsage] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,25 @@ def read_usage(pod: Pod) -> tuple[ResourcesUsage, tuple[Problem, ...]]:
     Reckoned once for equal pods: those of a workload are, and so is a pod that only moves on.
     """
     basis = _basis(pod)
+    return _read(basis, _encode(basis))
+
+
+def read_holding(pod: Pod) -> ResourcesUsage:
+    """Return what the pod holds on its node, and what it is to others there."""
+    basis = _basis(pod)
     key = _encode(basis)
+    whole_key = key + _encode(peer_basis(pod))
+    found = _holdings.get(whole_key)
+    if found is None:
+        if len(_holdings) >= _USAGES_REMEMBERED:
+            _holdings.clear()
+        usage, _ = _read(basis, key)
+        found = msgspec.structs.replace(usage, peer=read_peer(pod))
+        _holdings[whole_key] = found
+    return found
+
+
+def _read(basis: Pod, key: bytes) -> tuple[ResourcesUsage, tuple[Problem, ...]]:
     found = _usages.get(key)
     if found is None:
         found = _reckon(basis)

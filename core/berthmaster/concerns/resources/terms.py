@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+
+import msgspec
 
 from berthmaster.api.objects import (
     ClaimSpec,
@@ -83,8 +84,8 @@ class ClaimUse:
     template: ClaimWant | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+# As `ResourcesUsage`: there may be one for each pod.
+class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a pod is to others: `repels` are the pods that it keeps away, `claims` names of claims.
 
     `labels` are key, value, key, value, ... in the order of the keys. `is_leaving` is being deleted.
@@ -121,14 +122,27 @@ def read_peer(pod: Pod) -> Peer:
     """Return what a pod on a node is to others."""
     metadata = pod.metadata
     affinity = pod.spec.affinity
-    return _shared(
-        Peer(
-            namespace=metadata.namespace,
-            labels=_flat(metadata.labels),
-            is_leaving=metadata.deletion_timestamp is not None,
-            repels=_peer_terms(affinity.pod_anti_affinity if affinity else None, pod),
-            claims=tuple(it.name for it in _claims(pod) if it.name),
-        )
+    return Peer(
+        namespace=metadata.namespace,
+        labels=_flat(metadata.labels),
+        is_leaving=metadata.deletion_timestamp is not None,
+        repels=_peer_terms(affinity.pod_anti_affinity if affinity else None, pod),
+        claims=tuple(it.name for it in _claims(pod) if it.name),
+    )
+
+
+def peer_basis(pod: Pod) -> tuple[object, ...]:
+    """Return all that `read_peer` reads: equal for pods that are the same to others."""
+    metadata, affinity = pod.metadata, pod.spec.affinity
+    repels = affinity.pod_anti_affinity if affinity else None
+    return (
+        metadata.namespace,
+        metadata.labels,
+        metadata.deletion_timestamp is not None,
+        repels,
+        repels and bool(metadata.uid),
+        pod.spec.volumes,
+        pod.spec.volumes and metadata.name,
     )
 
 
@@ -178,12 +192,6 @@ def read_bytes(quantity: Quantity) -> int:
 def unfold(labels: FlatLabels) -> dict[str, str]:
     """Return labels as a mapping."""
     return dict(zip(labels[::2], labels[1::2], strict=True))
-
-
-@lru_cache(maxsize=65536)
-def _shared(peer: Peer) -> Peer:
-    """Return an equal value that is there already, so that replicas share one."""
-    return peer
 
 
 def _flat(labels: Labels | None) -> FlatLabels:
