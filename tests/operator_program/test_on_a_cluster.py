@@ -34,7 +34,7 @@ BINDINGS = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybinding
 SECRETS = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/secrets"
 
 
-async def eventually(probe: Callable[[], Awaitable[T]], *, within_s: float = 20.0) -> T:
+async def eventually(probe: Callable[[], Awaitable[T]], *, within_s: float = 60.0) -> T:
     last: Exception | None = None
     loop = asyncio.get_running_loop()
     until_s = loop.time() + within_s
