@@ -15,7 +15,7 @@ from berthmaster.api import names
 from cli.harbour import NODES, POLICIES, furnish, inventory, manifest, rates
 from cli.test_main import KUBECONFIG, environment, run_against
 from support.builders import make_node_manifest
-from support.fake_api import FakeApi, Json
+from support.fake_api import FakeApi, Json, Refusal
 
 BIG = rates("400Mi", "100Mi")
 
@@ -331,3 +331,14 @@ async def test_reads_stdin_and_answers_for_people(tmp_path: Path) -> None:
             out, _ = await process.communicate(json.dumps(wanted(request=BIG)).encode())
         assert process.returncode == 0
         assert out.decode().startswith("2 more pods like default/new fit, on 1 of 3 nodes.\n")
+
+
+async def test_who_may_not_list_volumes_gets_an_answer_and_a_note(tmp_path: Path) -> None:
+    async with FakeApi() as api:
+        furnish(api)
+        api.fail_next("GET", "/api/v1/persistentvolumes", Refusal(403, "Forbidden", "no"))
+        code, data, _ = await ask(api, tmp_path, "simulate", wanted(request=BIG))
+
+        assert code == 0
+        note = "you may not list persistentvolumes: this is judged as if there were none"
+        assert note in data["notes"]

@@ -99,6 +99,19 @@ async def test_kubectl_finds_the_plugin(harbour: Sandbox, world: DiskWorld) -> N
     assert output == await ask(harbour, *question)
 
 
+async def test_kubectl_completes_the_plugin(harbour: Sandbox, world: DiskWorld) -> None:
+    kubectl = harbour.binaries.kubectl
+    path = f"{PROGRAMS}{os.pathsep}{Path(kubectl).parent}{os.pathsep}{os.environ['PATH']}"
+
+    async def complete(*words: str) -> list[str]:
+        _, output, _ = await run(harbour, str(kubectl), "__complete", "berth", *words, PATH=path)
+        return output.splitlines()
+
+    assert await complete("sim") == ["simulate", ":4"]
+    assert await complete("why", "-n", NAMESPACE, "pl") == ["placed", "plain", ":4"]
+    assert await complete("ungate", "-n", NAMESPACE, "") == ["waits", ":4"]
+
+
 async def test_why_of_a_placed_pod(harbour: Sandbox, world: DiskWorld) -> None:
     output = await ask(harbour, "why", f"{NAMESPACE}/placed")
     data = await ask_for_data(harbour, "why", "placed", "-n", NAMESPACE)

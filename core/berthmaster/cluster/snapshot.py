@@ -96,10 +96,12 @@ async def load_engine(
             namespaces = await _list(client, NAMESPACES, decode_namespace, notes)
             surroundings: list[Surrounding] = [
                 *namespaces,
-                *await _list(client, STORAGE_CLASSES, decode_storage_class, notes),
-                *await _list(client, VOLUMES, decode_volume, notes),
-                *await _list(client, CLAIMS, decode_claim, notes),
-                *await _list(client, CSI_NODES, decode_csi_node, notes),
+                *await _list(
+                    client, STORAGE_CLASSES, decode_storage_class, notes, is_optional=True
+                ),
+                *await _list(client, VOLUMES, decode_volume, notes, is_optional=True),
+                *await _list(client, CLAIMS, decode_claim, notes, is_optional=True),
+                *await _list(client, CSI_NODES, decode_csi_node, notes, is_optional=True),
             ]
             pods = await _list(client, PODS, decode_pod, notes)
     except TimeoutError as error:
@@ -151,7 +153,12 @@ def build_engine(
 
 
 async def _list(
-    client: Client, path: str, decode: Callable[[bytes], T], notes: list[str]
+    client: Client,
+    path: str,
+    decode: Callable[[bytes], T],
+    notes: list[str],
+    *,
+    is_optional: bool = False,
 ) -> list[T]:
     kind = path.rpartition("/")[2]
     found: list[T] = []
@@ -163,6 +170,10 @@ async def _list(
                 except (msgspec.DecodeError, ValidationError) as error:
                     notes.append(f"one of {kind} cannot be read and is left out: {_brief(error)}")
     except ApiError as error:
+        if is_optional and error.status == 403:
+            # Who asks need not have all the rights of the webhook for an answer about most pods.
+            notes.append(f"you may not list {kind}: this is judged as if there were none")
+            return found
         if not error.is_not_found:
             raise
         notes.append(f"the API server knows no {kind}: are Berthmaster's CRDs installed?")

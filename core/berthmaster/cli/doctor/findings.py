@@ -45,9 +45,10 @@ class Part:
         """Say that something is as it should be."""
         return Finding(part=self.name, state=State.OK, found=found)
 
-    def not_checked(self, what: str, why: str) -> Finding:
-        """Say that something could not be looked at."""
-        return Finding(part=self.name, state=State.NOT_CHECKED, found=f"{what}: {why}")
+    def not_checked(self, what: str, why: str, way_out: str = "") -> Finding:
+        """Say that something could not be looked at, or cannot be told."""
+        found = f"{what}: {why}"
+        return Finding(part=self.name, state=State.NOT_CHECKED, found=found, way_out=way_out)
 
     def warning(self, found: str, way_out: str) -> Finding:
         """Say that something works and should not be left so."""

@@ -40,6 +40,7 @@ def check(facts: Facts) -> Iterator[Finding]:
         yield PART.not_checked("NodeInventories", inventories.why)
         return
     troubles: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    unknown: list[tuple[str, str]] = []
     fresh = 0
     for inventory in inventories or ():
         condition = next(
@@ -48,22 +49,30 @@ def check(facts: Facts) -> Iterator[Finding]:
         )
         if condition is None:
             continue
+        told = (name_of(inventory), str(condition.get("message") or ""))
         if condition.get("status") == "True":
             fresh += 1
+        elif condition.get("status") == "Unknown":
+            unknown.append(told)
         else:
-            reason = str(condition.get("reason") or "Unknown")
-            message = str(condition.get("message") or "")
-            troubles[reason].append((name_of(inventory), message))
+            troubles[str(condition.get("reason") or "no reason")].append(told)
     for reason, found in sorted(troubles.items()):
         node, message = found[0]
         yield PART.warning(
             f"{reason} on {some([name for name, _ in found])}: {message}",
             _WAYS_OUT.get(reason, _DESCRIBE).format(node=node),
         )
+    if unknown:
+        yield PART.not_checked(
+            f"whether the driver lives on {some([name for name, _ in unknown])}",
+            unknown[0][1],
+            f"let the driver write its annotation {names.HEARTBEAT}, and until then "
+            + _WAYS_OUT["Stale"].format(node=unknown[0][0]),
+        )
     yield from _check_devices(facts)
     if fresh:
         yield PART.ok(f"{fresh} {'node' if fresh == 1 else 'nodes'} with fresh reports")
-    elif not troubles and not devices and not isinstance(devices, Unread):
+    elif not (troubles or unknown or devices):
         yield _without_driver(facts)
 
 

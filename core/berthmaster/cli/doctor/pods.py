@@ -65,7 +65,7 @@ def _check_waiting(pods: tuple[Pod, ...], facts: Facts) -> Iterator[Finding]:
             f"kubectl berth why {failed[0].key}",
         )
     if not (unseen or long or failed):
-        now = f"{len(gated)} wait" if gated else "none waits"
+        now = f"{len(gated)} wait{'s' * (len(gated) == 1)}" if gated else "none waits"
         yield WAITING.ok(f"{now}, none for more than {LONG_S / 60:.0f} min")
 
 
