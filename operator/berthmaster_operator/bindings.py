@@ -6,8 +6,7 @@ parameter. The binding is owned by the PlacementPolicy and goes with it; it is t
 PlacementPolicy has no selectors any more. A PlacementPolicy that is `off` has one, too: it keeps its
 pods from policies that it outranks. Server-side apply, so a second write of the same is none.
 
-Clusters before 1.36 do not have the kind: the attempt fails with 404, which is logged and tried
-again with a growing pause.
+Clusters before 1.36 do not have the kind; there `gates` does it.
 """
 
 from __future__ import annotations
@@ -72,14 +71,14 @@ def build_binding(policy: PlacementPolicy) -> JsonObject | None:
             "paramRef": {"name": policy.name, "parameterNotFoundAction": "Allow"},
             "matchResources": {
                 "matchPolicy": "Equivalent",
-                "namespaceSelector": _selector(spec.namespace_selector),
-                "objectSelector": _selector(spec.pod_selector),
+                "namespaceSelector": build_selector(spec.namespace_selector),
+                "objectSelector": build_selector(spec.pod_selector),
             },
         },
     }
 
 
-def _selector(selector: LabelSelector | None) -> dict[str, Any]:
+def build_selector(selector: LabelSelector | None) -> dict[str, Any]:
     """Return a selector as the API has it; none and an empty one both select everything."""
     if selector is None:
         return {}

@@ -30,9 +30,10 @@ from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.leases import Acquired, LeaderElector
 from berthmaster_operator import auditing, certifying, health, model_loading, watching
 from berthmaster_operator.bindings import BindingReconciler
-from berthmaster_operator.certifying import CertificateReconciler
+from berthmaster_operator.certifying import BundleOnly, CertificateReconciler, Configuration
 from berthmaster_operator.cleaning import Cleaner
 from berthmaster_operator.fleet import Fleet
+from berthmaster_operator.gates import GateConfiguration
 from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
 from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
@@ -82,8 +83,9 @@ class Program:
             on_acquired=self._begin_leading,
             on_lost=self._stop_leading,
         )
+        self._gates_by_webhook = settings.gates == "webhook"
         self._make_reconcilers(clock)
-        self.policies = PolicyHandler(self.fleet, self.events, self.bindings.add)
+        self.policies = PolicyHandler(self.fleet, self.events, self._policy_changed)
         self._models = ModelsHandler(self.loader, self.models.add)
         self._make_informers()
         self._stop_kopf = asyncio.Event()
@@ -111,10 +113,17 @@ class Program:
             clock=clock,
         )
         bindings = BindingReconciler(client, fleet, may_write=may_write, metrics=metrics)
+        configurations: list[Configuration] = [BundleOnly(names.WEBHOOK_CONFIGURATION)]
+        if self._gates_by_webhook:
+            configurations.append(
+                GateConfiguration(lambda: fleet.policies.values(), settings.namespace)
+            )
         certificates = CertificateReconciler(
             client,
             settings.namespace,
-            may_write=may_write,
+            # What is not listed yet would look like policies that were deleted.
+            may_write=lambda: may_write() and (fleet.is_complete or not self._gates_by_webhook),
+            configurations=tuple(configurations),
             metrics=metrics,
             is_foreign=settings.certificate_issuer != "operator",
             clock=clock,
@@ -167,6 +176,8 @@ class Program:
             self._guard(f"{own}/secrets", names.WEBHOOK_TLS_SECRET),
             self._guard(certifying.CONFIGURATIONS, names.WEBHOOK_CONFIGURATION),
         ]
+        if self._gates_by_webhook:
+            self._guarded.append(self._guard(certifying.CONFIGURATIONS, names.GATE_CONFIGURATION))
         self._replicas = Informer(
             client,
             f"{own}/pods",
@@ -209,6 +220,12 @@ class Program:
         else:
             self.fleet.see_inventory(inventory)
 
+    def _policy_changed(self, name: str) -> None:
+        if self._gates_by_webhook:
+            self.certificates.add(certifying.KEY)
+        else:
+            self.bindings.add(name)
+
     def _replica_changed(self, kind: EventKind, replica: ReplicaSeen) -> None:
         """Look at the certificates when a replica serves another; its heartbeats tell nothing."""
         before = self._serving.pop(replica.name, "")
@@ -242,7 +259,7 @@ class Program:
     def _mark_all(self) -> None:
         self.fleet.mark_all()
         for name in self.fleet.policies:
-            self.bindings.add(name)
+            self._policy_changed(name)
         self.certificates.add(certifying.KEY)
 
     # From begin to end.

@@ -7,7 +7,7 @@ client's business). Times are seconds.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from berthmaster_operator.model_fetching import DEFAULT_TIMEOUT_S, read_origin
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # Who issues the webhook's certificate: we, or somebody who puts it into `names.ISSUED_SECRET`.
 CERTIFICATE_ISSUERS = ("operator", "secret")
+# What puts the gate on pods: policies in the API server, or, where it has none yet, our own webhook.
+GATES = ("policy", "webhook")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class Settings:
     leftover_grace_s: float = 60.0
     # Who issues the webhook's certificate, one of `CERTIFICATE_ISSUERS`.
     certificate_issuer: str = "operator"
+    # What gates pods, one of `GATES`.
+    gates: str = "policy"
     # How often the custom kinds are listed to find deletions that a broken watch swallowed.
     audit_s: float = 300.0
     # From where disk models may be fetched, such as `https://models.example.com`; none: from nowhere.
@@ -77,10 +81,19 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         default=environment.get("BERTHMASTER_BIND_ADDRESS") or default.bind_address,
     )
     parser.add_argument("--health-port", type=_port, default=default.health_port)
-    parser.add_argument("--log-level", choices=LOG_LEVELS, default=default.log_level)
-    parser.add_argument(
-        "--certificate-issuer", choices=CERTIFICATE_ISSUERS, default=default.certificate_issuer
-    )
+    for flag, choices, fallback in (
+        ("--log-level", LOG_LEVELS, default.log_level),
+        ("--certificate-issuer", CERTIFICATE_ISSUERS, default.certificate_issuer),
+        ("--gates", GATES, default.gates),
+    ):
+        variable = f"BERTHMASTER_{_field(flag).upper()}"
+        parser.add_argument(
+            flag,
+            # Not `choices`: argparse would not hold a default from the environment to them.
+            type=_one_of(choices, variable),
+            metavar="|".join(choices),
+            default=environment.get(variable) or fallback,
+        )
     parser.add_argument(
         "--model-origins",
         type=_origins,
@@ -119,6 +132,20 @@ def _file(text: str) -> Path:
 
 def _field(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
+
+
+def _one_of(choices: Sequence[str], variable: str) -> Callable[[str], str]:
+    known = {it.lower(): it for it in choices}
+
+    def check(text: str) -> str:
+        if text.lower() not in known:
+            expected = ", ".join(choices)
+            raise argparse.ArgumentTypeError(
+                f'"{text}" is not one of {expected} (environment: {variable})'
+            )
+        return known[text.lower()]
+
+    return check
 
 
 def _port(text: str) -> int:

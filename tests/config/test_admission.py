@@ -109,16 +109,16 @@ async def wait_in_force(harbour: Harbour) -> None:
 # What is applied.
 
 
-@pytest.mark.parametrize("folder", ["default", "samples", "overlays/sandbox"])
+@pytest.mark.parametrize("folder", ["default", "samples", "overlays/sandbox", "overlays/example"])
 async def test_folder_renders(sandbox: Sandbox, folder: str) -> None:
     assert await render(sandbox, folder)
 
 
 async def test_every_overlay_is_rendered_above() -> None:
-    assert {path.name for path in CONFIG.glob("overlays/*")} == {"sandbox"}
+    assert {path.name for path in CONFIG.glob("overlays/*")} == {"sandbox", "example"}
 
 
-@pytest.mark.parametrize("folder", ["default", "samples", "overlays/sandbox"])
+@pytest.mark.parametrize("folder", ["default", "samples", "overlays/sandbox", "overlays/example"])
 async def test_server_accepts_folder_without_warning(harbour: Harbour, folder: str) -> None:
     done = await harbour.sandbox.kubectl(
         "apply", "--dry-run=server", "-k", str(CONFIG / folder), check=False

@@ -35,6 +35,24 @@ def test_command_line_wins_over_environment() -> None:
     assert read_settings([], {}) == Settings()
 
 
+def test_choices_come_from_the_environment_and_are_checked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = read_settings(
+        [], {"BERTHMASTER_LOG_LEVEL": "warning", "BERTHMASTER_CERTIFICATE_ISSUER": "secret"}
+    )
+    assert (found.log_level, found.certificate_issuer, found.gates) == (
+        "WARNING",
+        "secret",
+        "policy",
+    )
+
+    with pytest.raises(SystemExit):
+        read_settings([], {"BERTHMASTER_GATES": "fence"})
+    words = '"fence" is not one of policy, webhook (environment: BERTHMASTER_GATES)'
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

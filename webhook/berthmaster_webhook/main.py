@@ -29,6 +29,7 @@ from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes
 from berthmaster_webhook.binding import BindNotes
+from berthmaster_webhook.bypassing import BypassedPods
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.leading import Leadership
@@ -147,6 +148,10 @@ class Process:
         self.state.on_settings.append(self.queue.take_settings)
         self.state.on_help.append(self.queue.take_help)
         self.leadership.on_ready += [self.queue.take_settings, self.pins.take_ready]
+        self.state.on_pod.append(BypassedPods(self.metrics).take_pod)
+        self.metrics.before_render.append(
+            lambda: self.metrics.synced.set(1 if self.state.is_synced else 0)
+        )
         self._is_stopping = False
         self._runners: list[web.AppRunner] = []
 

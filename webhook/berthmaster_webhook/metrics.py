@@ -79,6 +79,16 @@ class Metrics:
         self.leader = Gauge(
             "berthmaster_leader", "1 while this replica may decide.", registry=self.registry
         )
+        self.synced = Gauge(
+            "berthmaster_synced",
+            "1 while this replica has seen every kind that it needs.",
+            registry=self.registry,
+        )
+        self.bypassed_pods = Gauge(
+            "berthmaster_bypassed_pods",
+            "Pods that asked for placement and were bound without a decision.",
+            registry=self.registry,
+        )
         self.bad_objects = Counter(
             "berthmaster_bad_objects",
             "Objects that could not be understood and were skipped, by kind.",

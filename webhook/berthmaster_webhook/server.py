@@ -14,7 +14,8 @@ from collections.abc import Callable
 from aiohttp import web
 
 from berthmaster.api.admission import MAX_BODY_BYTES
-from berthmaster_webhook.admission import Admission, Reply
+from berthmaster_webhook import gating
+from berthmaster_webhook.admission import Admission, MalformedReviewError, Reply
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.outcomes import Outcome
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 # The API server's default where it sends none.
 DEFAULT_TIMEOUT_S = 10.0
 IDLE_S = 90.0
+_TOO_LONG = f"the body is longer than {MAX_BODY_BYTES} bytes"
 _DURATION = re.compile(r"(?:(\d{1,4})m)?(?:(\d{1,4}(?:\.\d{1,9})?)s)?(?:(\d{1,6})ms)?")
 
 NotReady = Callable[[], list[str]]
@@ -52,6 +54,7 @@ class Routes:
         app = self.probe_app()
         app.router.add_post("/place/{epoch}", self._place)
         app.router.add_post("/place", self._place)
+        app.router.add_post("/gate/{act:.+}", self._gate)
         return app
 
     def probe_app(self) -> web.Application:
@@ -83,8 +86,7 @@ class Routes:
         except TimeoutError:
             return self._hang_up(request)
         if body is None:
-            text = f"the body is longer than {MAX_BODY_BYTES} bytes"
-            response = web.Response(status=413, text=text)
+            response = web.Response(status=413, text=_TOO_LONG)
             response.force_close()
             return response
         reply = self._reply(request, body)
@@ -112,6 +114,25 @@ class Routes:
         except Exception:
             logger.exception("request failed")
             return Reply(status=500, body=b"internal error", outcome=Outcome.MALFORMED)
+
+    async def _gate(self, request: web.Request) -> web.StreamResponse:
+        """Gate a pod where the API server has no policies for it; every replica does."""
+        try:
+            async with asyncio.timeout(read_timeout(request.query.get("timeout", ""))):
+                body = await _read_body(request)
+        except TimeoutError:
+            return self._hang_up(request)
+        if body is None:
+            response = web.Response(status=413, text=_TOO_LONG)
+            response.force_close()
+            return response
+        try:
+            answer = gating.answer(request.match_info["act"], body)
+        except gating.UnknownGateError as error:
+            return web.Response(status=404, text=str(error))
+        except MalformedReviewError as error:
+            return web.Response(status=400, text=str(error))
+        return web.Response(body=answer, content_type="application/json")
 
     def _hang_up(self, request: web.Request) -> web.StreamResponse:
         self._tools.metrics.late_answers.inc()

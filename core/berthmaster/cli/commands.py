@@ -11,7 +11,7 @@ from typing import NoReturn
 import msgspec
 
 from berthmaster.api.objects import decode_pod
-from berthmaster.cli import capacity, output, simulate, ungating, why
+from berthmaster.cli import capacity, cleaning, output, simulate, ungating, why
 from berthmaster.cli.contexts import find_namespace
 from berthmaster.cli.errors import CommandError
 from berthmaster.cli.manifests import Manifests, read_sources
@@ -111,12 +111,22 @@ async def examine(arguments: argparse.Namespace) -> int:
     return int(reporting.is_broken(findings))
 
 
+async def clean(arguments: argparse.Namespace) -> int:
+    """`clean`."""
+    async with await _connect(arguments) as client:
+        results = await cleaning.clean_nodes(client, is_dry_run=arguments.dry_run)
+    report = cleaning.build_report(results, is_dry_run=arguments.dry_run)
+    output.show(report, as_json=_is_json(arguments))
+    return int(any(it.error for it in results))
+
+
 COMMANDS: dict[str, Command] = {
     "why": explain,
     "simulate": simulate_pods,
     "capacity": count_capacity,
     "doctor": examine,
     "ungate": ungate,
+    "clean": clean,
 }
 
 

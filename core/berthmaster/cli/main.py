@@ -194,6 +194,17 @@ def build_parser() -> argparse.ArgumentParser:
     ungate.add_argument(
         "-y", "--yes", action="store_true", help="do not ask on a terminal before --all"
     )
+
+    clean = add(
+        "clean",
+        "take what Berthmaster wrote off the nodes, after removing it",
+        "Take Berthmaster's conditions off all nodes; the last step of removing it.",
+        "clean --dry-run",
+        "see which nodes have some",
+        "clean",
+        "take them off",
+    )
+    clean.add_argument("--dry-run", action="store_true", help="ask the API server, change nothing")
     return parser
 
 
