@@ -81,11 +81,13 @@ def labelled(
     is_stored: bool = False,
     **fields: Any,
 ) -> Manifest:
-    """Return a pod; one that is neither stored nor on a node has no uid."""
+    """Return a pod; one that is neither stored nor on a node has no uid and no version."""
     manifest = make_pod_manifest(name, **fields)
     manifest["metadata"]["labels"] = labels or {}
     if not is_stored and not fields.get("node"):
         manifest["metadata"]["uid"] = ""
+    if is_stored:
+        manifest["metadata"]["resourceVersion"] = "7"
     if is_leaving:
         manifest["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     return manifest

@@ -105,7 +105,7 @@ class ResourcesConcern:
     def resolve(self, columns: ResourcesColumns, request: ResourcesRequest) -> ResourcesRequest:
         """Name in the request the terms of other pods that keep this one away."""
         wishes = request.wishes
-        if wishes is None:
+        if wishes is None or not (columns.peers.any_repels or wishes.objections):
             return request
         objections = object_to(columns, wishes)
         if objections == wishes.objections:

@@ -68,6 +68,11 @@ class Peers:
         self._repelling: dict[PeerTerm, dict[int, int]] = {}
         self._repelled: SelectorIndex[PeerTerm] = SelectorIndex()
 
+    @property
+    def any_repels(self) -> bool:
+        """Return whether any pod that is there keeps others away."""
+        return bool(self._repelling)
+
     def resize(self, rows: int) -> None:
         """Make room for rows 0..rows-1."""
         self._rows = rows

@@ -140,7 +140,7 @@ def peer_basis(pod: Pod) -> tuple[object, ...]:
         metadata.labels,
         metadata.deletion_timestamp is not None,
         repels,
-        repels and bool(metadata.uid),
+        repels and bool(metadata.resource_version),
         pod.spec.volumes,
         pod.spec.volumes and metadata.name,
     )
@@ -205,7 +205,7 @@ def _peer_terms(affinity: PodAffinity | None, pod: Pod) -> tuple[PeerTerm, ...]:
 
 def _peer_term(term: PodAffinityTerm, pod: Pod) -> PeerTerm:
     selector = read_selector(term.label_selector)
-    if not pod.metadata.uid:
+    if not pod.metadata.resource_version:
         # A stored pod's selector has these merged in by the API server, for good.
         labels = pod.metadata.labels or {}
         selector = require(
