@@ -356,6 +356,11 @@ class Program:
         node_disk_devices.register(registry, self.fleet, self.events)
         node_disk_io_stats.register(registry, self.fleet)
         self.policies.register(registry)
-        await watching.run(registry, stop=self._stop_kopf, restore_signals=restore_signals)
+        await watching.run(
+            registry,
+            name=self.settings.pod_name,
+            stop=self._stop_kopf,
+            restore_signals=restore_signals,
+        )
         # Kopf cancels what began after it, so nothing is left to go on with.
         stop.set()

@@ -17,6 +17,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -103,10 +104,13 @@ def _open_session(connection: Connection) -> aiohttp.ClientSession:
 async def run(
     registry: kopf.OperatorRegistry,
     *,
+    name: str,
     stop: asyncio.Event,
     restore_signals: Callable[[], None],
 ) -> None:
     """Run Kopf until `stop` is set; `restore_signals` is called once Kopf has taken the signals.
+
+    `name` is the pod's; Kopf would otherwise ask for the name of a user that has none in a container.
 
     Returns earlier, without an error, when a signal reached Kopf first.
     """
@@ -122,6 +126,8 @@ async def run(
         await kopf.operator(
             registry=registry,
             settings=kopf_settings(),
+            # Kopf's type for it is a str and not public.
+            identity=cast("Any", name),
             standalone=True,
             clusterwide=True,
             ready_flag=ready,
