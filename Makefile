@@ -9,6 +9,14 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 CASES ?= ../shared/cases
+# From `pyproject.toml`, so that both are one release.
+IMAGE ?= berthmaster:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# More words for the image's build, such as --build-arg BASE=... or --secret id=pip,src=...
+IMAGE_OPTIONS ?=
+SBOM ?= dist/berthmaster.cdx.json
+SBOM_OPTIONS ?=
+SBOM_VENV := .venv-sbom
+SBOM_READY := $(SBOM_VENV)/.ready
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .PHONY: help
@@ -26,6 +34,11 @@ $(READY): requirements.lock pyproject.toml
 .PHONY: install
 install: $(READY) ## virtual environment with every dependency, by hash
 
+$(SBOM_READY): requirements-sbom.lock
+	@test -x $(SBOM_VENV)/bin/python || $(PYTHON) -m venv $(SBOM_VENV)
+	@$(SBOM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-sbom.lock
+	@touch $@
+
 .PHONY: binaries
 binaries: $(READY) ## Kubernetes, etcd and kwok into the cache (a cold build takes about 12 minutes)
 	@$(RUN)/berthmaster-sandbox binaries
@@ -35,7 +48,7 @@ demo: binaries ## a real control plane, the real config, sample pods, and where 
 	@$(RUN)/python -m berthmaster_sandbox.demo
 
 .PHONY: test
-test: binaries ## all tests, against the real control plane too
+test: binaries $(SBOM_READY) ## all tests, against the real control plane too
 	@$(RUN)/python -m pytest
 
 .PHONY: cases
@@ -62,6 +75,25 @@ bench: binaries ## speed figures, side by side on this machine
 sandbox: binaries ## a control plane that stays up; prints how to point kubectl at it
 	@$(RUN)/berthmaster-sandbox up
 
+# What is made of a commit carries its time, so that it is made the same again.
+image sbom: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image
+image: ## container image with docker or buildah, whichever works here
+	@if docker info >/dev/null 2>&1; then \
+	  DOCKER_BUILDKIT=1 docker build --build-arg SOURCE_DATE_EPOCH -t $(IMAGE) $(IMAGE_OPTIONS) .; \
+	elif command -v buildah >/dev/null; then \
+	  buildah build --timestamp $$SOURCE_DATE_EPOCH --build-arg SOURCE_DATE_EPOCH=$$SOURCE_DATE_EPOCH -t $(IMAGE) $(IMAGE_OPTIONS) .; \
+	else \
+	  echo "[image] neither a running docker nor buildah is here: install one of them"; exit 1; \
+	fi
+
+.PHONY: sbom
+sbom: $(SBOM_READY) ## what the image's Python packages are, as CycloneDX JSON in dist/
+	@mkdir -p $(dir $(SBOM))
+	@$(SBOM_VENV)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements-runtime.lock --pyproject pyproject.toml --output-reproducible $(SBOM_OPTIONS) -o $(SBOM)
+	@echo "[sbom] $(SBOM)"
+
 .PHONY: crds
 crds: $(READY) ## write crds/ from the models
 	@$(RUN)/python -m berthmaster.api.crds crds
@@ -71,7 +103,8 @@ lock: $(READY) ## resolve the lock files anew (needs uv)
 	@$(LOCK) pyproject.toml --all-extras -o requirements.lock
 	@$(LOCK) pyproject.toml --extra operator --extra webhook -c requirements.lock -o requirements-runtime.lock
 	@$(RUN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | $(LOCK) - -c requirements.lock -o requirements-build.lock
+	@$(LOCK) --group sbom -o requirements-sbom.lock
 
 .PHONY: clean
 clean: ## remove what the targets above made in this folder
-	@rm -rf $(VENV) .work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@rm -rf $(VENV) $(SBOM_VENV) .work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

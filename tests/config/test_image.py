@@ -61,11 +61,36 @@ def test_copied_files_exist_and_pass_dockerignore() -> None:
     assert all((PROJECT / source).exists() for source in copied)
 
 
+def test_bases_are_pinned_by_digest() -> None:
+    [default] = re.findall(r"^ARG BASE=(\S+)$", DOCKERFILE, re.M)
+    stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
+
+    assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", default)
+    assert set(stages) == {"${BASE}", "scratch"}
+
+
+def test_nothing_is_installed_without_its_hash() -> None:
+    text = DOCKERFILE.replace("\\\n", " ")
+    installs = re.findall(r"pip .*?install (.*?)(?=&&|\n)", text)
+
+    assert len(installs) == 3
+    for words in installs:
+        # The wheel that was just built from this source is the one without a hash.
+        assert "--require-hashes" in words or "--no-index --no-deps" in words, words
+
+
+def test_sandbox_is_no_part_of_the_image() -> None:
+    """A kubelet that starts processes belongs on nobody's cluster."""
+    assert "COPY sandbox" not in DOCKERFILE
+
+
 def test_programs_run_without_rights() -> None:
     final = DOCKERFILE.rpartition("\nFROM ")[2]
 
     assert "\nUSER 65532:65532\n" in final
     assert "PYTHONSAFEPATH=1" in final
+    # There is no entry in /etc/passwd, and the root cannot be written.
+    assert "HOME=/tmp" in final
     assert "\nRUN " not in final
 
 
