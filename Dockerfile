@@ -1,7 +1,7 @@
 # One image for both programs; each Deployment names the one that it runs. For Docker (BuildKit) and buildah.
 #
 # BASE may be any Debian with Python 3.11 or newer and its venv module. This one is Python's own.
-ARG BASE=docker.io/library/python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
+ARG BASE=python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 
 FROM ${BASE} AS build
