@@ -64,12 +64,15 @@ lint: $(READY) ## formatter, linter, types, import direction
 	@$(RUN)/lint-imports
 
 .PHONY: bench
-bench: binaries ## speed figures, side by side on this machine
-	@PYTHONPATH=bench $(RUN)/python bench/decision.py
-	@PYTHONPATH=bench $(RUN)/python bench/memory.py --nodes 1000 --pods 30000
-	@PYTHONPATH=bench $(RUN)/python bench/admission.py --nodes 1000 --pods 8000 --seconds 15
-	@PYTHONPATH=bench $(RUN)/python bench/operator_cpu.py --nodes 1000 --pods 8000 --periods 15 --seconds 15
-	@PYTHONPATH=bench $(RUN)/python bench/end_to_end.py --nodes 200 --pods 300 --turns 2
+bench: export PYTHONPATH := bench
+bench: binaries ## speed figures, side by side on this machine; LONG=1: at full size, for half an hour
+	@$(RUN)/python bench/decision.py $(if $(LONG),500 5000 50000)
+	@$(RUN)/python bench/memory.py $(if $(LONG),--runs 3,--nodes 1000 --pods 30000)
+	@$(RUN)/python bench/admission.py $(if $(LONG),,--nodes 1000 --pods 8000 --rate 100 --seconds 15)
+	@$(RUN)/python bench/operator_cpu.py $(if $(LONG),,--nodes 500 --pods 4000 --periods 15 --seconds 15)
+	@$(if $(LONG),$(RUN)/python bench/operator_cpu.py --sandbox --nodes 500)
+	@$(RUN)/python bench/end_to_end.py $(if $(LONG),,--nodes 200 --pods 300 --turns 2)
+	@$(if $(LONG),$(RUN)/python bench/end_to_end.py --disks)
 
 .PHONY: sandbox
 sandbox: binaries ## a control plane that stays up; prints how to point kubectl at it

@@ -1,6 +1,8 @@
 """How long a decision takes: a new request shape and a repeated one, by number of nodes.
 
-Run `make bench`, or `python bench/decision.py 500 5000 50000`. Every node has a disk with a model and
+    python bench/decision.py 500 5000 50000
+
+Every node has a disk with a model and
 eight pods on it. A repeated shape is a burst of equal pods, each charged before the next is decided;
 a new shape is one that the engine has not seen, so that every row is computed. Times are CPU time of
 this process, which a busy machine disturbs less than wall time.
@@ -8,13 +10,14 @@ this process, which a busy machine disturbs less than wall time.
 
 from __future__ import annotations
 
+import argparse
 import gc
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from benching import figures
 from berthmaster.api.inventory import Bandwidth, Disk, DiskModel, NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
@@ -105,10 +108,12 @@ def measure(engine: Engine, rounds: int, rate_of: Callable[[int], int]) -> list[
     return spent
 
 
-def main(sizes: list[int]) -> None:
-    """Print a row per number of nodes."""
-    print(f"{'nodes':>6}  {'shape':<9} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8}  decisions")
-    for size in sizes:
+def main() -> None:
+    """Print a row per number of nodes and kind of shape."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("sizes", type=int, nargs="*", default=[500, 5000], metavar="NODES")
+    rows = []
+    for size in parser.parse_args().sizes:
         engine = build_engine(size)
         # As the webhook does when it has listed everything.
         gc.collect()
@@ -119,9 +124,13 @@ def main(sizes: list[int]) -> None:
             ("new", 300, lambda index: 4 + index),
         ):
             spent = measure(engine, rounds, rate_of)
-            p50, p99 = np.percentile(spent, [50, 99])
-            print(f"{size:>6}  {shape:<9} {p50:>8.3f} {p99:>8.3f} {max(spent):>8.3f}  {rounds}")
+            p50, p99 = (figures.percentile(spent, it) for it in (50, 99))
+            rows.append(
+                (f"{size:,}", shape, f"{p50:.2f}", f"{p99:.2f}", f"{max(spent):.2f}", f"{rounds:,}")
+            )
+    header = ("nodes", "shape", "p50 ms", "p99 ms", "max ms", "decisions")
+    figures.report("Decisions", figures.table(header, rows))
 
 
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]] or [500, 5000])
+    main()
