@@ -44,6 +44,7 @@ from berthmaster.cluster.errors import OutcomeUnknownError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.processes import build_environment
+from berthmaster_sandbox.world.disk_books import FAKE_DISKS
 from berthmaster_sandbox.world.diskio import DiskWorld
 
 SYSTEM = "berthmaster-system"
@@ -51,6 +52,20 @@ NAMESPACE = "bench"
 IDLE_S = 10.0
 SETTLE_S = 3.0
 DEADLINE_S = 300.0
+# The model of the simulated world's disks: every access costs what it says.
+MODELS = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "normalization-func", "namespace": "ioi-system"},
+    "data": {
+        "diskVendors": json.dumps(
+            [
+                {"vendor": disk.vendor, "model": disk.model, "readRatio": {}, "writeRatio": {}}
+                for disk in FAKE_DISKS.values()
+            ]
+        )
+    },
+}
 # A taint of nodes that are ours alone: `bind` wants it, and it changes nothing for the others.
 TAINT = {"key": "berthmaster.io/only", "operator": "Exists"}
 _WRITE = re.compile(r"apiserver_request_total\{(?P<labels>[^}]*)\} (?P<count>\S+)")
@@ -224,6 +239,7 @@ async def measure(plan: Plan) -> dict[str, list[Turn]]:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         await sandbox.client.create("/api/v1/namespaces", namespace)
         if plan.disks:
+            await sandbox.kubectl("apply", "-f", "-", stdin=json.dumps(MODELS))
             world = await stack.enter_async_context(DiskWorld(sandbox.client))
             for node in nodes:
                 await world.add_node(node)
