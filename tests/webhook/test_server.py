@@ -18,16 +18,18 @@ from berthmaster.api import names
 from berthmaster.api.digests import certificate_digest
 from berthmaster.cluster.client import Client
 from berthmaster_sandbox.pki import Authority
+from berthmaster_webhook import server
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.certificates import Certificates, load_pair, new_server_context
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.server import Routes, read_timeout
 from support.fake_api import FakeApi
-from support.webhook_world import EPOCH, World, gated_manifest, make_review
+from support.webhook_world import EPOCH, World, gated_manifest, make_review, until
 
 PODS = "/api/v1/namespaces/berthmaster-system/pods"
 SECRETS = "/api/v1/namespaces/berthmaster-system/secrets"
+SOON = aiohttp.ClientTimeout(total=0.1)
 PLACE = f"/place/{EPOCH}?timeout=1s"
 HOST = "berthmaster-webhook.berthmaster-system.svc"
 
@@ -90,6 +92,35 @@ async def test_late_answer_is_not_sent_and_dropped(
     async with TestClient(TestServer(routes.admission_app())) as client:
         with pytest.raises(aiohttp.ClientError):
             await client.post(PLACE, data=make_review(gated_manifest()))
+
+    assert not world.state.ledger.assumed
+
+
+async def test_request_that_nobody_waits_for_is_not_decided(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_node("n1")
+    body = make_review(gated_manifest())
+
+    async def read_until_gone(request: web.Request) -> bytes:
+        await until(lambda: request.transport is None or request.transport.is_closing())
+        return body
+
+    monkeypatch.setattr(server, "_read_body", read_until_gone)
+    # The test server would cancel the handler, which the webhook's does not.
+    runner = web.AppRunner(
+        Routes(Admission(world.tools, world.term), world.tools, list).admission_app()
+    )
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(TimeoutError):
+            url = f"http://{host}:{port}/place/{EPOCH}?timeout=10s"
+            await session.post(url, data=body, timeout=SOON)
+    await until(lambda: b"late_answers_total 1.0" in world.tools.metrics.render())
+    await runner.cleanup()
 
     assert not world.state.ledger.assumed
 

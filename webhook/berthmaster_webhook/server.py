@@ -89,6 +89,9 @@ class Routes:
             response = web.Response(status=413, text=_TOO_LONG)
             response.force_close()
             return response
+        if request.transport is None or request.transport.is_closing():
+            # Nobody waits for it any more: under a flood the time is better spent on those who do.
+            return self._hang_up(request)
         reply = self._reply(request, body)
         if clock() - received_s > patience_s:
             if reply.decision_id is not None:
