@@ -67,7 +67,14 @@ MODELS = {
     },
 }
 # A taint of nodes that are ours alone: `bind` wants it, and it changes nothing for the others.
-TAINT = {"key": "berthmaster.io/only", "operator": "Exists"}
+TAINT = {"key": "example.com/berthmaster-only", "effect": "NoSchedule"}
+TOLERATION = {"key": TAINT["key"], "operator": "Exists"}
+POLICY = {
+    "apiVersion": "berthmaster.io/v1alpha1",
+    "kind": "PlacementPolicy",
+    "metadata": {"name": "bench"},
+    "spec": {"exclusiveTaints": [TAINT]},
+}
 _WRITE = re.compile(r"apiserver_request_total\{(?P<labels>[^}]*)\} (?P<count>\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _DECISION = re.compile(r'berthmaster_decisions_total\{mode="[^"]*",outcome="(?P<outcome>[^"]*)"\}')
@@ -223,19 +230,20 @@ def make_pod(mode: str, *, disks: bool) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"annotations": annotations, "labels": {"app": "bench"}},
-        "spec": {"containers": [container], "tolerations": [TAINT]},
+        "spec": {"containers": [container], "tolerations": [TOLERATION]},
     }
 
 
 async def measure(plan: Plan) -> dict[str, list[Turn]]:
-    """Return the turns by mode."""
+    """Return the turns by mode; all nodes are ours alone, which only `bind` makes use of."""
     turns: dict[str, list[Turn]] = {mode: [] for mode in plan.modes}
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(
             Sandbox.start(process_nodes=2, images=IMAGES, verbose=True)
         )
         await install(sandbox)
-        nodes = await sandbox.create_nodes(plan.nodes)
+        nodes = await sandbox.create_nodes(plan.nodes, taints=[TAINT])
+        await sandbox.kubectl("apply", "-f", "-", stdin=json.dumps(POLICY))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         await sandbox.client.create("/api/v1/namespaces", namespace)
         if plan.disks:

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -200,6 +200,7 @@ class Sandbox:
         pods: int = 110,
         labels: Mapping[str, str] | None = None,
         extended: Mapping[str, str] | None = None,
+        taints: Sequence[Mapping[str, str]] = (),
         name: str = "sim-{index:04d}",
         first: int = 1,
         wait: bool = True,
@@ -213,6 +214,7 @@ class Sandbox:
                 pods=pods,
                 labels=labels,
                 extended=extended,
+                taints=taints,
             )
             for index in range(first, first + count)
         ]

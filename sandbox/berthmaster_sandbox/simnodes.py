@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def build_node(
     pods: int = 110,
     labels: Mapping[str, str] | None = None,
     extended: Mapping[str, str] | None = None,
+    taints: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Return a Node that kwok will play; `extended` are further capacities as quantities."""
     capacity = {"cpu": cpu, "memory": memory, "pods": str(pods), **(extended or {})}
@@ -102,6 +103,7 @@ def build_node(
                 **(labels or {}),
             },
         },
+        "spec": {"taints": [dict(taint) for taint in taints]},
         "status": {"capacity": capacity, "allocatable": dict(capacity)},
     }
 

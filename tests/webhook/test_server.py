@@ -116,8 +116,8 @@ async def test_request_that_nobody_waits_for_is_not_decided(
     await site.start()
     host, port = runner.addresses[0][:2]
     async with aiohttp.ClientSession() as session:
+        url = f"http://{host}:{port}/place/{EPOCH}?timeout=10s"
         with pytest.raises(TimeoutError):
-            url = f"http://{host}:{port}/place/{EPOCH}?timeout=10s"
             await session.post(url, data=body, timeout=SOON)
     await until(lambda: b"late_answers_total 1.0" in world.tools.metrics.render())
     await runner.cleanup()
