@@ -7,7 +7,8 @@ concerns that have nothing to say about a node stay absent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,10 +65,78 @@ class DiskSource(Model):
     observed_generation: int | None = None
 
 
+Quantities = Annotated[
+    dict[str, str],
+    Field(json_schema_extra={"additionalProperties": {"type": "string", "maxLength": 64}}),
+]
+
+
+class Zone(Model):
+    """One NUMA zone of the node; amounts as exact quantities by resource."""
+
+    id: Annotated[int, Field(ge=0, le=63, description="The zone's id, unique on the node.")]
+    capacity: Annotated[Quantities, Field(description="What the hardware has.")] = {}
+    allocatable: Annotated[Quantities, Field(description="What pods may have.")] = {}
+    available: Annotated[
+        Quantities, Field(description="What is not held exclusively, as last reported.")
+    ] = {}
+    costs: Annotated[
+        dict[str, int], Field(description="Distance to other zones by id; 10 is local.")
+    ] = {}
+
+
+class Freshness(StrEnum):
+    """How far a topology can be relied upon."""
+
+    FRESH = "Fresh"
+    STALE = "Stale"
+    UNRELIABLE = "Unreliable"
+
+
+class Topology(Model):
+    """How the kubelet aligns, and which pods the zones' numbers count."""
+
+    policy: Annotated[
+        Literal["none", "best-effort", "restricted", "single-numa-node"],
+        Field(description="The kubelet's topology manager policy."),
+    ] = "none"
+    scope: Annotated[
+        Literal["container", "pod"], Field(description="The kubelet's topology manager scope.")
+    ] = "container"
+    max_numa_nodes: Annotated[
+        int, Field(ge=2, le=1024, alias="maxNUMANodes", description="Most zones of one answer.")
+    ] = 8
+    cpu_manager_policy: Annotated[
+        Literal["none", "static"] | None, Field(description="Absent: not reported.")
+    ] = None
+    memory_manager_policy: Annotated[
+        Literal["none", "static"] | None, Field(description="Absent: not reported.")
+    ] = None
+    freshness: Annotated[
+        Freshness, Field(description="Whether the zones' numbers can be relied upon.")
+    ] = Freshness.FRESH
+    reported_pods: Annotated[
+        tuple[str, ...],
+        Field(description="UIDs of pods with exclusive resources that `available` counts."),
+    ] = ()
+    fingerprint: Annotated[str, Field(description="The updater's fingerprint of its pods.")] = ""
+
+
+class TopologySource(Model):
+    """Which state of the vendor's object `zones` comes from."""
+
+    uid: Annotated[str, Field(description="UID of the NodeResourceTopology.")] = ""
+    written_s: Annotated[
+        float | None,
+        Field(description="When the updater last wrote, in seconds, by the API server's clock."),
+    ] = None
+
+
 class Sources(Model):
     """Generations of the source objects, per concern."""
 
     diskio: DiskSource | None = None
+    topology: TopologySource | None = None
 
 
 class NodeInventoryStatus(Model):
@@ -77,7 +146,17 @@ class NodeInventoryStatus(Model):
     disks: Annotated[
         tuple[Disk, ...] | None, Field(description="Absent: the node has no NodeDiskDevice.")
     ] = None
+    topology: Annotated[
+        Topology | None, Field(description="Absent: the node has no NodeResourceTopology.")
+    ] = None
+    zones: Annotated[
+        tuple[Zone, ...] | None,
+        Field(description="NUMA zones; absent: the node has no NodeResourceTopology."),
+    ] = None
     conditions: tuple[StatusCondition, ...] | None = None
+    free_zones: Annotated[
+        str | None, Field(description="For people: CPUs that are not held in each zone.")
+    ] = None
     free_disk: Annotated[
         str | None, Field(description="For people: free read/write share of the emptyDir disk.")
     ] = None

@@ -16,10 +16,13 @@ POLICY = f"{GROUP}/policy"
 POLICY_PRIORITY = f"{GROUP}/policy-priority"
 REPLACED_SCHEDULER = f"{GROUP}/replaced-scheduler"
 PLACED_CONDITION = f"{GROUP}/Placed"
+NUMA = f"{GROUP}/numa"
 
 # On nodes.
 DISK_IO_READY = "DiskIOReady"
 DISK_IO_READY_ON_NODE = f"{GROUP}/{DISK_IO_READY}"
+TOPOLOGY_READY = "TopologyReady"
+TOPOLOGY_READY_ON_NODE = f"{GROUP}/{TOPOLOGY_READY}"
 
 # The installation.
 SYSTEM_NAMESPACE = "berthmaster-system"
@@ -67,6 +70,22 @@ DISK_MODELS_CONFIG_MAP = "normalization-func"
 DISK_MODELS_KEY = "diskVendors"
 NODE_DISK_IO_STATS_SUFFIX = "-nodediskiostats"
 EMPTY_DIR_DISK = "emptyDir"
+
+# NUMA, as upstream calls it.
+TOPOLOGY_GROUP = "topology.node.k8s.io"
+TOPOLOGY_API_VERSION = f"{TOPOLOGY_GROUP}/v1alpha2"
+ZONE_TYPE = "Node"
+ZONE_PREFIX = "node-"
+TOPOLOGY_POLICY = "topologyManagerPolicy"
+TOPOLOGY_SCOPE = "topologyManagerScope"
+TOPOLOGY_MAX_NUMA_NODES = "topologyManagerMaxNUMANodes"
+# No updater writes these yet; where one does, or an administrator, they are honoured.
+CPU_MANAGER_POLICY = "cpuManagerPolicy"
+MEMORY_MANAGER_POLICY = "memoryManagerPolicy"
+FINGERPRINT = "nodeTopologyPodsFingerprint"
+FINGERPRINT_METHOD = "nodeTopologyPodsFingerprintMethod"
+FINGERPRINT_EXCLUSIVE = "with-exclusive-resources"
+FINGERPRINT_ANNOTATION = f"{TOPOLOGY_GROUP}/fingerprint"
 
 # Kubernetes.
 MIRROR_POD = "kubernetes.io/config.mirror"

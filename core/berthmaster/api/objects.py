@@ -283,6 +283,7 @@ class PodStatus(Struct, frozen=True):
 
     phase: str = ""
     reason: str = ""
+    qos_class: str = ""
     conditions: list[Condition] | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None

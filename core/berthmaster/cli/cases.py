@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from berthmaster.api.inventory import NodeInventory
-from berthmaster.api.objects import Node, node_from_manifest, pod_from_manifest
+from berthmaster.api.objects import Node, Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import (
     ConcernSettings,
     DiskIOSettings,
@@ -25,8 +25,8 @@ from berthmaster.api.policy import (
     PlacementPolicySpec,
     PolicySet,
 )
-from berthmaster.cli import case_diskio
-from berthmaster.concerns import diskio
+from berthmaster.cli import case_diskio, case_numa
+from berthmaster.concerns import diskio, numa
 from berthmaster.concerns.shape import AnyConcern
 from berthmaster.placement.engine import Engine, Verdict
 
@@ -41,11 +41,15 @@ class UnknownKeyError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseWorld:
-    """What a concern's loader makes of a case: its concern, settings and inventories."""
+    """What a concern's loader makes of a case: its concern, settings and inventories.
+
+    `reserved` are pods that were promised to nodes and have not been seen yet.
+    """
 
     concern: AnyConcern
     settings: ConcernSettings
     inventories: Mapping[str, NodeInventory]
+    reserved: Sequence[tuple[str, Pod]] = ()
 
 
 def _load_diskio(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseWorld:
@@ -65,8 +69,21 @@ def _load_diskio(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseW
     )
 
 
+def _load_numa(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseWorld:
+    check_keys(config, case_numa.CONFIG_KEYS, "config")
+    check_keys(config.get("cacheState") or {}, case_numa.STATE_KEYS, "config.cacheState")
+    world = case_numa.build_world(config, cluster)
+    return CaseWorld(
+        concern=numa.CONCERN,
+        settings=ConcernSettings(numa=world.settings),
+        inventories=world.inventories,
+        reserved=world.reserved,
+    )
+
+
 LOADERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], CaseWorld]] = {
     "DiskIO": _load_diskio,
+    "NodeResourceTopologyMatch": _load_numa,
 }
 
 
@@ -103,6 +120,19 @@ def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
         engine.ledger.write_node(node, world.inventories.get(node.metadata.name))
     for manifest in case["cluster"].get("pods", ()):
         engine.ledger.see(pod_from_manifest(manifest))
+    for number, (node_name, pod) in enumerate(world.reserved):
+        row = engine.table.row_of(node_name)
+        name = world.concern.name
+        given = {name: {"zones": {}}} if row is not None else {}
+        engine.ledger.assume(
+            f"reserved-{number}",
+            node=node_name,
+            usages=engine.ledger.usages_of(pod, given),
+            namespace=pod.metadata.namespace,
+            name=pod.metadata.name,
+            owner=None,
+            now_s=0.0,
+        )
     policy = policies.choose({}, {})
     request = engine.read_request(pod_from_manifest(case["pod"]), policy.spec, is_strict=False)
     return engine.verdicts(request)

@@ -1,0 +1,113 @@
+"""Decision cases of NUMA: a plugin's arguments, its cache and vendors' objects, as we take them.
+
+The plugin's arguments become settings with books Upstream. What its cache held before the decision
+becomes inventories, as the operator writes them, and reservations, as answers of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from berthmaster.api.inventory import Freshness, NodeInventory, NodeInventoryStatus
+from berthmaster.api.objects import Pod, pod_from_manifest
+from berthmaster.api.policy import NumaSettings
+from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
+from berthmaster.concerns.numa.inventory import build_topology
+from berthmaster.concerns.numa.upstream_cache import UpstreamCache
+
+CONFIG_KEYS = {
+    "plugin",
+    "scoringStrategy",
+    "cacheResyncPeriodSeconds",
+    "discardReservedNodes",
+    "cache",
+    "cacheState",
+    "preemptionMode",
+    "quirk",
+}
+STATE_KEYS = {
+    "cachedTopologies",
+    "reserved",
+    "dirtyNodes",
+    "nodesNotFresh",
+    "attributeChanged",
+    "schedulerProfiles",
+    "resync",
+}
+_ARGUMENTS = (
+    "scoringStrategy",
+    "cacheResyncPeriodSeconds",
+    "discardReservedNodes",
+    "cache",
+    "preemptionMode",
+)
+_KINDS = ("NodeResourceTopology",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumaWorld:
+    """What a case describes: settings, inventories by node, and reservations as (node, pod)."""
+
+    settings: NumaSettings
+    inventories: Mapping[str, NodeInventory]
+    reserved: tuple[tuple[str, Pod], ...]
+
+
+def build_world(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> NumaWorld:
+    """Return the world of a case whose keys were checked."""
+    settings = NumaSettings.model_validate(
+        {
+            **{key: config[key] for key in _ARGUMENTS if key in config},
+            "books": "Upstream",
+            # Such a case pins behaviour that we change by default.
+            "strictUpstream": "quirk" in config,
+        }
+    )
+    live = _topologies(cluster["resources"])
+    state = config.get("cacheState") or {}
+    reserved = [(it["node"], pod_from_manifest(it["pod"])) for it in state.get("reserved", ())]
+    is_cached = settings.cache_resync_period_seconds > 0 and not settings.discard_reserved_nodes
+    if not is_cached:
+        served, unreliable = live, set[str]()
+    else:
+        cached = state.get("cachedTopologies")
+        cache = UpstreamCache(
+            settings=settings.cache,
+            cached=dict(live) if cached is None else _topologies(cached),
+            reserved=reserved,
+            maybe_over_reserved=set(state.get("dirtyNodes", ())),
+            with_foreign_pods=set(state.get("nodesNotFresh", ())),
+            changed_attributes=set(state.get("attributeChanged", ())),
+        )
+        pods = [pod_from_manifest(it) for it in cluster.get("pods", ())]
+        if state.get("schedulerProfiles"):
+            cache.detect_foreign(pods, state["schedulerProfiles"])
+        if state.get("resync"):
+            cache.resync(live, pods)
+        served, reserved, unreliable = cache.cached, cache.reserved, cache.with_foreign_pods
+    inventories = {
+        node: _inventory(topology, is_unreliable=node in unreliable)
+        for node, topology in served.items()
+    }
+    return NumaWorld(settings=settings, inventories=inventories, reserved=tuple(reserved))
+
+
+def _topologies(manifests: Iterable[Mapping[str, Any]]) -> dict[str, NodeResourceTopology]:
+    found = {}
+    for manifest in manifests:
+        if manifest["kind"] not in _KINDS:
+            raise ValueError(f"cluster.resources: unknown kind {manifest['kind']}")
+        topology = topology_from_manifest(manifest)
+        found[topology.name] = topology
+    return found
+
+
+def _inventory(topology: NodeResourceTopology, *, is_unreliable: bool) -> NodeInventory:
+    freshness = Freshness.UNRELIABLE if is_unreliable else None
+    built = build_topology(topology, freshness=freshness)
+    status = NodeInventoryStatus(topology=built.topology, zones=built.zones)
+    # Through the wire form, as the webhook reads it.
+    wire = NodeInventoryStatus.model_validate(status.to_wire())
+    return NodeInventory(name=topology.name, status=wire)

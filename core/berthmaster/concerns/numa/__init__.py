@@ -1,0 +1,78 @@
+"""NUMA: pods go where their kubelet will find zones for them, so that it never has to refuse one.
+
+An updater on each node publishes its zones (NodeResourceTopology). The operator turns that into
+`topology` and `zones` of the NodeInventory, and says which pods the numbers count (`inventory`). A
+pod asks by its limits (`request`): cpu, memory and hugepages if it is Guaranteed, devices always. What
+each zone has left is kept per node (`columns`, `zones`); a node fits if its zones serve the pod as
+its kubelet would (`aligning`, `restricted`), and of fitting nodes the strategy decides (`scoring`,
+`fewest`). The answer records which zone gives what, so that the next pod finds it taken.
+
+Decisions are upstream's, word for word; its known defects only with `strictUpstream`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.concerns.numa import placement, request
+from berthmaster.concerns.numa.columns import NumaColumns
+from berthmaster.concerns.numa.request import NumaRequest, NumaUsage
+from berthmaster.concerns.shape import Codes, Holder, Reason, Rows, Scores
+
+
+class NumaConcern:
+    """The shape of `concerns.shape.Concern`, for NUMA."""
+
+    name = "numa"
+
+    def weight(self, policy: PlacementPolicySpec) -> int:
+        """Return the policy's weight for NUMA."""
+        return policy.concerns.numa.weight
+
+    def request(self, pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
+        """Return what the pod asks; raises `InvalidRequestError` as `request.read_pod`."""
+        return request.read_pod(pod, policy)
+
+    def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | None:
+        """Return what the pod holds exclusively; None if nothing."""
+        return request.read_usage(pod, allocated)
+
+    def new_columns(self) -> NumaColumns:
+        """Return empty columns."""
+        return NumaColumns()
+
+    def configure(self, columns: NumaColumns, policies: Sequence[PlacementPolicySpec]) -> None:
+        """Take over how the cluster's books are kept."""
+        columns.configure(policies)
+
+    def charge(self, columns: NumaColumns, row: int, holder: Holder, usage: NumaUsage) -> None:
+        """Let the holder use the row's zones."""
+        columns.charge(row, holder, usage)
+
+    def release(self, columns: NumaColumns, row: int, holder: Holder, usage: NumaUsage) -> None:
+        """Give back what the holder used."""
+        columns.release(row, holder)
+
+    def filter(self, columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes:
+        """Return why each row's zones will not do, 0 if they will."""
+        return placement.filter_rows(columns, rows, request)
+
+    def score(self, columns: NumaColumns, rows: Rows, request: NumaRequest) -> Scores:
+        """Return 0..100 per row by the request's strategy."""
+        return placement.score_rows(columns, rows, request)
+
+    def allocate(self, columns: NumaColumns, row: int, request: NumaRequest) -> dict[str, Any]:
+        """Return what each zone gives, by id and resource."""
+        return placement.allocate_row(columns, row, request)
+
+    def explain(
+        self, columns: NumaColumns, row: int, code: int, request: NumaRequest, node: str
+    ) -> Reason:
+        """Return upstream's words for a refusal, with what would help."""
+        return placement.explain(columns, row, code, request)
+
+
+CONCERN = NumaConcern()

@@ -1,0 +1,331 @@
+"""NUMA columns: what is free in each zone of each node, in arrays of nodes by zones.
+
+    free = available as reported - what pods hold that the report does not count
+
+Nodes with the same number of zones share a block, so that no array has holes. A block has an array per
+resource that some pod has asked for; the least recently used one makes room. The books are plain
+numbers per node, and an array is written where they change.
+
+A pod that the report does not count is taken off the zones that it was given, or else off those
+where its kubelet will have put it; only what it holds exclusively is. Released, a pod that the
+report still counts gives nothing back before the next report: which zone it leaves is known to the
+kubelet alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.inventory import Freshness, NodeInventory
+from berthmaster.api.objects import Node
+from berthmaster.api.policy import NumaBooks, PlacementPolicySpec
+from berthmaster.concerns.numa import zones as arithmetic
+from berthmaster.concerns.numa.amounts import is_known
+from berthmaster.concerns.numa.request import NumaUsage
+from berthmaster.concerns.numa.zones import NodeZones, Zones, read_zones
+from berthmaster.concerns.shape import Holder
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Small = NDArray[np.uint8]
+_Number = TypeVar("_Number", bound=np.generic)
+
+MISSING, FRESH, STALE, UNRELIABLE = 0, 1, 2, 3
+_STATES = {
+    Freshness.FRESH: FRESH,
+    Freshness.STALE: STALE,
+    Freshness.UNRELIABLE: UNRELIABLE,
+}
+NONE, BEST_EFFORT, RESTRICTED, SINGLE = 0, 1, 2, 3
+_POLICIES = {
+    "none": NONE,
+    "best-effort": BEST_EFFORT,
+    "restricted": RESTRICTED,
+    "single-numa-node": SINGLE,
+}
+# Resource names come from pods, so anybody may name new ones.
+_CELLS_REMEMBERED = 96
+_COSTS_REMEMBERED = 512
+
+
+class View(Enum):
+    """Which numbers of a zone."""
+
+    FREE = "free"
+    # What is left if every pod whose zone is not certain were in all zones that may hold it.
+    DOUBTFUL = "doubtful"
+    TOTAL = "total"
+
+
+class Charging(Enum):
+    """How pods that no report counts are taken off."""
+
+    PREDICTED = "predicted"
+    EVERY_ZONE = "every zone"
+    NOT_AT_ALL = "not at all"
+    NODE_IS_CLOSED = "node is closed"
+
+
+@dataclass(slots=True)
+class _Row:
+    """What stands behind a row's numbers."""
+
+    zones: NodeZones | None = None
+    held: dict[str, NumaUsage] = field(default_factory=dict)
+    free: Zones = field(default_factory=list)
+    doubtful: Zones = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Cells:
+    """One resource in a block: `amounts` by row and zone, -1 where a zone does not list it.
+
+    `known` tells per row whether the Node has the resource, `aligned` whether the kubelet aligns it.
+    """
+
+    amounts: Ints
+    known: Flags
+    aligned: Flags
+
+
+class Block:
+    """The rows whose nodes have `size` zones; indices are private to the block."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.rows: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self.orders: NDArray[np.intp] = np.zeros((0, size), dtype=np.intp)
+        self.costs: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self.cells: OrderedDict[tuple[View, str], Cells] = OrderedDict()
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        """Return an index that nobody has."""
+        if not self._free:
+            old, new = len(self.rows), max(16, 2 * len(self.rows))
+            self.rows = _grow(self.rows, new)
+            self.costs = _grow(self.costs, new)
+            self.orders = _grow(self.orders, new)
+            for cells in self.cells.values():
+                cells.amounts = _grow(cells.amounts, new)
+                cells.known = _grow(cells.known, new)
+                cells.aligned = _grow(cells.aligned, new)
+            self._free = list(range(new - 1, old - 1, -1))
+        return self._free.pop()
+
+    def give_back(self, index: int) -> None:
+        """Let an index be taken anew."""
+        self._free.append(index)
+
+
+class NumaColumns:
+    """State and settings by row, and the blocks that hold the zones."""
+
+    def __init__(self) -> None:
+        self.state: Small = np.zeros(0, dtype=np.uint8)
+        self.policy: Small = np.zeros(0, dtype=np.uint8)
+        self.is_pod_scope: Flags = np.zeros(0, dtype=np.bool_)
+        self.max_numa_nodes: Ints = np.zeros(0, dtype=np.int64)
+        # The number of zones, which names the block; the index in it.
+        self.sizes: Small = np.zeros(0, dtype=np.uint8)
+        self.indices: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self.blocks: dict[int, Block] = {}
+        self.costs: list[tuple[tuple[int, ...], ...]] = []
+        self.charging = Charging.PREDICTED
+        self._cost_ids: dict[tuple[tuple[int, ...], ...], int] = {}
+        self._is_strict = False
+        self._rows: list[_Row] = []
+
+    def resize(self, rows: int) -> None:
+        """Make room for rows 0..rows-1."""
+        self.state = _grow(self.state, rows)
+        self.policy = _grow(self.policy, rows)
+        self.is_pod_scope = _grow(self.is_pod_scope, rows)
+        self.max_numa_nodes = _grow(self.max_numa_nodes, rows)
+        self.sizes = _grow(self.sizes, rows)
+        self.indices = _grow(self.indices, rows)
+        self._rows.extend(_Row() for _ in range(rows - len(self._rows)))
+
+    def configure(self, policies: Sequence[PlacementPolicySpec]) -> None:
+        """Take the most important policy that names its books; count every row anew if they differ."""
+        named = (it.concerns.numa for it in policies if it.concerns.numa.books is not None)
+        settings = next(named, None)
+        charging, is_strict = Charging.PREDICTED, False
+        if settings is not None and settings.books is NumaBooks.UPSTREAM:
+            is_strict = settings.strict_upstream
+            if settings.discard_reserved_nodes:
+                charging = Charging.NODE_IS_CLOSED
+            elif settings.cache_resync_period_seconds:
+                charging = Charging.EVERY_ZONE
+            else:
+                charging = Charging.NOT_AT_ALL
+        if (charging, is_strict) != (self.charging, self._is_strict):
+            self.charging, self._is_strict = charging, is_strict
+            for row in range(len(self._rows)):
+                self._recount(row)
+
+    def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
+        """Take over a node's zones; holdings stay, and those that a new report counts are in it."""
+        it = self._rows[row]
+        zones = read_zones(node, inventory)
+        if it.zones is None and zones is None:
+            return
+        self._leave_block(row, it)
+        it.zones = zones
+        if zones is not None:
+            self._enter_block(row, zones)
+        self._recount(row)
+
+    def clear(self, row: int) -> None:
+        """Forget the node and its holdings."""
+        self._leave_block(row, self._rows[row])
+        self._rows[row] = _Row()
+        self.state[row] = MISSING
+
+    def charge(self, row: int, holder: Holder, usage: NumaUsage) -> None:
+        """Let a pod or an answer use the node's zones; one that is there is not charged twice."""
+        it = self._rows[row]
+        is_new = holder.key not in it.held
+        it.held[holder.key] = usage
+        if is_new and it.zones is not None and self.charging is Charging.PREDICTED:
+            # The last to come is the last to be counted: what was counted before it stands.
+            if holder.key not in it.zones.reported:
+                self._take(it, it.zones, usage)
+                self._publish(row, it)
+        else:
+            self._recount(row)
+
+    def release(self, row: int, holder: Holder) -> None:
+        """Give back what a holder used; unknown holders are ignored."""
+        it = self._rows[row]
+        if it.held.pop(holder.key, None) is None:
+            return
+        if it.zones is not None and holder.key not in it.zones.reported:
+            self._recount(row)
+
+    def zones(self, row: int) -> NodeZones | None:
+        """Return a node's zones as reported."""
+        return self._rows[row].zones
+
+    def free(self, row: int, view: View = View.FREE) -> Zones:
+        """Return what is free in each zone of a node, ascending by id."""
+        it = self._rows[row]
+        if view is View.TOTAL:
+            return it.zones.totals if it.zones is not None else []
+        return it.doubtful if view is View.DOUBTFUL else it.free
+
+    def cells(self, size: int, resource: str, view: View = View.FREE) -> Cells:
+        """Return a resource's cells in a block."""
+        block = self.blocks[size]
+        key = (view, resource)
+        cells = block.cells.get(key)
+        if cells is None:
+            count = len(block.rows)
+            cells = block.cells[key] = Cells(
+                amounts=np.full((count, size), -1, dtype=np.int64),
+                known=np.zeros(count, dtype=np.bool_),
+                aligned=np.zeros(count, dtype=np.bool_),
+            )
+            for index, row in enumerate(block.rows):
+                if self.sizes[row] == size and self.indices[row] == index:
+                    self._write_cells(cells, index, self._rows[row], key)
+            if len(block.cells) > _CELLS_REMEMBERED:
+                block.cells.popitem(last=False)
+        block.cells.move_to_end(key)
+        return cells
+
+    def _enter_block(self, row: int, zones: NodeZones) -> None:
+        size = len(zones.ids)
+        block = self.blocks.setdefault(size, Block(size))
+        index = block.take()
+        block.rows[index] = row
+        block.orders[index] = np.argsort(np.array(zones.order, dtype=np.intp))
+        block.costs[index] = self._cost_id(zones.costs)
+        self.sizes[row], self.indices[row] = size, index
+        self.policy[row] = _POLICIES[zones.policy]
+        self.is_pod_scope[row] = zones.scope == "pod"
+        self.max_numa_nodes[row] = zones.max_numa_nodes
+
+    def _leave_block(self, row: int, it: _Row) -> None:
+        if it.zones is not None:
+            self.blocks[int(self.sizes[row])].give_back(int(self.indices[row]))
+
+    def _cost_id(self, costs: tuple[tuple[int, ...], ...]) -> int:
+        if costs not in self._cost_ids and len(self.costs) >= _COSTS_REMEMBERED:
+            # Every machine of a kind has the same; so many kinds is somebody's noise.
+            costs = tuple((-1,) * len(costs) for _ in costs)
+        known = self._cost_ids.get(costs)
+        if known is None:
+            known = self._cost_ids[costs] = len(self.costs)
+            self.costs.append(costs)
+        return known
+
+    def _recount(self, row: int) -> None:
+        it = self._rows[row]
+        zones = it.zones
+        if zones is None:
+            self.state[row] = MISSING
+            return
+        self.state[row] = _STATES[zones.freshness]
+        it.free = [dict(zone) for zone in zones.offered]
+        it.doubtful = it.free
+        for key, usage in it.held.items():
+            if key in zones.reported:
+                continue
+            if self.charging is Charging.PREDICTED:
+                self._take(it, zones, usage)
+            elif usage.reserved is not None:
+                self._reserve(row, it, usage)
+        self._publish(row, it)
+
+    def _take(self, it: _Row, zones: NodeZones, usage: NumaUsage) -> None:
+        if not usage.containers:
+            return
+        if it.doubtful is it.free:
+            it.doubtful = [dict(zone) for zone in it.free]
+        arithmetic.doubt(zones, it.doubtful, usage.containers)
+        if usage.zones is None:
+            arithmetic.predict(zones, it.free, usage.containers)
+            return
+        slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
+        for id_, amounts in usage.zones:
+            if id_ in slots:
+                arithmetic.take(it.free, slots[id_], amounts)
+
+    def _reserve(self, row: int, it: _Row, usage: NumaUsage) -> None:
+        """Take off what upstream's cache takes off."""
+        if self.charging is Charging.NODE_IS_CLOSED and not usage.is_bound:
+            self.state[row] = UNRELIABLE
+        elif self.charging is Charging.EVERY_ZONE and usage.reserved is not None:
+            for slot in range(len(it.free)):
+                arithmetic.take(it.free, slot, usage.reserved[1 if self._is_strict else 0])
+
+    def _publish(self, row: int, it: _Row) -> None:
+        block = self.blocks[int(self.sizes[row])]
+        for key, cells in block.cells.items():
+            self._write_cells(cells, int(self.indices[row]), it, key)
+
+    def _write_cells(self, cells: Cells, index: int, it: _Row, key: tuple[View, str]) -> None:
+        view, resource = key
+        zones = it.zones
+        if zones is None:
+            return
+        if view is View.TOTAL:
+            numbers = zones.totals
+        else:
+            numbers = it.doubtful if view is View.DOUBTFUL else it.free
+        cells.amounts[index] = [zone.get(resource, -1) for zone in numbers]
+        cells.known[index] = is_known(resource, zones.allocatable)
+        cells.aligned[index] = zones.aligns(resource)
+
+
+def _grow(array: NDArray[_Number], rows: int) -> NDArray[_Number]:
+    shape = (rows - len(array), *array.shape[1:])
+    return np.concatenate([array, np.zeros(shape, dtype=array.dtype)])

@@ -1,0 +1,246 @@
+"""A NodeResourceTopology to the topology and zones of a NodeInventory: which pods are in its numbers?
+
+Between a pod's start and the updater's next look the numbers do not know the pod, afterwards they do,
+and nothing in them says which. So it is worked out here, and written beside them:
+
+* **Fingerprint.** The updater names the pods it saw by one hash. If that is the hash of the pods which we
+  see on the node (all, or those with exclusive resources, as the updater says), all of them are in
+  the numbers. If it is that of the same pods without the last few to start, those are not.
+* **Time.** Where no fingerprint matches: a pod is in numbers that were written at least `MARGIN_S` after
+  the API server learned that the kubelet had taken it, both by the API server's clock.
+* **Before.** What was in the numbers stays in them until the pod is gone.
+
+Never because the numbers moved by as much as the pod asks: something else may have.
+Pods without exclusive resources are never in the numbers, and not listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from berthmaster.api import names
+from berthmaster.api.inventory import (
+    Freshness,
+    NodeInventoryStatus,
+    Topology,
+    TopologySource,
+    Zone,
+)
+from berthmaster.api.schema import StatusCondition
+from berthmaster.api.topology import NodeResourceTopology
+from berthmaster.concerns.numa.amounts import CPU, describe, read_offer
+from berthmaster.concerns.numa.fingerprint import (
+    fingerprint_of_hashes,
+    is_fingerprint,
+    pod_hash,
+)
+
+MARGIN_S = 1.0
+# So many pods may have started since the updater looked, and still its fingerprint is recognised.
+MOST_LATECOMERS = 16
+_LONGEST_MESSAGE = 4096
+_SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodOnNode:
+    """A pod that is bound to a node and not finished.
+
+    `started_s` is when the API server learned that the kubelet had taken the pod, None while it has
+    not: seconds since the epoch by the API server's clock, as is `created_s`. `is_exclusive` tells of
+    cpu, memory and hugepages; `devices` are the devices it names, which count if some zone lists them.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    created_s: float | None = None
+    started_s: float | None = None
+    is_exclusive: bool = False
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyInventory:
+    """The NUMA part of an inventory; `topology` is None where the node has no topology.
+
+    `unreflected` are the uids of pods that run there and are not in the numbers, and of pods that
+    are in the numbers and gone.
+    """
+
+    topology: Topology | None = None
+    zones: tuple[Zone, ...] | None = None
+    source: TopologySource | None = None
+    condition: StatusCondition | None = None
+    free_zones: str | None = None
+    unreflected: frozenset[str] = frozenset()
+
+
+def build_topology(
+    nrt: NodeResourceTopology | None,
+    pods: Iterable[PodOnNode] = (),
+    *,
+    previous: NodeInventoryStatus | None = None,
+    is_stale: bool = False,
+    freshness: Freshness | None = None,
+) -> TopologyInventory:
+    """Return a node's zones as of now. Pure: the clock has spoken in `is_stale`."""
+    if nrt is None:
+        return TopologyInventory()
+    listed = {name for zone in nrt.zones for name in zone.resources}
+    on_node = tuple(pods)
+    holding = [it for it in on_node if it.is_exclusive or not listed.isdisjoint(it.devices)]
+    before = _previously(previous, nrt)
+    counted = _counted(nrt, on_node, holding, before)
+    unreflected = {it.uid for it in holding if it.started_s is not None and it.uid not in counted}
+    is_unchanged = previous is not None and _is_same_report(previous, nrt)
+    if is_unchanged:
+        # Who is gone stays listed: the numbers are those that count it.
+        gone = before - {it.uid for it in on_node}
+        counted |= gone
+        unreflected |= gone
+    state = freshness or (Freshness.STALE if is_stale else Freshness.FRESH)
+    zones = tuple(_zone(nrt, index) for index in range(len(nrt.zones)))
+    return TopologyInventory(
+        topology=Topology.model_validate(
+            {
+                "policy": nrt.policy,
+                "scope": nrt.scope,
+                "maxNUMANodes": nrt.max_numa_nodes,
+                "cpuManagerPolicy": nrt.cpu_manager_policy,
+                "memoryManagerPolicy": nrt.memory_manager_policy,
+                "freshness": state,
+                "reportedPods": tuple(sorted(counted)),
+                "fingerprint": nrt.fingerprint[:64],
+            }
+        ),
+        zones=zones,
+        source=TopologySource.model_validate({"uid": nrt.uid, "writtenS": nrt.written_s}),
+        condition=_condition(nrt, state, len(unreflected)),
+        free_zones=_free(nrt),
+        unreflected=frozenset(unreflected),
+    )
+
+
+def _counted(
+    nrt: NodeResourceTopology,
+    pods: Sequence[PodOnNode],
+    holding: Sequence[PodOnNode],
+    before: frozenset[str],
+) -> set[str]:
+    """Return the uids of those of the holding pods that the numbers count."""
+    known = {it.uid for it in holding}
+    counted = {it.uid for it in holding if it.uid in before or _is_later(nrt, it)}
+    matched = _matching(nrt, pods, holding)
+    if matched is not None:
+        counted |= {it.uid for it in matched if it.uid in known}
+    return counted
+
+
+def _is_later(nrt: NodeResourceTopology, pod: PodOnNode) -> bool:
+    if nrt.written_s is None or pod.started_s is None:
+        return False
+    return nrt.written_s >= pod.started_s + MARGIN_S
+
+
+def _matching(
+    nrt: NodeResourceTopology, pods: Sequence[PodOnNode], holding: Sequence[PodOnNode]
+) -> Sequence[PodOnNode] | None:
+    """Return the pods that the updater's fingerprint stands for, None if none of our sets is it."""
+    if not is_fingerprint(nrt.fingerprint):
+        return None
+    # A name may stand for a pod that came after the report: the fingerprint tells names alone.
+    older = [it for it in pods if _is_older(nrt, it)]
+    exclusive = [it for it in older if it in holding]
+    bases = [exclusive, older] if nrt.fingerprint_method == names.FINGERPRINT_EXCLUSIVE else [older]
+    if not nrt.fingerprint_method and not nrt.is_fingerprint_annotated:
+        bases = [older, exclusive]
+    for base in bases:
+        ordered = sorted(base, key=_by_start)
+        hashes = [pod_hash(it.namespace, it.name) for it in ordered]
+        for late in range(min(MOST_LATECOMERS, len(ordered)) + 1):
+            count = len(ordered) - late
+            if fingerprint_of_hashes(hashes[:count]) == nrt.fingerprint:
+                return ordered[:count]
+    return None
+
+
+def _is_older(nrt: NodeResourceTopology, pod: PodOnNode) -> bool:
+    if nrt.written_s is None or pod.created_s is None:
+        return True
+    return pod.created_s <= nrt.written_s
+
+
+def _by_start(pod: PodOnNode) -> tuple[bool, float, float, str]:
+    """Order by start, those that have not started last."""
+    return pod.started_s is None, pod.started_s or 0.0, pod.created_s or 0.0, pod.uid
+
+
+def _previously(previous: NodeInventoryStatus | None, nrt: NodeResourceTopology) -> frozenset[str]:
+    """Return who was in the numbers before; an object made anew starts anew."""
+    if previous is None or previous.topology is None:
+        return frozenset()
+    source = previous.sources.topology if previous.sources is not None else None
+    if source is None or source.uid != nrt.uid:
+        return frozenset()
+    return frozenset(previous.topology.reported_pods)
+
+
+def _is_same_report(previous: NodeInventoryStatus, nrt: NodeResourceTopology) -> bool:
+    source = previous.sources.topology if previous.sources is not None else None
+    if source is None or source.uid != nrt.uid or source.written_s != nrt.written_s:
+        return False
+    return previous.zones == tuple(_zone(nrt, index) for index in range(len(nrt.zones)))
+
+
+def _zone(nrt: NodeResourceTopology, index: int) -> Zone:
+    zone = nrt.zones[index]
+    return Zone(
+        id=zone.id,
+        capacity={name: it.capacity for name, it in zone.resources.items()},
+        allocatable={name: it.allocatable for name, it in zone.resources.items()},
+        available={name: it.available for name, it in zone.resources.items()},
+        costs={str(id_): cost for id_, cost in zone.costs.items()},
+    )
+
+
+def _free(nrt: NodeResourceTopology) -> str:
+    """Return free and allocatable CPUs of each zone, such as `0: 10/16, 1: 4/16`."""
+    shown = []
+    for zone in sorted(nrt.zones, key=lambda it: it.id)[:8]:
+        cpu = zone.resources.get(CPU)
+        if cpu is not None:
+            free, most = (read_offer(CPU, it) for it in (cpu.available, cpu.allocatable))
+            shown.append(f"{zone.id}: {describe(CPU, free)}/{describe(CPU, most)}")
+    return ", ".join(shown) + (", ..." if len(nrt.zones) > 8 else "")
+
+
+def _condition(nrt: NodeResourceTopology, state: Freshness, unreflected: int) -> StatusCondition:
+    status, reason = "True", "Reported"
+    message = f"policy {nrt.policy}, scope {nrt.scope}, {len(nrt.zones)} zones"
+    if not nrt.zones:
+        status, reason = "False", "NoZones"
+        message = (
+            f"NodeResourceTopology {nrt.name} has no zone of type {names.ZONE_TYPE} named "
+            f"{names.ZONE_PREFIX}<number>; no pod that a kubelet with policy single-numa-node has "
+            "to align fits until it has"
+        )
+    elif state is Freshness.STALE:
+        status, reason = "False", "Stale"
+        message = (
+            f"{unreflected} pod(s) that started or ended here are not in the topology; look "
+            "whether the topology updater of this node runs"
+        )
+    elif state is Freshness.UNRELIABLE:
+        status, reason = "False", "Unreliable"
+        message = "pods that nobody of us placed are not in the topology"
+    if nrt.problems:
+        message += "; " + "; ".join(nrt.problems[:_SHOWN_PROBLEMS])
+    return StatusCondition(
+        type=names.TOPOLOGY_READY,
+        status="True" if status == "True" else "False",
+        reason=reason,
+        # Names and values in it are the updater's, of any length; a longer one would not be stored.
+        message=message[:_LONGEST_MESSAGE],
+    )

@@ -1,0 +1,229 @@
+"""NUMA: which nodes' zones can serve a pod, which serve it best, and what it gets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.policy import NumaStrategy, RestrictedPolicy, WhenMissing, WhenStale
+from berthmaster.concerns.numa import columns as states
+from berthmaster.concerns.numa import reasons
+from berthmaster.concerns.numa.aligning import (
+    NOBODY,
+    Part,
+    align,
+    constrains,
+    keeps,
+    read_part,
+    units,
+)
+from berthmaster.concerns.numa.amounts import to_text
+from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
+from berthmaster.concerns.numa.request import (
+    INIT,
+    PREFER,
+    STRICT,
+    Amounts,
+    NumaRequest,
+    exclusive,
+    is_aligned,
+)
+from berthmaster.concerns.numa.restricted import align_minimally, fewest_ever
+from berthmaster.concerns.numa.scoring import score_part
+from berthmaster.concerns.numa.zones import Zones, candidates, take, take_spread
+from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
+
+# Sets of zones of one size that are tried for one answer; then all zones count as chosen.
+_MOST_SETS = 512
+
+
+def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes:
+    """Return a code per row, 0 where the kubelet would take the pod, as far as can be told."""
+    codes = np.zeros(len(rows), dtype=np.uint8)
+    if request.mode == PREFER:
+        return codes
+    state = columns.state[rows]
+    codes[state == states.UNRELIABLE] = reasons.UNRELIABLE
+    is_strict = request.mode == STRICT
+    if is_strict or request.when_missing is WhenMissing.REFUSE:
+        codes[state == states.MISSING] = reasons.MISSING
+    if is_strict or request.when_stale is WhenStale.REFUSE:
+        codes[state == states.STALE] = reasons.STALE
+    policy = columns.policy[rows]
+    judged = (policy == states.SINGLE) | (
+        (policy == states.RESTRICTED) & (request.restricted is RestrictedPolicy.PREDICT)
+    )
+    judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
+    view = View.DOUBTFUL if is_strict else View.FREE
+    for at, part, is_pod_scope in _parts(columns, rows, judged, request, view):
+        single = policy[at] == states.SINGLE
+        asks = units(request, is_pod_scope=is_pod_scope)
+        of_asks = np.array([reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks])
+        if single.any():
+            some = part.narrow(single) if not single.all() else part
+            failed = align(some, request, asks)
+            codes[at[single]] = np.where(failed == NOBODY, 0, of_asks[failed])
+        if not single.all():
+            failed = align_minimally(part.narrow(~single), request, asks)
+            code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
+            codes[at[~single]] = np.where(failed == NOBODY, 0, code)
+    return codes
+
+
+def score_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Scores:
+    """Return 0..100 per row by the request's strategy.
+
+    Upstream's strategies give every pod that is not Guaranteed 100 everywhere, and a Guaranteed one
+    0 where the topology is not known.
+    """
+    if not request.is_guaranteed and request.strategy is not NumaStrategy.PREDICTED_ZONE:
+        return np.full(len(rows), 100.0)
+    scores = np.zeros(len(rows))
+    state, policy = columns.state[rows], columns.policy[rows]
+    known = (state == states.FRESH) | (state == states.STALE)
+    scored = known
+    if request.strategy not in (NumaStrategy.LEAST_NUMA_NODES, NumaStrategy.PREDICTED_ZONE):
+        scored = known & (policy == states.SINGLE)
+    for at, part, is_pod_scope in _parts(columns, rows, scored, request, View.FREE):
+        scores[at] = score_part(part, request, policy[at], is_pod_scope=is_pod_scope)
+    if request.when_missing is WhenMissing.PREFER_KNOWN:
+        scores[known] = np.maximum(scores[known], 1.0)
+    return scores
+
+
+def allocate_row(columns: NumaColumns, row: int, request: NumaRequest) -> dict[str, Any]:
+    """Return what each zone will give, as quantities by resource, where the topology is known."""
+    zones = columns.zones(row)
+    if zones is None or columns.state[row] in (states.MISSING, states.UNRELIABLE):
+        return {}
+    free = [dict(zone) for zone in columns.free(row)]
+    given: dict[int, dict[str, int]] = {}
+    for slot, amounts in _place(free, request, is_pod_scope=zones.scope == "pod"):
+        mine = given.setdefault(zones.ids[slot], {})
+        for resource, amount in amounts:
+            if resource in free[slot]:
+                mine[resource] = mine.get(resource, 0) + amount
+    return {
+        "zones": {
+            str(id_): {name: to_text(name, amount) for name, amount in sorted(mine.items())}
+            for id_, mine in sorted(given.items())
+            if mine
+        }
+    }
+
+
+def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> Reason:
+    """Return the words for a code: which container, which resource, and what would help."""
+    zones = columns.zones(row)
+    if zones is None or code in (reasons.UNRELIABLE, reasons.MISSING, reasons.STALE):
+        return reasons.plain(code)
+    view = View.DOUBTFUL if request.mode == STRICT else View.FREE
+    rows = np.array([row], dtype=np.intp)
+    every = np.ones(1, dtype=np.bool_)
+    _, part, is_pod_scope = next(_parts(columns, rows, every, request, view))
+    asks = units(request, is_pod_scope=is_pod_scope)
+    if code in (reasons.MINIMAL_POD, reasons.MINIMAL_CONTAINER):
+        return _explain_minimally(part, request, code, is_pod_scope=is_pod_scope)
+    failed = int(align(part, request, asks)[0])
+    if failed == NOBODY:
+        # The node has changed since; the code is all that is left.
+        return reasons.plain(code)
+    ask = asks[failed]
+    wanted = tuple(
+        (name, amount)
+        for name, amount in ask.amounts
+        if amount and constrains(part, request, name)[0]
+    )
+    unknown = next((it for it, amount in ask.amounts if amount and not part.known[it][0]), "")
+    cells = [
+        (
+            id_,
+            {
+                name: int(part.amounts[name][0, slot])
+                for name, _ in wanted
+                if part.amounts[name][0, slot] >= 0
+            },
+        )
+        for slot, id_ in enumerate(zones.ids)
+    ]
+    return reasons.cannot_align(code, ask.name, wanted, cells, unknown)
+
+
+def _explain_minimally(
+    part: Part, request: NumaRequest, code: int, *, is_pod_scope: bool
+) -> Reason:
+    asks = units(request, is_pod_scope=is_pod_scope)
+    failed = int(align_minimally(part, request, asks)[0])
+    if failed == NOBODY:
+        return reasons.plain(code)
+    ask = asks[failed]
+    widths = [
+        (name, amount, int(fewest_ever(part, name, amount)[0]))
+        for name, amount in ask.amounts
+        if amount and constrains(part, request, name)[0]
+    ]
+    is_full = len({count for _, _, count in widths}) == 1
+    return reasons.cannot_align_minimally(code, ask.name, widths, is_full)
+
+
+def _parts(
+    columns: NumaColumns, rows: Rows, chosen: Flags, request: NumaRequest, view: View
+) -> Iterator[tuple[NDArray[np.intp], Part, bool]]:
+    """Yield the chosen rows by number of zones and scope: their places in `rows`, and the part."""
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return
+    sizes = columns.sizes[rows[places]]
+    scopes = columns.is_pod_scope[rows[places]]
+    needs_totals = (
+        request.restricted is RestrictedPolicy.PREDICT
+        or request.strategy is NumaStrategy.PREDICTED_ZONE
+    )
+    for size in np.unique(sizes):
+        for is_pod_scope in (False, True):
+            at = places[(sizes == size) & (scopes == is_pod_scope)]
+            if len(at):
+                indices = columns.indices[rows[at]]
+                part = read_part(
+                    columns, int(size), indices, request, view=view, with_totals=needs_totals
+                )
+                yield at, part, is_pod_scope
+
+
+def _place(
+    free: Zones, request: NumaRequest, *, is_pod_scope: bool
+) -> Iterator[tuple[int, Amounts]]:
+    """Yield which zone gives what, taking it off `free`: what the kubelet is going to do."""
+    for ask in units(request, is_pod_scope=is_pod_scope):
+        amounts = tuple(
+            it
+            for it in exclusive(ask.amounts, request.is_guaranteed, request.has_pod_resources)
+            if is_aligned(request, it[0])
+        )
+        if ask.kind == INIT or not amounts or not keeps(ask.kind, request):
+            continue
+        slots = _choose(free, amounts)
+        if len(slots) == 1:
+            take(free, slots[0], amounts)
+            yield slots[0], amounts
+        else:
+            yield from take_spread(free, slots, amounts)
+
+
+def _choose(free: Zones, amounts: Amounts) -> tuple[int, ...]:
+    """Return the lowest zone that holds the amounts, else the fewest zones, else all."""
+    single = candidates(free, amounts)
+    if single:
+        return (single[0],)
+    every = tuple(range(len(free)))
+    for count in range(2, len(free)):
+        for slots in islice(combinations(every, count), _MOST_SETS):
+            if all(
+                sum(free[slot].get(name, 0) for slot in slots) >= amount for name, amount in amounts
+            ):
+                return slots
+    return every

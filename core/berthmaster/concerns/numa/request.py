@@ -1,0 +1,339 @@
+"""What a pod asks of NUMA zones, container by container, and what it holds exclusively.
+
+The kubelet aligns cpu, memory and hugepages of Guaranteed pods and the devices of any pod. A pod
+that has neither asks nothing here and costs nothing. Amounts are those of `amounts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from berthmaster.api import names
+from berthmaster.api.objects import Container, Pod, Resources
+from berthmaster.api.policy import (
+    NumaSettings,
+    NumaStrategy,
+    PlacementPolicySpec,
+    RestrictedPolicy,
+    WhenMissing,
+    WhenStale,
+)
+from berthmaster.concerns.numa.amounts import (
+    CPU,
+    CPU_SCALE,
+    HIGHEST_REQUEST,
+    MEMORY,
+    is_affine,
+    is_extended,
+    read_offer,
+    read_request,
+)
+from berthmaster.concerns.shape import InvalidRequestError, Problem
+
+GUARANTEED, BURSTABLE, BEST_EFFORT = "Guaranteed", "Burstable", "BestEffort"
+INIT, SIDECAR, APP = "init", "sidecar", "app"
+STRICT, PREFER, IGNORE = "strict", "prefer", "ignore"
+_MODES = (STRICT, PREFER, IGNORE)
+_FIELD = f"metadata.annotations[{names.NUMA}]"
+
+Amounts = tuple[tuple[str, int], ...]
+
+
+class ContainerAsk(NamedTuple):
+    """One container: its amounts by resource name, in the order of the names, zeros included."""
+
+    name: str
+    kind: str
+    amounts: Amounts
+
+
+class NumaRequest(NamedTuple):
+    """What a pod asks. `aligned` leaves out what the kubelet does not align for this pod.
+
+    `containers` are the init containers in order, then the others. `pod` is the whole pod's
+    effective request, for the scope pod.
+    """
+
+    is_guaranteed: bool
+    containers: tuple[ContainerAsk, ...]
+    pod: Amounts
+    has_pod_resources: bool
+    strategy: NumaStrategy
+    weights: tuple[tuple[str, int], ...]
+    mode: str
+    is_strict_upstream: bool
+    when_missing: WhenMissing
+    when_stale: WhenStale
+    restricted: RestrictedPolicy
+    aligned_resources: tuple[str, ...]
+
+
+class NumaUsage(NamedTuple):
+    """What a pod holds on its node.
+
+    `zones` is what we gave it, by zone id; None where somebody else placed it, and then its zones
+    are predicted from `containers`, what each holds exclusively. `reserved` is the whole pod's
+    effective request, which upstream's cache takes off, by Kubernetes' rule and by upstream's.
+    """
+
+    containers: tuple[Amounts, ...]
+    zones: tuple[tuple[int, Amounts], ...] | None
+    reserved: tuple[Amounts, Amounts] | None
+    is_bound: bool
+
+
+def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
+    """Return what the pod asks, None if the kubelet aligns nothing of it.
+
+    Raises:
+        InvalidRequestError: the annotation is none of strict, prefer, ignore.
+    """
+    settings = policy.concerns.numa
+    mode = pod.annotations.get(names.NUMA, "")
+    if mode == IGNORE:
+        return None
+    qos = qos_class(pod)
+    devices = _names_device(pod)
+    if qos == BEST_EFFORT and not devices:
+        _check(mode)
+        return None
+    # Upstream has every pod with requests look for zones that list them, aligned or not.
+    if qos != GUARANTEED and not devices and not _is_literal(settings):
+        _check(mode)
+        return None
+    _check(mode)
+    is_strict = settings.strict_upstream
+    return NumaRequest(
+        is_guaranteed=qos == GUARANTEED,
+        containers=_containers(pod),
+        pod=effective_request(pod, is_upstream=is_strict),
+        has_pod_resources=pod.spec.resources is not None and not is_strict,
+        strategy=settings.scoring_strategy.type,
+        weights=_weights(settings),
+        mode=mode,
+        is_strict_upstream=is_strict,
+        when_missing=settings.when_missing,
+        when_stale=settings.when_stale,
+        restricted=settings.restricted,
+        aligned_resources=settings.aligned_resources,
+    )
+
+
+def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | None:
+    """Return what the pod holds exclusively; never raises."""
+    is_guaranteed = qos_class(pod) == GUARANTEED
+    if not is_guaranteed and not allocated and not _names_device(pod):
+        return None
+    held = tuple(
+        amounts
+        for it in _containers(pod)
+        if it.kind != INIT
+        and (amounts := exclusive(it.amounts, is_guaranteed, pod.spec.resources is not None))
+    )
+    if not held and not allocated:
+        return None
+    reserved = None
+    if allocated is not None and isinstance(allocated.get("zones"), Mapping):
+        reserved = (effective_request(pod), effective_request(pod, is_upstream=True))
+    return NumaUsage(
+        containers=held,
+        zones=_read_zones(allocated) if held else (),
+        reserved=reserved,
+        is_bound=bool(pod.spec.node_name),
+    )
+
+
+def exclusive(amounts: Amounts, is_guaranteed: bool, has_pod_resources: bool) -> Amounts:
+    """Return what a container holds alone: whole CPUs, memory, hugepages and devices.
+
+    A fraction of a CPU comes from the shared pool, as do all CPUs of pods that are not Guaranteed
+    and of those with requests of their own level.
+    """
+    is_pinned = is_guaranteed and not has_pod_resources
+    return tuple(
+        (resource, amount)
+        for resource, amount in amounts
+        if amount
+        and (
+            is_extended(resource)
+            or (is_pinned and is_affine(resource))
+            and not (resource == CPU and amount % CPU_SCALE)
+        )
+    )
+
+
+def qos_class(pod: Pod) -> str:
+    """Return the pod's QoS class, reckoned where the API server has not said it."""
+    if pod.status.qos_class:
+        return pod.status.qos_class
+    own = pod.spec.resources
+    if own is not None:
+        sides = [(own.requests, own.limits)]
+    else:
+        containers = (*(pod.spec.init_containers or ()), *(pod.spec.containers or ()))
+        sides = [
+            (it.resources.requests, it.resources.limits) if it.resources else (None, None)
+            for it in containers
+        ]
+    requests: dict[str, int] = {}
+    limits: dict[str, int] = {}
+    is_limited = True
+    for asked, limited in sides:
+        some_limits = _nonzero(limited)
+        is_limited &= len(some_limits) == 2
+        for resource, amount in _nonzero({**(limited or {}), **(asked or {})}).items():
+            requests[resource] = requests.get(resource, 0) + amount
+        for resource, amount in some_limits.items():
+            limits[resource] = limits.get(resource, 0) + amount
+    if not requests and not limits:
+        return BEST_EFFORT
+    return GUARANTEED if is_limited and requests == limits else BURSTABLE
+
+
+def effective_request(pod: Pod, *, is_upstream: bool = False) -> Amounts:
+    """Return the whole pod's request: the most it uses at any time, plus overhead.
+
+    Upstream counts restartable init containers as ordinary ones and knows no requests of the pod
+    itself.
+    """
+    total: dict[str, int] = {}
+    for container in pod.spec.containers or ():
+        _add(total, _asked(container))
+    sidecars: dict[str, int] = {}
+    peak: dict[str, int] = {}
+    for container in pod.spec.init_containers or ():
+        step = dict(sidecars)
+        _add(step, _asked(container))
+        for resource, amount in step.items():
+            peak[resource] = max(peak.get(resource, 0), amount)
+        if container.restart_policy == "Always" and not is_upstream:
+            sidecars = step
+    _add(total, sidecars)
+    for resource, amount in peak.items():
+        total[resource] = max(total.get(resource, 0), amount)
+    own = pod.spec.resources
+    if own is not None and not is_upstream:
+        for resource, amount in _read({**(own.limits or {}), **(own.requests or {})}).items():
+            if is_affine(resource):
+                total[resource] = amount
+    _add(total, _read(pod.spec.overhead))
+    return _sorted(total)
+
+
+def holds_exclusive(pod: Pod) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the pod holds cpu, memory or hugepages alone, and which devices it names.
+
+    As upstream's fingerprints have it: a Guaranteed pod always does, by its memory.
+    """
+    native = False
+    devices: set[str] = set()
+    is_guaranteed = qos_class(pod) == GUARANTEED
+    for container in _containers(pod):
+        if container.kind == INIT:
+            continue
+        for resource, amount in container.amounts:
+            if is_extended(resource):
+                devices.add(resource)
+            elif is_guaranteed and amount and is_affine(resource):
+                native |= resource != CPU or amount % CPU_SCALE == 0
+    return native, tuple(sorted(devices))
+
+
+def is_aligned(request: NumaRequest, resource: str) -> bool:
+    """Return whether the kubelet may align this resource of this pod, whatever the node says."""
+    if not is_affine(resource) or request.is_strict_upstream:
+        return True
+    if request.has_pod_resources or not request.is_guaranteed:
+        return False
+    return not request.aligned_resources or resource in request.aligned_resources
+
+
+def _is_literal(settings: NumaSettings) -> bool:
+    return settings.is_upstream or settings.strict_upstream
+
+
+def _check(mode: str) -> None:
+    if mode and mode not in _MODES:
+        message = f'expected one of {", ".join(_MODES)}, found "{mode[:40]}"'
+        raise InvalidRequestError(Problem(field=_FIELD, message=message))
+
+
+def _weights(settings: NumaSettings) -> tuple[tuple[str, int], ...]:
+    listed = settings.scoring_strategy.resources
+    return tuple(sorted((it.name, max(1, it.weight)) for it in listed))
+
+
+def _names_device(pod: Pod) -> bool:
+    return any(
+        is_extended(resource)
+        for container in (*(pod.spec.containers or ()), *(pod.spec.init_containers or ()))
+        if container.resources is not None
+        for side in (container.resources.requests, container.resources.limits)
+        for resource in side or ()
+    )
+
+
+def _containers(pod: Pod) -> tuple[ContainerAsk, ...]:
+    found = [
+        ContainerAsk(
+            it.name, SIDECAR if it.restart_policy == "Always" else INIT, _sorted(_asked(it))
+        )
+        for it in pod.spec.init_containers or ()
+    ]
+    found += [ContainerAsk(it.name, APP, _sorted(_asked(it))) for it in pod.spec.containers or ()]
+    return tuple(found)
+
+
+def _asked(container: Container) -> dict[str, int]:
+    resources = container.resources
+    if resources is None:
+        return {}
+    # The API server copies a limit to a request that is absent.
+    return _read({**(resources.limits or {}), **(resources.requests or {})})
+
+
+def _read(resources: Resources | None) -> dict[str, int]:
+    return {name: read_request(name, quantity) for name, quantity in (resources or {}).items()}
+
+
+def _nonzero(resources: Resources | None) -> dict[str, int]:
+    found = {name: it for name, it in (resources or {}).items() if name in (CPU, MEMORY)}
+    return {name: amount for name, amount in _read(found).items() if amount}
+
+
+def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, amount in more.items():
+        total[name] = min(total.get(name, 0) + amount, HIGHEST_REQUEST)
+
+
+def _sorted(amounts: Mapping[str, int]) -> Amounts:
+    return _intern(tuple(sorted(amounts.items())))
+
+
+@lru_cache(maxsize=4096)
+def _intern(amounts: Amounts) -> Amounts:
+    return amounts
+
+
+def _read_zones(
+    allocated: Mapping[str, Any] | None,
+) -> tuple[tuple[int, Amounts], ...] | None:
+    """Return the zones of an allocation; None where they are not to be had from it."""
+    zones = allocated.get("zones") if allocated else None
+    if not isinstance(zones, Mapping):
+        return None
+    found = []
+    for id_, amounts in zones.items():
+        # An allocation that was forged before our policies were there may hold anything.
+        if not (isinstance(id_, str) and id_.isdecimal() and isinstance(amounts, Mapping)):
+            return None
+        pairs = [(name, it) for name, it in amounts.items() if isinstance(it, str)]
+        found.append((int(id_), _sorted({name: read_offer(name, it) for name, it in pairs})))
+    return tuple(sorted(found))
+
+
+def weight_of(weights: Iterable[tuple[str, int]], resource: str) -> int:
+    """Return a resource's weight in the score, 1 where none is given."""
+    return next((weight for name, weight in weights if name == resource), 1)

@@ -1,0 +1,159 @@
+"""What one node's zones have, as plain numbers, and where its kubelet would put a pod's containers.
+
+The small half of the arithmetic: one node at a time, for the books and for words to people. What is
+asked of all nodes at once is in `placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from berthmaster.api.inventory import Freshness, NodeInventory
+from berthmaster.api.objects import Node
+from berthmaster.concerns.numa.amounts import CPU, read_offer
+from berthmaster.concerns.numa.request import Amounts
+
+Zones = list[dict[str, int]]
+_SINGLE = "single-numa-node"
+
+
+@dataclass(slots=True)
+class NodeZones:
+    """A node's zones, ascending by id. `order` are their positions in the vendor's list.
+
+    `offered` is what the report says is available, `totals` what a zone could ever give to one pod:
+    all CPUs, reserved ones included, and what is allocatable of the rest.
+    """
+
+    ids: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    offered: Zones = field(default_factory=list)
+    totals: Zones = field(default_factory=list)
+    # Distances by position in the vendor's list; -1 where none is given.
+    costs: tuple[tuple[int, ...], ...] = ()
+    policy: str = "none"
+    scope: str = "container"
+    max_numa_nodes: int = 8
+    cpu_manager: str | None = None
+    memory_manager: str | None = None
+    freshness: Freshness = Freshness.FRESH
+    reported: frozenset[str] = frozenset()
+    allocatable: frozenset[str] = frozenset()
+
+    def lists(self, resource: str) -> bool:
+        """Return whether any zone lists the resource."""
+        return any(resource in zone for zone in self.offered)
+
+    def aligns(self, resource: str) -> bool:
+        """Return whether this node's kubelet aligns cpu, memory or a size of hugepages.
+
+        Without a word from the updater: cpu yes, the others where some zone lists them, which the
+        updaters do under the memory manager Static only. A node without zones is not understood,
+        and nothing is presumed of it.
+        """
+        if resource == CPU:
+            return self.cpu_manager != "none"
+        if not self.ids:
+            return True
+        return self.memory_manager != "none" and self.lists(resource)
+
+
+def read_zones(node: Node, inventory: NodeInventory | None) -> NodeZones | None:
+    """Return a node's zones as the inventory has them, None where it has no topology."""
+    status = inventory.status if inventory is not None else None
+    if status is None or status.topology is None or status.zones is None:
+        return None
+    topology, listed = status.topology, status.zones
+    zones = sorted(enumerate(listed), key=lambda it: it[1].id)
+    ids = [zone.id for zone in listed]
+    return NodeZones(
+        ids=tuple(zone.id for _, zone in zones),
+        order=tuple(position for position, _ in zones),
+        offered=[
+            {name: read_offer(name, text) for name, text in zone.available.items()}
+            for _, zone in zones
+        ],
+        totals=[
+            {
+                name: read_offer(name, (zone.capacity if name == CPU else zone.allocatable)[name])
+                for name in zone.available
+                if name in (zone.capacity if name == CPU else zone.allocatable)
+            }
+            for _, zone in zones
+        ],
+        costs=tuple(tuple(zone.costs.get(str(id_), -1) for id_ in ids) for zone in listed),
+        policy=topology.policy,
+        scope=topology.scope,
+        max_numa_nodes=topology.max_numa_nodes,
+        cpu_manager=topology.cpu_manager_policy,
+        memory_manager=topology.memory_manager_policy,
+        freshness=topology.freshness,
+        reported=frozenset(topology.reported_pods),
+        allocatable=frozenset(node.status.allocatable or ()),
+    )
+
+
+def take(free: Zones, slot: int, amounts: Amounts) -> None:
+    """Take amounts from one zone; what it does not list is not taken, and 0 is the end."""
+    zone = free[slot]
+    for resource, amount in amounts:
+        if resource in zone:
+            zone[resource] = max(0, zone[resource] - amount)
+
+
+def take_spread(free: Zones, slots: Iterable[int], amounts: Amounts) -> list[tuple[int, Amounts]]:
+    """Take amounts from several zones, each giving what it has; return what each gave."""
+    rest = dict(amounts)
+    given: list[tuple[int, Amounts]] = []
+    for slot in slots:
+        zone = free[slot]
+        part = {name: min(left, zone[name]) for name, left in rest.items() if name in zone}
+        for name, amount in part.items():
+            zone[name] -= amount
+            rest[name] -= amount
+        pairs = tuple((name, amount) for name, amount in part.items() if amount)
+        if pairs:
+            given.append((slot, pairs))
+    return given
+
+
+def candidates(free: Zones, amounts: Amounts) -> list[int]:
+    """Return the zones that hold all the amounts which some zone lists."""
+    listed = [(name, amount) for name, amount in amounts if any(name in zone for zone in free)]
+    return [
+        slot
+        for slot, zone in enumerate(free)
+        if all(zone.get(name, -1) >= amount for name, amount in listed)
+    ]
+
+
+def predict(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> None:
+    """Take a pod that somebody else placed off the zones where its kubelet will have put it.
+
+    The lowest zone that holds a container, or under scope pod the whole pod. What no zone holds
+    alone lies across zones, which a single-numa-node kubelet would have refused.
+    """
+    for amounts in _units(zones, containers):
+        fitting = candidates(free, amounts)
+        if fitting:
+            take(free, fitting[0], amounts)
+        else:
+            take_spread(free, range(len(free)), amounts)
+
+
+def doubt(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> None:
+    """Take a pod off every zone that may hold it."""
+    for amounts in _units(zones, containers):
+        for slot in candidates(free, amounts) or range(len(free)):
+            take(free, slot, amounts)
+
+
+def _units(zones: NodeZones, containers: Sequence[Amounts]) -> Sequence[Amounts]:
+    if zones.scope != "pod" or len(containers) < 2:
+        return containers
+    total: dict[str, int] = {}
+    for amounts in containers:
+        for name, amount in amounts:
+            total[name] = total.get(name, 0) + amount
+    return (tuple(total.items()),)
