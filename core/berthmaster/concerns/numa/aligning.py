@@ -109,6 +109,9 @@ def keeps(kind: str, request: NumaRequest) -> bool:
 
 def constrains(part: Part, request: NumaRequest, resource: str) -> Flags:
     """Return per row whether zones are to be looked at for a resource at all."""
+    if not part.size and is_affine(resource) and not request.has_pod_resources:
+        # Such a topology is not understood: upstream finds no zone that lists the resource.
+        return np.ones(part.count, dtype=np.bool_)
     if not is_aligned(request, resource):
         return np.zeros(part.count, dtype=np.bool_)
     if is_host_level(resource):
