@@ -1,9 +1,12 @@
 """How long a decision takes: a new request shape and a repeated one, by number of nodes.
 
     python bench/decision.py 500 5000 50000
+    python bench/decision.py --zones 8 5000
 
-Every node has a disk with a model and
-eight pods on it. A repeated shape is a burst of equal pods, each charged before the next is decided;
+Every node has a disk with a model and eight pods on it. With `--zones` every node has so many NUMA zones
+as well, in all sorts of allocation, and the pods are Guaranteed, of two containers of which one asks a
+device; each of the NUMA strategies is measured. A repeated shape is a burst of equal pods, each
+charged before the next is decided;
 a new shape is one that the engine has not seen, so that every row is computed. Times are CPU time of
 this process, which a busy machine disturbs less than wall time.
 """
@@ -13,24 +16,34 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from benching import figures
-from berthmaster.api.inventory import Bandwidth, Disk, DiskModel, NodeInventory, NodeInventoryStatus
+from berthmaster.api.inventory import (
+    Bandwidth,
+    Disk,
+    DiskModel,
+    NodeInventory,
+    NodeInventoryStatus,
+    Topology,
+    Zone,
+)
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
-from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.policy import NumaStrategy, PlacementPolicySpec
 from berthmaster.concerns import registry
 from berthmaster.placement.engine import Engine
 
 PODS_PER_NODE = 8
 MIB = 2**20
+GPU = "vendor.com/gpu"
 RATIOS = {"512": "15", "1k": "10", "4k": "6", "8k": "4", "16k": "2", "32k": "1"}
 
 
-def build_engine(nodes: int) -> Engine:
-    """Return an engine with that many nodes, each with a disk and `PODS_PER_NODE` pods."""
+def build_engine(nodes: int, zones: int = 0) -> Engine:
+    """Return an engine with that many nodes, each with a disk, zones and `PODS_PER_NODE` pods."""
     engine = Engine(registry.load())
     random = np.random.default_rng(1)
     for index in range(nodes):
@@ -45,7 +58,14 @@ def build_engine(nodes: int) -> Engine:
                         "topology.kubernetes.io/zone": f"zone-{index % 3}",
                     },
                 },
-                "status": {"allocatable": {"cpu": "64", "memory": "256Gi", "pods": "110"}},
+                "status": {
+                    "allocatable": {
+                        "cpu": str(max(64, 16 * zones)),
+                        "memory": f"{max(256, 64 * zones)}Gi",
+                        "pods": "1000",
+                        GPU: str(2 * zones),
+                    }
+                },
             }
         )
         speed = int(random.integers(2000, 8000)) * MIB
@@ -57,15 +77,47 @@ def build_engine(nodes: int) -> Engine:
             capacity=Bandwidth(read=speed, write=speed, total=2 * speed),
             function=DiskModel(read_ratio=RATIOS, write_ratio=RATIOS),
         )
-        engine.ledger.write_node(
-            node, NodeInventory(name=name, status=NodeInventoryStatus(disks=(disk,)))
-        )
+        status = NodeInventoryStatus(disks=(disk,), **_topology(index, zones, random))
+        engine.ledger.write_node(node, NodeInventory(name=name, status=status))
         for number in range(PODS_PER_NODE):
             engine.ledger.see(pod_from_manifest(_pod(f"{name}-{number}", 5, node=name)))
     return engine
 
 
-def _pod(name: str, rate_mib: int, *, node: str = "") -> dict[str, object]:
+def _topology(index: int, zones: int, random: np.random.Generator) -> dict[str, Any]:
+    if not zones:
+        return {}
+    scope: Literal["pod", "container"] = "pod" if index % 2 else "container"
+    return {
+        "topology": Topology(policy="single-numa-node", scope=scope),
+        "zones": tuple(
+            Zone(
+                id=zone,
+                capacity={"cpu": "16", "memory": "64Gi", GPU: "2"},
+                allocatable={"cpu": "16", "memory": "64Gi", GPU: "2"},
+                available={
+                    "cpu": str(random.integers(4, 17)),
+                    "memory": f"{random.integers(8, 65)}Gi",
+                    GPU: str(random.integers(0, 3)),
+                },
+                costs={str(it): 10 if it == zone else 20 for it in range(zones)},
+            )
+            for zone in range(zones)
+        ),
+    }
+
+
+def _aligned(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return the pod as one that its kubelet aligns."""
+    own = {"cpu": "1", "memory": "1Gi"}
+    pod["spec"]["containers"] = [
+        {"name": "main", "resources": {"requests": {**own, GPU: "1"}, "limits": {**own, GPU: "1"}}},
+        {"name": "side", "resources": {"requests": own, "limits": own}},
+    ]
+    return pod
+
+
+def _pod(name: str, rate_mib: int, *, node: str = "") -> dict[str, Any]:
     return {
         "metadata": {
             "namespace": "default",
@@ -86,13 +138,21 @@ def _pod(name: str, rate_mib: int, *, node: str = "") -> dict[str, object]:
     }
 
 
-def measure(engine: Engine, rounds: int, rate_of: Callable[[int], int]) -> list[float]:
+def measure(
+    engine: Engine,
+    rounds: int,
+    rate_of: Callable[[int], int],
+    policy: PlacementPolicySpec,
+    *,
+    zones: int = 0,
+) -> list[float]:
     """Return milliseconds of CPU per decision, reading the pod and charging the answer included."""
     spent = []
     for index in range(rounds):
-        pod = pod_from_manifest(_pod(f"new-{len(engine.ledger)}", rate_of(index)))
+        manifest = _pod(f"new-{len(engine.ledger)}", rate_of(index))
+        pod = pod_from_manifest(_aligned(manifest) if zones else manifest)
         started = time.process_time_ns()
-        request = engine.read_request(pod, PlacementPolicySpec())
+        request = engine.read_request(pod, policy)
         decision = engine.decide(request, pod.metadata.name)
         assert decision.node is not None
         engine.ledger.assume(
@@ -109,26 +169,31 @@ def measure(engine: Engine, rounds: int, rate_of: Callable[[int], int]) -> list[
 
 
 def main() -> None:
-    """Print a row per number of nodes and kind of shape."""
+    """Print a row per number of nodes and kind of shape, with zones per strategy."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sizes", type=int, nargs="*", default=[500, 5000], metavar="NODES")
+    parser.add_argument("--zones", type=int, default=0, help="NUMA zones of each node")
+    options = parser.parse_args()
+    strategies: Sequence[NumaStrategy] = tuple(NumaStrategy) if options.zones else ()
     rows = []
-    for size in parser.parse_args().sizes:
-        engine = build_engine(size)
-        # As the webhook does when it has listed everything.
-        gc.collect()
-        gc.freeze()
-        measure(engine, 50, lambda _: 3)
-        for shape, rounds, rate_of in (
-            ("repeated", 2000, lambda _: 3),
-            ("new", 300, lambda index: 4 + index),
-        ):
-            spent = measure(engine, rounds, rate_of)
-            p50, p99 = (figures.percentile(spent, it) for it in (50, 99))
-            rows.append(
-                (f"{size:,}", shape, f"{p50:.2f}", f"{p99:.2f}", f"{max(spent):.2f}", f"{rounds:,}")
-            )
-    header = ("nodes", "shape", "p50 ms", "p99 ms", "max ms", "decisions")
+    for size in options.sizes:
+        for strategy in strategies or (None,):
+            engine = build_engine(size, options.zones)
+            # As the webhook does when it has listed everything.
+            gc.collect()
+            gc.freeze()
+            named = {"scoringStrategy": {"type": strategy}} if strategy else {}
+            policy = PlacementPolicySpec.model_validate({"concerns": {"numa": named}})
+            measure(engine, 50, lambda _: 3, policy, zones=options.zones)
+            for shape, rounds, rate_of in (
+                ("repeated", 2000, lambda _: 3),
+                ("new", 300, lambda index: 4 + index),
+            ):
+                spent = measure(engine, rounds, rate_of, policy, zones=options.zones)
+                times = (*(figures.percentile(spent, it) for it in (50, 99)), max(spent))
+                texts = tuple(f"{it:.2f}" for it in times)
+                rows.append((f"{size:,}", shape, *texts, f"{rounds:,}", strategy or "-"))
+    header = ("nodes", "shape", "p50 ms", "p99 ms", "max ms", "decisions", "NUMA strategy")
     figures.report("Decisions", figures.table(header, rows))
 
 

@@ -65,24 +65,21 @@ class DiskSource(Model):
     observed_generation: int | None = None
 
 
-Quantities = Annotated[
-    dict[str, str],
-    Field(json_schema_extra={"additionalProperties": {"type": "string", "maxLength": 64}}),
-]
+Quantities = dict[str, Annotated[str, Field(max_length=64)]]
 
 
 class Zone(Model):
     """One NUMA zone of the node; amounts as exact quantities by resource."""
 
     id: Annotated[int, Field(ge=0, le=63, description="The zone's id, unique on the node.")]
-    capacity: Annotated[Quantities, Field(description="What the hardware has.")] = {}
-    allocatable: Annotated[Quantities, Field(description="What pods may have.")] = {}
-    available: Annotated[
-        Quantities, Field(description="What is not held exclusively, as last reported.")
-    ] = {}
-    costs: Annotated[
-        dict[str, int], Field(description="Distance to other zones by id; 10 is local.")
-    ] = {}
+    capacity: Quantities = Field(default_factory=dict, description="What the hardware has.")
+    allocatable: Quantities = Field(default_factory=dict, description="What pods may have.")
+    available: Quantities = Field(
+        default_factory=dict, description="What is not held exclusively, as last reported."
+    )
+    costs: dict[str, int] = Field(
+        default_factory=dict, description="Distance to other zones by id; 10 is local."
+    )
 
 
 class Freshness(StrEnum):

@@ -145,9 +145,7 @@ def _manager(
     return policy, scope, most
 
 
-def _one_of(
-    value: str, known: Sequence[str], before: str, name: str, problems: _Problems
-) -> str:
+def _one_of(value: str, known: Sequence[str], before: str, name: str, problems: _Problems) -> str:
     if value in known:
         return value
     problems.add(

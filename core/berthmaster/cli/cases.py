@@ -121,9 +121,7 @@ def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
     for manifest in case["cluster"].get("pods", ()):
         engine.ledger.see(pod_from_manifest(manifest))
     for number, (node_name, pod) in enumerate(world.reserved):
-        row = engine.table.row_of(node_name)
-        name = world.concern.name
-        given = {name: {"zones": {}}} if row is not None else {}
+        given: dict[str, dict[str, Any]] = {world.concern.name: {"zones": {}}}
         engine.ledger.assume(
             f"reserved-{number}",
             node=node_name,

@@ -7,13 +7,13 @@ the scope pod asks once for the whole pod.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.concerns.numa.amounts import is_affine, is_host_level
-from berthmaster.concerns.numa.columns import Flags, Ints, NumaColumns, View
+from berthmaster.concerns.numa.columns import Flags, Floats, Ints, NumaColumns, View
 from berthmaster.concerns.numa.request import (
     APP,
     SIDECAR,
@@ -38,6 +38,7 @@ class Part:
     size: int
     indices: Slots
     amounts: dict[str, Ints]
+    units: dict[str, Floats]
     totals: dict[str, Ints]
     known: dict[str, Flags]
     aligned: dict[str, Flags]
@@ -49,8 +50,12 @@ class Part:
 
     def lists(self, resource: str) -> Flags:
         """Return per row whether any zone lists the resource."""
-        listed: Flags = (self.amounts[resource] >= 0).any(axis=1)
+        listed: Flags = np.any(self.amounts[resource] >= 0, axis=1)
         return listed
+
+    def copy(self) -> Part:
+        """Return the same rows, with amounts of their own."""
+        return replace(self, amounts={name: it.copy() for name, it in self.amounts.items()})
 
     def narrow(self, chosen: Flags) -> Part:
         """Return only the chosen rows, with copies of their own."""
@@ -59,6 +64,7 @@ class Part:
             size=self.size,
             indices=self.indices[chosen],
             amounts={name: it[chosen] for name, it in self.amounts.items()},
+            units={name: it[chosen] for name, it in self.units.items()},
             totals={name: it[chosen] for name, it in self.totals.items()},
             known={name: it[chosen] for name, it in self.known.items()},
             aligned={name: it[chosen] for name, it in self.aligned.items()},
@@ -72,22 +78,21 @@ def read_part(
     request: NumaRequest,
     *,
     view: View = View.FREE,
+    with_units: bool = False,
     with_totals: bool = False,
 ) -> Part:
     """Return the rows at these places of a block, with what the request names."""
-    named = {name for it in request.containers for name, _ in it.amounts}
-    named |= {name for name, _ in request.pod}
-    cells = {name: columns.cells(size, name, view) for name in sorted(named)}
-    totals = (
-        {name: columns.cells(size, name, View.TOTAL).amounts[indices] for name in sorted(named)}
-        if with_totals
-        else {}
-    )
+    cells = {name: columns.cells(size, name, view) for name in request.resources}
+    totals = {}
+    if with_totals:
+        for name in request.resources:
+            totals[name] = columns.cells(size, name, View.TOTAL).amounts[indices]
     return Part(
         columns=columns,
         size=size,
         indices=indices,
         amounts={name: it.amounts[indices] for name, it in cells.items()},
+        units={name: it.units[indices] for name, it in cells.items()} if with_units else {},
         totals=totals,
         known={name: it.known[indices] for name, it in cells.items()},
         aligned={name: it.aligned[indices] for name, it in cells.items()},

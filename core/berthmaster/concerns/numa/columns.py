@@ -27,12 +27,13 @@ from berthmaster.api.inventory import Freshness, NodeInventory
 from berthmaster.api.objects import Node
 from berthmaster.api.policy import NumaBooks, PlacementPolicySpec
 from berthmaster.concerns.numa import zones as arithmetic
-from berthmaster.concerns.numa.amounts import is_known
+from berthmaster.concerns.numa.amounts import is_known, whole
 from berthmaster.concerns.numa.request import NumaUsage
 from berthmaster.concerns.numa.zones import NodeZones, Zones, read_zones
 from berthmaster.concerns.shape import Holder
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Small = NDArray[np.uint8]
 _Number = TypeVar("_Number", bound=np.generic)
@@ -87,10 +88,12 @@ class _Row:
 class Cells:
     """One resource in a block: `amounts` by row and zone, -1 where a zone does not list it.
 
-    `known` tells per row whether the Node has the resource, `aligned` whether the kubelet aligns it.
+    `units` are the same in whole units, rounded up, 0 where it is not listed. `known` tells per row
+    whether the Node has the resource, `aligned` whether the kubelet aligns it.
     """
 
     amounts: Ints
+    units: Floats
     known: Flags
     aligned: Flags
 
@@ -103,6 +106,8 @@ class Block:
         self.rows: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self.orders: NDArray[np.intp] = np.zeros((0, size), dtype=np.intp)
         self.costs: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        # Whether every node that ever was here lists its zones ascending by id.
+        self.is_ordered = True
         self.cells: OrderedDict[tuple[View, str], Cells] = OrderedDict()
         self._free: list[int] = []
 
@@ -115,6 +120,7 @@ class Block:
             self.orders = _grow(self.orders, new)
             for cells in self.cells.values():
                 cells.amounts = _grow(cells.amounts, new)
+                cells.units = _grow(cells.units, new)
                 cells.known = _grow(cells.known, new)
                 cells.aligned = _grow(cells.aligned, new)
             self._free = list(range(new - 1, old - 1, -1))
@@ -230,6 +236,7 @@ class NumaColumns:
             count = len(block.rows)
             cells = block.cells[key] = Cells(
                 amounts=np.full((count, size), -1, dtype=np.int64),
+                units=np.zeros((count, size)),
                 known=np.zeros(count, dtype=np.bool_),
                 aligned=np.zeros(count, dtype=np.bool_),
             )
@@ -247,6 +254,7 @@ class NumaColumns:
         index = block.take()
         block.rows[index] = row
         block.orders[index] = np.argsort(np.array(zones.order, dtype=np.intp))
+        block.is_ordered &= zones.order == tuple(range(size))
         block.costs[index] = self._cost_id(zones.costs)
         self.sizes[row], self.indices[row] = size, index
         self.policy[row] = _POLICIES[zones.policy]
@@ -321,7 +329,9 @@ class NumaColumns:
             numbers = zones.totals
         else:
             numbers = it.doubtful if view is View.DOUBTFUL else it.free
-        cells.amounts[index] = [zone.get(resource, -1) for zone in numbers]
+        amounts = [zone.get(resource, -1) for zone in numbers]
+        cells.amounts[index] = amounts
+        cells.units[index] = [whole(resource, it) if it > 0 else 0 for it in amounts]
         cells.known[index] = is_known(resource, zones.allocatable)
         cells.aligned[index] = zones.aligns(resource)
 

@@ -49,18 +49,18 @@ def find_fewest(part: Part, amounts: Amounts, *, is_strict: bool = False) -> Few
         is_nearest=np.zeros(part.count, dtype=np.bool_),
         chosen=np.zeros((part.count, part.size), dtype=np.bool_),
     )
-    listed = np.ones((part.count, part.size), dtype=np.bool_)
-    for resource, _ in amounts:
-        listed &= part.amounts[resource] >= 0
     asked = [(name, amount) for name, amount in amounts if amount]
-    usable = np.take_along_axis(listed, orders, axis=1)
-    offers = [
-        np.where(usable, np.take_along_axis(part.amounts[name], orders, axis=1), 0)
-        for name, _ in asked
-    ]
     needs = [amount for _, amount in asked]
-    least = _least_count(usable, offers, needs)
-    open_rows = least <= part.size
+    usable = np.ones((part.count, part.size), dtype=np.bool_)
+    for resource, _ in amounts:
+        usable &= part.amounts[resource] >= 0
+    offers = [np.maximum(part.amounts[name], 0) for name, _ in asked]
+    if not block.is_ordered:
+        usable = np.take_along_axis(usable, orders, axis=1)
+        offers = [np.take_along_axis(it, orders, axis=1) for it in offers]
+    # One zone is enough for most; only for the others the sums are worth their while.
+    least = np.ones(part.count, dtype=np.int64)
+    open_rows = np.ones(part.count, dtype=np.bool_)
     for k in range(1, part.size + 1):
         rows = np.flatnonzero(open_rows & (least <= k))
         if not len(rows):
@@ -71,29 +71,36 @@ def find_fewest(part: Part, amounts: Amounts, *, is_strict: bool = False) -> Few
             step = max(1, _CELLS_AT_ONCE // comb(part.size, k))
             for start in range(0, len(rows), step):
                 some = rows[start : start + step]
-                fits = sets_that_hold(usable[some], [it[some] for it in offers], needs, k)
-                for cost in np.unique(costs[some]):
+                if len(some) == part.count:
+                    fits = sets_that_hold(usable, offers, needs, k)
+                else:
+                    fits = sets_that_hold(usable[some], [it[some] for it in offers], needs, k)
+                for cost in np.unique(costs[some]).tolist():
+                    of_k = (k, *_distances(part.columns.costs[cost], k))
                     same = costs[some] == cost
-                    distances, nearest = _distances(part.columns.costs[cost], k)
-                    _choose(
-                        found,
-                        some[same],
-                        fits[same],
-                        (k, distances, nearest),
-                        orders,
-                        is_strict=is_strict,
-                    )
+                    if same.all():
+                        _choose(found, some, fits, of_k, orders, is_strict=is_strict)
+                    else:
+                        _choose(found, some[same], fits[same], of_k, orders, is_strict=is_strict)
         open_rows &= found.count == 0
+        if k == 1 and open_rows.any():
+            left = np.flatnonzero(open_rows)
+            least[left] = _least_count(usable[left], [it[left] for it in offers], needs)
     return found
 
 
 def sets_that_hold(usable: Flags, offers: list[Ints], needs: list[int], k: int) -> Flags:
     """Return per row and set of k zones whether all of them are usable and together hold it."""
+    if k == 1:
+        single = usable.copy()
+        for offer, need in zip(offers, needs, strict=True):
+            single &= offer >= need
+        return single
     members = _members(usable.shape[1], k)
-    fits: Flags = (~usable).astype(np.float64) @ members == 0
+    fits: Flags = np.equal((~usable).astype(np.float64) @ members, 0)
     for offer, need in zip(offers, needs, strict=True):
         if offer.size and int(offer.max()) * k < _EXACT:
-            fits &= offer.astype(np.float64) @ members >= need
+            fits &= np.greater_equal(offer.astype(np.float64) @ members, need)
         else:
             sets = _sets(usable.shape[1], k)
             fits &= offer[:, sets].sum(axis=2) >= need
@@ -106,11 +113,9 @@ def take_off(part: Part, amounts: Amounts, rows: Flags, chosen: Flags) -> None:
         if not amount:
             continue
         cells = part.amounts[resource]
-        rest = np.where(rows, amount, 0)
-        for slot in range(part.size):
-            given = np.where(chosen[:, slot], np.minimum(rest, np.maximum(cells[:, slot], 0)), 0)
-            cells[:, slot] -= given
-            rest = rest - given
+        offers = np.where(chosen & rows[:, None], np.maximum(cells, 0), 0)
+        before = np.cumsum(offers, axis=1) - offers
+        cells -= np.clip(amount - before, 0, offers)
 
 
 def _least_count(usable: Flags, offers: list[Ints], needs: list[int]) -> Ints:
@@ -118,8 +123,8 @@ def _least_count(usable: Flags, offers: list[Ints], needs: list[int]) -> Ints:
     size = usable.shape[1]
     least = np.where(usable.any(axis=1), 1, size + 1)
     for offer, need in zip(offers, needs, strict=True):
-        sums = np.cumsum(-np.sort(-offer, axis=1), axis=1)
-        holds = sums >= need
+        ordered = np.sort(np.where(usable, offer, 0), axis=1)[:, ::-1]
+        holds = np.cumsum(ordered, axis=1) >= need
         count = np.where(holds.any(axis=1), holds.argmax(axis=1) + 1, size + 1)
         least = np.maximum(least, count)
     return least
@@ -140,7 +145,8 @@ def _choose(
     some = fits.any(axis=1)
     if not some.any():
         return
-    rows, fits = rows[some], fits[some]
+    if not some.all():
+        rows, fits = rows[some], fits[some]
     is_nearest = (fits & nearest).any(axis=1)
     best = np.where(fits, distances, np.float32(np.inf)).argmin(axis=1)
     # Of the nearest ones that fit argmin finds the first as well: they are equally near.

@@ -1,7 +1,7 @@
 """The fingerprint by which an updater says over which pods its numbers were taken.
 
-    pod  = XXH64(name, seed = XXH64(namespace))
-    text = "pfp0v001" + XXH64 of all pods' hashes, sorted, 8 bytes little-endian each, in hex
+pod  = XXH64(name, seed = XXH64(namespace))
+text = "pfp0v001" + XXH64 of all pods' hashes, sorted, 8 bytes little-endian each, in hex
 """
 
 from __future__ import annotations

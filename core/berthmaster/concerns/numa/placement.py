@@ -37,6 +37,12 @@ from berthmaster.concerns.numa.scoring import score_part
 from berthmaster.concerns.numa.zones import Zones, candidates, take, take_spread
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
+# Upstream's strategies for one zone: they count in whole units, and know single-numa-node alone.
+_IN_UNITS = (
+    NumaStrategy.LEAST_ALLOCATED,
+    NumaStrategy.MOST_ALLOCATED,
+    NumaStrategy.BALANCED_ALLOCATION,
+)
 # Sets of zones of one size that are tried for one answer; then all zones count as chosen.
 _MOST_SETS = 512
 
@@ -62,6 +68,8 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     for at, part, is_pod_scope in _parts(columns, rows, judged, request, view):
         single = policy[at] == states.SINGLE
         asks = units(request, is_pod_scope=is_pod_scope)
+        if not asks:
+            continue
         of_asks = np.array([reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks])
         if single.any():
             some = part.narrow(single) if not single.all() else part
@@ -86,9 +94,12 @@ def score_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Scores
     state, policy = columns.state[rows], columns.policy[rows]
     known = (state == states.FRESH) | (state == states.STALE)
     scored = known
-    if request.strategy not in (NumaStrategy.LEAST_NUMA_NODES, NumaStrategy.PREDICTED_ZONE):
+    if request.strategy in _IN_UNITS:
         scored = known & (policy == states.SINGLE)
-    for at, part, is_pod_scope in _parts(columns, rows, scored, request, View.FREE):
+    counts_units = request.strategy in _IN_UNITS
+    for at, part, is_pod_scope in _parts(
+        columns, rows, scored, request, View.FREE, with_units=counts_units
+    ):
         scores[at] = score_part(part, request, policy[at], is_pod_scope=is_pod_scope)
     if request.when_missing is WhenMissing.PREFER_KNOWN:
         scores[known] = np.maximum(scores[known], 1.0)
@@ -171,27 +182,36 @@ def _explain_minimally(
 
 
 def _parts(
-    columns: NumaColumns, rows: Rows, chosen: Flags, request: NumaRequest, view: View
+    columns: NumaColumns,
+    rows: Rows,
+    chosen: Flags,
+    request: NumaRequest,
+    view: View,
+    *,
+    with_units: bool = False,
 ) -> Iterator[tuple[NDArray[np.intp], Part, bool]]:
     """Yield the chosen rows by number of zones and scope: their places in `rows`, and the part."""
     places = np.flatnonzero(chosen)
     if not len(places):
         return
-    sizes = columns.sizes[rows[places]]
-    scopes = columns.is_pod_scope[rows[places]]
     needs_totals = (
         request.restricted is RestrictedPolicy.PREDICT
         or request.strategy is NumaStrategy.PREDICTED_ZONE
     )
-    for size in np.unique(sizes):
-        for is_pod_scope in (False, True):
-            at = places[(sizes == size) & (scopes == is_pod_scope)]
-            if len(at):
-                indices = columns.indices[rows[at]]
-                part = read_part(
-                    columns, int(size), indices, request, view=view, with_totals=needs_totals
-                )
-                yield at, part, is_pod_scope
+    # Twice the size, and one more for the scope pod: one number to sort the rows by.
+    kinds = columns.sizes[rows[places]].astype(np.intp) * 2 + columns.is_pod_scope[rows[places]]
+    for kind in np.unique(kinds).tolist() if len(kinds) > 1 else kinds.tolist():
+        at = places[kinds == kind] if len(kinds) > 1 else places
+        part = read_part(
+            columns,
+            kind // 2,
+            columns.indices[rows[at]],
+            request,
+            view=view,
+            with_units=with_units,
+            with_totals=needs_totals,
+        )
+        yield at, part, bool(kind % 2)
 
 
 def _place(

@@ -53,10 +53,11 @@ class NumaRequest(NamedTuple):
     """What a pod asks. `aligned` leaves out what the kubelet does not align for this pod.
 
     `containers` are the init containers in order, then the others. `pod` is the whole pod's
-    effective request, for the scope pod.
+    effective request, for the scope pod. `resources` are the names in them.
     """
 
     is_guaranteed: bool
+    resources: tuple[str, ...]
     containers: tuple[ContainerAsk, ...]
     pod: Amounts
     has_pod_resources: bool
@@ -105,10 +106,14 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
         return None
     _check(mode)
     is_strict = settings.strict_upstream
+    containers = _containers(pod)
+    total = effective_request(pod, is_upstream=is_strict)
+    named = {name for it in containers for name, _ in it.amounts}
     return NumaRequest(
         is_guaranteed=qos == GUARANTEED,
-        containers=_containers(pod),
-        pod=effective_request(pod, is_upstream=is_strict),
+        resources=tuple(sorted(named | {name for name, _ in total})),
+        containers=containers,
+        pod=total,
         has_pod_resources=pod.spec.resources is not None and not is_strict,
         strategy=settings.scoring_strategy.type,
         weights=_weights(settings),
@@ -158,8 +163,7 @@ def exclusive(amounts: Amounts, is_guaranteed: bool, has_pod_resources: bool) ->
         if amount
         and (
             is_extended(resource)
-            or (is_pinned and is_affine(resource))
-            and not (resource == CPU and amount % CPU_SCALE)
+            or (is_pinned and is_affine(resource) and not _is_fraction(resource, amount))
         )
     )
 
@@ -215,9 +219,8 @@ def effective_request(pod: Pod, *, is_upstream: bool = False) -> Amounts:
         total[resource] = max(total.get(resource, 0), amount)
     own = pod.spec.resources
     if own is not None and not is_upstream:
-        for resource, amount in _read({**(own.limits or {}), **(own.requests or {})}).items():
-            if is_affine(resource):
-                total[resource] = amount
+        stated = _read({**(own.limits or {}), **(own.requests or {})})
+        total.update({name: amount for name, amount in stated.items() if is_affine(name)})
     _add(total, _read(pod.spec.overhead))
     return _sorted(total)
 
@@ -237,7 +240,7 @@ def holds_exclusive(pod: Pod) -> tuple[bool, tuple[str, ...]]:
             if is_extended(resource):
                 devices.add(resource)
             elif is_guaranteed and amount and is_affine(resource):
-                native |= resource != CPU or amount % CPU_SCALE == 0
+                native |= not _is_fraction(resource, amount)
     return native, tuple(sorted(devices))
 
 
@@ -248,6 +251,11 @@ def is_aligned(request: NumaRequest, resource: str) -> bool:
     if request.has_pod_resources or not request.is_guaranteed:
         return False
     return not request.aligned_resources or resource in request.aligned_resources
+
+
+def _is_fraction(resource: str, amount: int) -> bool:
+    """Return whether an amount of CPUs is no whole number of them."""
+    return resource == CPU and amount % CPU_SCALE != 0
 
 
 def _is_literal(settings: NumaSettings) -> bool:

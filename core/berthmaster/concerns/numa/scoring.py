@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from berthmaster.api.policy import NumaStrategy
 from berthmaster.concerns.numa.aligning import Part, keeps, serving, subtract, units
-from berthmaster.concerns.numa.amounts import scale_of, whole
-from berthmaster.concerns.numa.columns import SINGLE, Flags, Ints
+from berthmaster.concerns.numa.amounts import whole
+from berthmaster.concerns.numa.columns import SINGLE, Flags, Floats, Ints
 from berthmaster.concerns.numa.fewest import find_fewest, take_off
 from berthmaster.concerns.numa.request import (
     INIT,
@@ -44,42 +44,48 @@ def score_part(
         return _least_numa_nodes(part, request, asks)
     if request.strategy is NumaStrategy.PREDICTED_ZONE:
         return _predicted(part, request, policy, is_pod_scope=is_pod_scope)
-    scores = np.zeros(part.count)
-    single = policy == SINGLE
-    if single.any():
-        some = part.narrow(single)
-        total = np.zeros(some.count, dtype=np.int64)
-        for ask in asks:
-            total += _lowest(_zone_scores(some, request, ask.amounts))
-        scores[single] = total // max(1, len(asks))
+    total = np.zeros(part.count)
+    for ask in asks:
+        total += _lowest(_zone_scores(part, request, ask.amounts))
+    scores: Scores = np.floor(total / max(1, len(asks)))
+    scores[policy != SINGLE] = 0
     return scores
 
 
-def _zone_scores(part: Part, request: NumaRequest, amounts: Amounts) -> Ints:
+def _zone_scores(part: Part, request: NumaRequest, amounts: Amounts) -> Floats:
+    """Return each zone's score, a whole number.
+
+    Quotients of doubles, rounded down, are exact here: no zone has as much as 2**53 / 100 units.
+    """
     if not amounts:
-        return np.full((part.count, max(1, part.size)), _BEST, dtype=np.int64)
+        return np.full((part.count, max(1, part.size)), float(_BEST))
     if request.strategy is NumaStrategy.BALANCED_ALLOCATION:
         return _balanced(part, amounts)
     is_least = request.strategy is NumaStrategy.LEAST_ALLOCATED
-    total = np.zeros((part.count, part.size), dtype=np.int64)
+    total = np.zeros((part.count, part.size))
     weights = 0
     for resource, amount in amounts:
         weight = weight_of(request.weights, resource)
-        asked, free, fits = _units(part, resource, amount)
-        used = free - asked if is_least else np.full_like(free, asked)
-        total += weight * np.where(fits, used * _BEST // np.maximum(free, 1), 0)
+        free, asked = part.units[resource], float(whole(resource, amount))
+        used = free - asked if is_least else asked
+        share = np.floor(used * _BEST / np.maximum(free, 1))
+        share[(free == 0) | (part.amounts[resource] < amount)] = 0
+        total += share if weight == 1 else weight * share
         weights += weight
-    return total // weights
+    return np.floor(total / weights) if weights > 1 else total
 
 
-def _balanced(part: Part, amounts: Amounts) -> Ints:
+def _balanced(part: Part, amounts: Amounts) -> Floats:
     shares = []
     fits = np.ones((part.count, part.size), dtype=np.bool_)
     for resource, amount in amounts:
-        asked, free, _ = _units(part, resource, amount)
-        share = np.where(free > 0, asked / np.maximum(free, 1), 1.0)
+        free = part.units[resource]
+        share = whole(resource, amount) / np.maximum(free, 1)
+        share[free == 0] = 1.0
         fits &= share <= 1
         shares.append(share)
+    if len(shares) == 1:
+        return np.where(fits, float(_BEST), 0.0)
     # Two passes with a correction, as upstream's library sums it: a last digit may decide.
     mean = sum(shares[1:], shares[0]) / len(shares)
     squares = np.zeros_like(mean)
@@ -88,25 +94,16 @@ def _balanced(part: Part, amounts: Amounts) -> Ints:
         distance = share - mean
         squares += distance * distance
         deviations += distance
-    variance = np.zeros_like(mean)
-    if len(shares) > 1:
-        variance = (squares - deviations * deviations / len(shares)) / (len(shares) - 1)
-    scores: Ints = np.where(fits, ((1 - variance) * _BEST).astype(np.int64), 0)
-    return scores
+    variance = (squares - deviations * deviations / len(shares)) / (len(shares) - 1)
+    # Cut as Go cuts, which for a variance above 1 is towards 0.
+    return np.where(fits, np.trunc((1 - variance) * _BEST), 0.0)
 
 
-def _units(part: Part, resource: str, amount: int) -> tuple[int, Ints, Flags]:
-    """Return what is asked and free in whole units, and where it fits; nothing fits in none."""
-    cells = np.maximum(part.amounts[resource], 0)
-    free = -(-cells // scale_of(resource))
-    return whole(resource, amount), free, (free > 0) & (amount <= cells)
-
-
-def _lowest(scores: Ints) -> Ints:
+def _lowest(scores: Floats) -> Floats:
     """Return per row the lowest score that is not 0, 0 if all are."""
-    worst = np.where(scores > 0, scores, _BEST + 1).min(axis=1, initial=_BEST + 1)
-    lowest: Ints = np.where(worst > _BEST, 0, worst)
-    return lowest
+    worst: Floats = np.where(scores != 0, scores, np.inf).min(axis=1, initial=np.inf)
+    worst[np.isinf(worst)] = 0
+    return worst
 
 
 def _least_numa_nodes(part: Part, request: NumaRequest, asks: tuple[ContainerAsk, ...]) -> Scores:
@@ -134,15 +131,14 @@ def _least_numa_nodes(part: Part, request: NumaRequest, asks: tuple[ContainerAsk
     return scores
 
 
-def _score_of_count(
-    part: Part, request: NumaRequest, count: Ints, is_nearest: Flags
-) -> Scores:
+def _score_of_count(part: Part, request: NumaRequest, count: Ints, is_nearest: Flags) -> Scores:
     rows = part.columns.blocks[part.size].rows[part.indices]
     unit = _BEST // part.columns.max_numa_nodes[rows]
     if not request.is_strict_upstream:
         unit = np.maximum(unit, 1)
     scores = _BEST - count * unit + np.where(is_nearest, unit // 2, 0)
-    return np.maximum(scores, 0).astype(np.float64)
+    clamped: Scores = np.maximum(scores, 0).astype(np.float64)
+    return clamped
 
 
 def _predicted(
@@ -156,10 +152,9 @@ def _predicted(
     if not part.size:
         return np.zeros(part.count)
     asks = _exclusive_asks(request, is_pod_scope=is_pod_scope)
-    spread = _least_numa_nodes(part.narrow(np.ones(part.count, np.bool_)), request, asks) / 2
     share = np.zeros(part.count)
     counted = 0
-    work = part.narrow(np.ones(part.count, np.bool_))
+    work = part.copy()
     fits = np.ones(part.count, dtype=np.bool_)
     for ask in asks:
         if not ask.amounts:
@@ -171,8 +166,12 @@ def _predicted(
             subtract(work, request, ask.amounts, possible, slots)
         share += _used_share(work, ask.amounts, slots)
         counted += 1
-    single = 50 + 50 * share / max(1, counted)
-    return np.where(fits, single, np.where(policy == SINGLE, 0.0, spread))
+    scores = 50 + 50 * share / max(1, counted)
+    across = ~fits & (policy != SINGLE)
+    scores[~fits] = 0
+    if across.any():
+        scores[across] = _least_numa_nodes(part.narrow(across), request, asks) / 2
+    return scores
 
 
 def _used_share(work: Part, amounts: Amounts, slots: NDArray[np.intp]) -> Scores:
@@ -180,10 +179,8 @@ def _used_share(work: Part, amounts: Amounts, slots: NDArray[np.intp]) -> Scores
     at = np.arange(work.count)
     total = np.zeros(work.count)
     for resource, _ in amounts:
-        whole_zone = work.totals[resource][at, slots]
-        free = work.amounts[resource][at, slots]
-        used = np.where(whole_zone > 0, 1 - free / np.maximum(whole_zone, 1), 0.0)
-        total += np.clip(used, 0.0, 1.0)
+        most = np.maximum(work.totals[resource][at, slots], 1).astype(np.float64)
+        total += np.clip(1 - work.amounts[resource][at, slots] / most, 0.0, 1.0)
     return total / len(amounts)
 
 
@@ -194,6 +191,3 @@ def _exclusive_asks(request: NumaRequest, *, is_pod_scope: bool) -> tuple[Contai
         for it in units(request, is_pod_scope=is_pod_scope)
     )
     return tuple(it for it in held if it.kind != INIT) or held
-
-
-
