@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.numa_reference import RefNode, RefPod, RefZone, score, verdict
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
@@ -18,6 +17,7 @@ from berthmaster.api.topology import topology_from_manifest
 from berthmaster.concerns.numa import CONCERN
 from berthmaster.concerns.numa.inventory import build_topology
 from berthmaster.placement.engine import Engine
+from support.numa_reference import RefNode, RefPod, RefZone, score, verdict
 
 RESOURCES = ("cpu", "memory", "hugepages-2Mi", "vendor.com/gpu", "vendor.com/nic")
 OFFERS = st.sampled_from(["0", "1", "2", "3500m", "4", "1000u", "6", "8", "2k"])

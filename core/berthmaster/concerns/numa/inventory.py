@@ -169,7 +169,8 @@ def _matching(
 def _is_older(nrt: NodeResourceTopology, pod: PodOnNode) -> bool:
     if nrt.written_s is None or pod.created_s is None:
         return True
-    return pod.created_s <= nrt.written_s
+    # Both times are whole seconds: of two in the same second nobody knows which was first.
+    return pod.created_s < nrt.written_s
 
 
 def _by_start(pod: PodOnNode) -> tuple[bool, float, float, str]:

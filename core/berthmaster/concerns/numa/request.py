@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
+
 from berthmaster.api import names
 from berthmaster.api.objects import Container, Pod, Resources
 from berthmaster.api.policy import (
@@ -38,7 +40,13 @@ STRICT, PREFER, IGNORE = "strict", "prefer", "ignore"
 _MODES = (STRICT, PREFER, IGNORE)
 _FIELD = f"metadata.annotations[{names.NUMA}]"
 
+_HOLDINGS_REMEMBERED = 16384
+
 Amounts = tuple[tuple[str, int], ...]
+Holding = tuple[tuple[Amounts, ...], tuple[Amounts, Amounts]]
+
+_encode = msgspec.msgpack.Encoder().encode
+_holdings: dict[bytes, Holding] = {}
 
 
 class ContainerAsk(NamedTuple):
@@ -127,27 +135,44 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
 
 
 def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | None:
-    """Return what the pod holds exclusively; never raises."""
-    is_guaranteed = qos_class(pod) == GUARANTEED
-    if not is_guaranteed and not allocated and not _names_device(pod):
-        return None
-    held = tuple(
-        amounts
-        for it in _containers(pod)
-        if it.kind != INIT
-        and (amounts := exclusive(it.amounts, is_guaranteed, pod.spec.resources is not None))
+    """Return what the pod holds exclusively; never raises. Reckoned once for equal pods."""
+    spec = pod.spec
+    key = _encode(
+        (
+            spec.containers,
+            spec.init_containers,
+            spec.overhead,
+            spec.resources,
+            pod.status.qos_class,
+        )
     )
+    found = _holdings.get(key)
+    if found is None:
+        if len(_holdings) >= _HOLDINGS_REMEMBERED:
+            _holdings.clear()
+        found = _holdings[key] = _holding(pod)
+    held, reserved = found
     if not held and not allocated:
         return None
-    reserved = None
-    if allocated is not None and isinstance(allocated.get("zones"), Mapping):
-        reserved = (effective_request(pod), effective_request(pod, is_upstream=True))
+    is_ours = allocated is not None and isinstance(allocated.get("zones"), Mapping)
     return NumaUsage(
         containers=held,
         zones=_read_zones(allocated) if held else (),
-        reserved=reserved,
-        is_bound=bool(pod.spec.node_name),
+        reserved=reserved if is_ours else None,
+        is_bound=bool(spec.node_name),
     )
+
+
+def _holding(pod: Pod) -> Holding:
+    is_guaranteed = qos_class(pod) == GUARANTEED
+    has_pod_resources = pod.spec.resources is not None
+    found = (
+        exclusive(it.amounts, is_guaranteed, has_pod_resources)
+        for it in _containers(pod)
+        if it.kind != INIT
+    )
+    reserved = (effective_request(pod), effective_request(pod, is_upstream=True))
+    return tuple(it for it in found if it), reserved
 
 
 def exclusive(amounts: Amounts, is_guaranteed: bool, has_pod_resources: bool) -> Amounts:

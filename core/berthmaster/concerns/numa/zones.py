@@ -143,9 +143,9 @@ def predict(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> Non
 
 
 def doubt(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> None:
-    """Take a pod off every zone that may hold it."""
+    """Take a pod off every zone that could ever hold it, whatever is free now."""
     for amounts in _units(zones, containers):
-        for slot in candidates(free, amounts) or range(len(free)):
+        for slot in candidates(zones.totals, amounts) or range(len(free)):
             take(free, slot, amounts)
 
 

@@ -1,0 +1,459 @@
+"""The zones' books: whatever the updater knows already, nothing is given twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Sources
+from berthmaster.api.objects import Pod, node_from_manifest, pod_from_manifest
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
+from berthmaster.concerns.numa import CONCERN
+from berthmaster.concerns.numa.columns import NumaColumns, View
+from berthmaster.concerns.numa.fingerprint import fingerprint
+from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
+from berthmaster.concerns.numa.request import holds_exclusive
+from berthmaster.concerns.shape import Holder
+
+GPU = "vendor.com/gpu"
+CPUS, GPUS = 8, 2
+ROW = np.array([0])
+NODE = node_from_manifest(
+    {"metadata": {"name": "n", "uid": "n"}, "status": {"allocatable": {GPU: "4"}}}
+)
+POLICY = PlacementPolicySpec()
+
+
+def make_pod(name: str, cpus: int, gpus: int = 0, *, uid: str = "", mode: str = "") -> Pod:
+    asked = {"cpu": str(cpus), "memory": "1Gi", **({GPU: str(gpus)} if gpus else {})}
+    return pod_from_manifest(
+        {
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "uid": uid or f"uid-{name}",
+                "annotations": {"berthmaster.io/numa": mode} if mode else {},
+            },
+            "spec": {
+                "containers": [{"name": "c", "resources": {"requests": asked, "limits": asked}}]
+            },
+        }
+    )
+
+
+def make_topology(
+    free: list[tuple[int, int]],
+    *,
+    written_s: int | None = None,
+    pods: list[str] | None = None,
+    method: str = "",
+    **fields: Any,
+) -> NodeResourceTopology:
+    attributes = [{"name": "topologyManagerPolicy", "value": "single-numa-node"}]
+    if pods is not None:
+        text = fingerprint(("default", name) for name in pods)
+        attributes.append({"name": "nodeTopologyPodsFingerprint", "value": text})
+    if method:
+        attributes.append({"name": "nodeTopologyPodsFingerprintMethod", "value": method})
+    metadata: dict[str, Any] = {"name": "n", "uid": "nrt"}
+    if written_s is not None:
+        time = f"2026-01-01T{written_s // 3600:02}:{written_s // 60 % 60:02}:{written_s % 60:02}Z"
+        metadata["managedFields"] = [
+            {"manager": "kubectl", "time": "2026-01-02T00:00:00Z", "fieldsV1": {"f:metadata": {}}},
+            {"manager": "updater", "time": time, "fieldsV1": {"f:zones": {}}},
+        ]
+    zones = [
+        {
+            "name": f"node-{at}",
+            "type": "Node",
+            "resources": [
+                {"name": "cpu", "capacity": CPUS, "allocatable": CPUS, "available": cpus},
+                {"name": GPU, "capacity": GPUS, "allocatable": GPUS, "available": gpus},
+            ],
+        }
+        for at, (cpus, gpus) in enumerate(free)
+    ]
+    return topology_from_manifest(
+        {"metadata": metadata, "attributes": attributes, "zones": zones, **fields}
+    )
+
+
+T0 = 1767225600.0  # 2026-01-01T00:00:00Z
+
+
+def on_node(pod: Pod, created: float | None = 0, started: float | None = None) -> PodOnNode:
+    native, devices = holds_exclusive(pod)
+    return PodOnNode(
+        uid=pod.metadata.uid,
+        namespace=pod.metadata.namespace,
+        name=pod.metadata.name,
+        created_s=None if created is None else T0 + created,
+        started_s=None if started is None else T0 + started,
+        is_exclusive=native,
+        devices=devices,
+    )
+
+
+def to_status(built: TopologyInventory) -> NodeInventoryStatus:
+    status = NodeInventoryStatus(
+        topology=built.topology, zones=built.zones, sources=Sources(topology=built.source)
+    )
+    return NodeInventoryStatus.model_validate(status.to_wire())
+
+
+def write(columns: NumaColumns, built: TopologyInventory) -> None:
+    columns.write_node(0, NODE, NodeInventory(name="n", status=to_status(built)))
+
+
+def holder(pod: Pod) -> Holder:
+    return Holder(key=pod.metadata.uid, namespace="default", name=pod.metadata.name)
+
+
+def new_columns() -> NumaColumns:
+    columns = NumaColumns()
+    columns.resize(1)
+    return columns
+
+
+def free_cpus(columns: NumaColumns, view: View = View.FREE) -> list[float]:
+    return [zone["cpu"] / 10**9 for zone in columns.free(0, view)]
+
+
+def charge(columns: NumaColumns, pod: Pod, *, ours: bool = True) -> None:
+    allocated = None
+    if ours:
+        request = CONCERN.request(pod, POLICY)
+        assert request is not None
+        allocated = CONCERN.allocate(columns, 0, request)
+    usage = CONCERN.usage(pod, allocated)
+    assert usage is not None
+    CONCERN.charge(columns, 0, holder(pod), usage)
+
+
+def reported(built: TopologyInventory) -> set[str]:
+    assert built.topology is not None
+    return set(built.topology.reported_pods)
+
+
+def test_pod_is_taken_off_the_zone_that_its_kubelet_will_choose() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(3, 0), (8, 2)])))
+
+    charge(columns, make_pod("p", 4))
+
+    assert free_cpus(columns) == [3, 4]
+    # The other zone could hold it as well, were its pods gone by then.
+    assert free_cpus(columns, View.DOUBTFUL) == [0, 4]
+
+
+def test_pod_that_another_scheduler_placed_is_taken_off_just_so() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(3, 0), (8, 2)])))
+
+    charge(columns, make_pod("p", 4), ours=False)
+
+    assert free_cpus(columns) == [3, 4]
+
+
+def test_pod_that_fits_no_zone_lies_across_them() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(3, 0), (8, 2)])))
+
+    charge(columns, make_pod("p", 10), ours=False)
+
+    assert free_cpus(columns) == [0, 1]
+
+
+def test_pod_with_a_device_is_never_in_doubt_where_no_such_device_is() -> None:
+    columns = new_columns()
+    topology = make_topology([(8, 0), (8, 2)])
+    del topology.zones[0].resources[GPU]  # type: ignore[attr-defined]
+    write(columns, build_topology(topology))
+
+    charge(columns, make_pod("p", 2, 1))
+
+    assert free_cpus(columns, View.DOUBTFUL) == [8, 6]
+
+
+def test_fractions_of_a_cpu_are_nobody_s_alone() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(8, 2)])))
+    asked = {"cpu": "1500m", "memory": "1Gi"}
+    pod = pod_from_manifest(
+        {"metadata": {"name": "p", "uid": "p"},
+         "spec": {"containers": [{"name": "c", "resources": {"limits": asked}}]}}
+    )  # fmt: skip
+
+    charge(columns, pod)
+
+    assert free_cpus(columns) == [8]
+
+
+def test_report_that_counts_a_pod_takes_it_out_of_our_books() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    charge(columns, pod)
+
+    write(columns, build_topology(make_topology([(4, 2), (8, 2)], pods=["p"]), [on_node(pod)]))
+
+    assert free_cpus(columns) == [4, 8]
+
+
+def test_numbers_that_fell_by_what_a_pod_asks_prove_nothing() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    first = build_topology(make_topology([(8, 2), (8, 2)], written_s=10))
+    write(columns, first)
+    charge(columns, pod)
+
+    second = build_topology(
+        make_topology([(4, 2), (8, 2)], written_s=20),
+        [on_node(pod, 12, 20)],
+        previous=to_status(first),
+    )
+    write(columns, second)
+
+    # It is charged where it fits: the lowest zone still has 4.
+    assert free_cpus(columns) == [0, 8]
+    assert second.unreflected == {"uid-p"}
+
+
+@pytest.mark.parametrize(("started", "is_counted"), [(19, True), (20, False), (None, False)])
+def test_time_proves_it_when_a_second_lies_between(started: int | None, is_counted: bool) -> None:
+    built = build_topology(
+        make_topology([(4, 2)], written_s=20), [on_node(make_pod("p", 4), 5, started)]
+    )
+
+    assert reported(built) == ({"uid-p"} if is_counted else set())
+
+
+def test_what_touches_only_labels_proves_nothing() -> None:
+    topology = make_topology([(4, 2)], written_s=20)
+
+    assert topology.written_s == T0 + 20
+
+
+def test_fingerprint_of_the_pods_without_the_last_to_start_counts_the_others() -> None:
+    early, late = make_pod("early", 2), make_pod("late", 2)
+
+    built = build_topology(
+        make_topology([(6, 2)], written_s=20, pods=["early"]),
+        [on_node(late, 5, 21), on_node(early, 5, 20)],
+    )
+
+    assert reported(built) == {"uid-early"}
+
+
+def test_fingerprint_over_pods_with_exclusive_resources_leaves_the_others_out() -> None:
+    plain = PodOnNode(uid="plain", namespace="default", name="plain")
+    pod = make_pod("p", 4)
+
+    built = build_topology(
+        make_topology([(4, 2)], pods=["p"], method="with-exclusive-resources"),
+        [on_node(pod), plain],
+    )
+
+    assert reported(built) == {"uid-p"}
+
+
+def test_fingerprint_with_the_name_of_a_predecessor_does_not_count_the_successor() -> None:
+    successor = make_pod("web-0", 6, uid="second")
+
+    built = build_topology(
+        make_topology([(6, 2)], written_s=20, pods=["web-0"]), [on_node(successor, 20)]
+    )
+
+    assert reported(built) == set()
+
+
+def test_what_was_counted_stays_counted() -> None:
+    pod = make_pod("p", 4)
+    first = build_topology(make_topology([(4, 2)], pods=["p"]), [on_node(pod)])
+
+    second = build_topology(
+        make_topology([(3, 2)], pods=["p", "stranger"]), [on_node(pod)], previous=to_status(first)
+    )
+
+    assert reported(second) == {"uid-p"}
+
+
+def test_topology_made_anew_counts_nobody_of_before() -> None:
+    pod = make_pod("p", 4)
+    first = build_topology(make_topology([(4, 2)], pods=["p"]), [on_node(pod)])
+    other = topology_from_manifest({"metadata": {"name": "n", "uid": "another"}, "zones": []})
+
+    second = build_topology(other, [on_node(pod)], previous=to_status(first))
+
+    assert reported(second) == set()
+
+
+def test_pod_that_is_gone_gives_nothing_back_before_the_report_says_so() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    built = build_topology(make_topology([(4, 2)], pods=["p"]), [on_node(pod)])
+    write(columns, built)
+    charge(columns, pod)
+
+    usage = CONCERN.usage(pod, None)
+    assert usage is not None
+    CONCERN.release(columns, 0, holder(pod), usage)
+    assert free_cpus(columns) == [4]
+
+    write(columns, build_topology(make_topology([(8, 2)], pods=[]), previous=to_status(built)))
+    assert free_cpus(columns) == [8]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    free=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2)), min_size=1, max_size=4),
+    asked=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=6),
+    ours=st.booleans(),
+    order=st.randoms(use_true_random=False),
+)
+def test_releasing_undoes_charging_in_any_order(
+    free: list[tuple[int, int]], asked: list[tuple[int, int]], ours: bool, order: Any
+) -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology(free)))
+    before = [dict(zone) for zone in columns.free(0)]
+    pods = [make_pod(f"p{at}", *it) for at, it in enumerate(asked)]
+    for pod in pods:
+        charge(columns, pod, ours=ours)
+    cells = {name: columns.cells(len(free), name) for name in ("cpu", GPU)}
+    order.shuffle(pods)
+    for pod in pods:
+        usage = CONCERN.usage(pod, None)
+        assert usage is not None
+        CONCERN.release(columns, 0, holder(pod), usage)
+        CONCERN.release(columns, 0, holder(pod), usage)
+
+    assert columns.free(0) == columns.free(0, View.DOUBTFUL) == before
+    for name, it in cells.items():
+        index = columns.indices[0]
+        assert it.amounts[index].tolist() == [zone[name] for zone in before]
+
+
+@dataclass
+class Kubelet:
+    """A kubelet with policy single-numa-node, which is never told what we predict."""
+
+    zones: list[list[int]] = field(default_factory=list)
+    pods: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def admit(self, name: str, cpus: int, gpus: int) -> bool:
+        for at, zone in enumerate(self.zones):
+            if zone[0] >= cpus and zone[1] >= gpus:
+                zone[0] -= cpus
+                zone[1] -= gpus
+                self.pods[name] = (at, cpus, gpus)
+                return True
+        return False
+
+    def remove(self, name: str) -> None:
+        at, cpus, gpus = self.pods.pop(name)
+        self.zones[at][0] += cpus
+        self.zones[at][1] += gpus
+
+
+@dataclass
+class Live:
+    pod: Pod
+    cpus: int
+    gpus: int
+    created: int
+    started: int | None = None
+
+
+class StrictPods(RuleBasedStateMachine):
+    """Pods labelled strict are never refused by their kubelet.
+
+    They are admitted in any order, reports are made at any time and come late, and names come again.
+    """
+
+    @initialize(zones=st.integers(1, 3))
+    def begin(self, zones: int) -> None:
+        self.kubelet = Kubelet([[CPUS, GPUS] for _ in range(zones)])
+        self.live: dict[str, Live] = {}
+        self.clock = 10
+        self.count = 0
+        self.reports: list[NodeResourceTopology] = []
+        self.previous: NodeInventoryStatus | None = None
+        self.columns = new_columns()
+        self.report()
+        self.deliver()
+
+    @rule(cpus=st.integers(1, 8), gpus=st.integers(0, 2), name=st.sampled_from("abcdef"))
+    def place(self, cpus: int, gpus: int, name: str) -> None:
+        if any(it.pod.metadata.name == name for it in self.live.values()):
+            return
+        self.clock += 1
+        self.count += 1
+        pod = make_pod(name, cpus, gpus, uid=f"{name}{self.count}", mode="strict")
+        request = CONCERN.request(pod, POLICY)
+        assert request is not None
+        if CONCERN.filter(self.columns, ROW, request)[0] == 0:
+            charge(self.columns, pod)
+            self.live[pod.metadata.uid] = Live(pod, cpus, gpus, self.clock)
+
+    @rule(data=st.data())
+    def admit(self, data: st.DataObject) -> None:
+        waiting = sorted(uid for uid, it in self.live.items() if it.started is None)
+        if waiting:
+            self.clock += 1
+            it = self.live[data.draw(st.sampled_from(waiting))]
+            assert self.kubelet.admit(it.pod.metadata.name, it.cpus, it.gpus), (
+                "TopologyAffinityError"
+            )
+            it.started = self.clock
+
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        running = sorted(uid for uid, it in self.live.items() if it.started is not None)
+        if running:
+            uid = data.draw(st.sampled_from(running))
+            pod = self.live.pop(uid).pod
+            self.kubelet.remove(pod.metadata.name)
+            usage = CONCERN.usage(pod, None)
+            assert usage is not None
+            CONCERN.release(self.columns, 0, holder(pod), usage)
+
+    @rule(with_fingerprint=st.booleans())
+    def report(self, with_fingerprint: bool = True) -> None:
+        self.clock += 1
+        self.reports.append(
+            make_topology(
+                [(zone[0], zone[1]) for zone in self.kubelet.zones],
+                written_s=self.clock,
+                pods=list(self.kubelet.pods) if with_fingerprint else None,
+            )
+        )
+
+    @precondition(lambda self: self.reports)
+    @rule()
+    def deliver(self) -> None:
+        # Of reports that come late only the newest is read, as an informer has it.
+        nrt = self.reports.pop(0)
+        pods = [on_node(it.pod, it.created, it.started) for it in self.live.values()]
+        built = build_topology(nrt, pods, previous=self.previous)
+        self.previous = to_status(built)
+        write(self.columns, built)
+
+    @invariant()
+    def doubtful_room_is_there(self) -> None:
+        if not hasattr(self, "columns"):
+            return
+        for zone, real in zip(self.columns.free(0, View.DOUBTFUL), self.kubelet.zones, strict=True):
+            assert zone["cpu"] / 10**9 <= real[0]
+            assert zone[GPU] / 1000 <= real[1]
+
+
+TestStrictPods = StrictPods.TestCase
+TestStrictPods.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
