@@ -21,7 +21,12 @@ import msgspec
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError, UnreachableError
 from berthmaster_operator.fleet import Fleet
-from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats, placement_policies
+from berthmaster_operator.handlers import (
+    node_disk_devices,
+    node_disk_io_stats,
+    node_resource_topologies,
+    placement_policies,
+)
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 
 logger = logging.getLogger(__name__)
@@ -53,6 +58,13 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
     )
     for key in _vanished(before, fleet.known_objects("stats"), uids):
         fleet.lose_stats(*key)
+        dropped += 1
+    before = fleet.known_objects("topology")
+    uids = await _take_all(
+        client, node_resource_topologies.PATH, lambda it: node_resource_topologies.take(fleet, it)
+    )
+    for _, name in _vanished(before, fleet.known_objects("topology"), uids):
+        fleet.lose_topology(name)
         dropped += 1
     known = {name: policy.uid for name, policy in fleet.policies.items()}
     uids = await _take_all(client, placement_policies.PATH, policies.take, is_required=True)

@@ -12,13 +12,14 @@ defect D4: an empty list of pods written at start makes the drivers drop their r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import InventorySeen, NodeSeen, PodSeen, is_older
@@ -26,6 +27,7 @@ from berthmaster_operator.sightings import InventorySeen, NodeSeen, PodSeen, is_
 ObjectKey = tuple[str, str]
 
 DEFAULT_STALE_AFTER_S = 60.0
+DEFAULT_TOPOLOGY_STALE_AFTER_S = 180.0
 # Below this a driver could not keep up, and every report would be stale on arrival.
 SHORTEST_STALE_AFTER_S = 5.0
 
@@ -47,6 +49,14 @@ class StatsSeen:
     alive_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologySeen:
+    """A NodeResourceTopology as stored."""
+
+    topology: NodeResourceTopology
+    version: str
+
+
 @dataclass(slots=True, kw_only=True)
 class NodeState:
     """One node. Only `Fleet` and the node's worker change it, both on the event loop."""
@@ -55,6 +65,7 @@ class NodeState:
     node: NodeSeen | None = None
     devices: dict[ObjectKey, DeviceSeen] = field(default_factory=dict)
     stats: dict[ObjectKey, StatsSeen] = field(default_factory=dict)
+    topology: TopologySeen | None = None
     pods: dict[str, PodSeen] = field(default_factory=dict)
     inventory: InventorySeen | None = None
     # What the last pass computed; the handshake continues from it. None: continue from the API.
@@ -68,13 +79,16 @@ class NodeState:
     is_stale: bool = False
     # Reports that are above what is published, and since when.
     rises: Rises = field(default_factory=dict)
+    # Pods whose start or end the topology does not show, and since when (monotonic seconds).
+    unreflected: Mapping[str, float] = field(default_factory=dict)
     # Faults told already, so that an Event stands for a change.
     told: tuple[str, ...] = ()
 
     @property
     def is_idle(self) -> bool:
         """Return whether nothing at all is known of this node."""
-        return not (self.node or self.devices or self.stats or self.pods or self.inventory)
+        known = (self.node, self.devices, self.stats, self.topology, self.pods, self.inventory)
+        return not any(known)
 
 
 class Fleet:
@@ -140,6 +154,12 @@ class Fleet:
         return max(wanted, default=0)
 
     @property
+    def topology_stale_after_s(self) -> float:
+        """Return how long a topology may lag: the shortest that any policy asks for."""
+        wanted_s = (float(it.concerns.numa.stale_after) for it in self._policy_set.specs)
+        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_TOPOLOGY_STALE_AFTER_S))
+
+    @property
     def policies(self) -> Mapping[str, PlacementPolicy]:
         """Return the policies by name."""
         return self._policies
@@ -155,6 +175,9 @@ class Fleet:
             return
         state = self._state(pod.node)
         known = state.pods.get(pod.uid)
+        if known is not None and known.started_s is not None:
+            # Every later write to its status moves the time; the first is the nearest to the start.
+            pod = replace(pod, started_s=known.started_s)
         state.pods[pod.uid] = pod
         self._node_of_pod[pod.uid] = pod.node
         if known != pod:
@@ -245,6 +268,28 @@ class Fleet:
         if state is not None:
             self._prune(state.name)
 
+    def see_topology(self, topology: NodeResourceTopology, version: str) -> None:
+        """Take over a NodeResourceTopology; an older version than the known one changes nothing."""
+        if not topology.name:
+            return
+        state = self._state(topology.name)
+        known = state.topology
+        is_same = known is not None and known.topology.uid == topology.uid
+        if known is not None and is_same and is_older(version, known.version):
+            return
+        state.topology = TopologySeen(topology=topology, version=version)
+        if known is None or known.topology != topology:
+            self._on_dirty(state.name)
+
+    def lose_topology(self, name: str) -> None:
+        """Forget a NodeResourceTopology."""
+        state = self._nodes.get(name)
+        if state is None or state.topology is None:
+            return
+        state.topology = None
+        self._on_dirty(name)
+        self._prune(name)
+
     def see_inventory(self, inventory: InventorySeen) -> None:
         """Take over a NodeInventory as stored."""
         state = self._state(inventory.name)
@@ -295,9 +340,16 @@ class Fleet:
         self.mark_all()
 
     def known_objects(self, kind: str) -> dict[tuple[str, str], str]:
-        """Return the uid of every known object of a kind (`device`, `stats`), by namespace and name."""
+        """Return the uid of every known object of a kind, by namespace and name.
+
+        Kinds are `device`, `stats` and `topology`, of which the last has no namespace.
+        """
         found: dict[tuple[str, str], str] = {}
         for state in self._nodes.values():
+            if kind == "topology":
+                if state.topology is not None:
+                    found["", state.name] = state.topology.topology.uid
+                continue
             seen: Mapping[ObjectKey, Any] = state.devices if kind == "device" else state.stats
             found.update({key: getattr(it, kind).uid for key, it in seen.items()})
         return found
@@ -309,7 +361,12 @@ class Fleet:
             self.mark_all()
 
     def _joint_settings(self) -> tuple[object, ...]:
-        return self.white_list, self.stale_after_s, self.stale_safety_percent
+        return (
+            self.white_list,
+            self.stale_after_s,
+            self.stale_safety_percent,
+            self.topology_stale_after_s,
+        )
 
     def _age_s(self, stats: NodeDiskIOStats) -> float:
         """Return how old the driver's last write is, for an object that was not known before.

@@ -13,19 +13,27 @@ last first (`settling`), and the generation of a list that nobody has answered y
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats
 from berthmaster.api.inventory import NodeInventoryStatus, Sources
 from berthmaster.api.objects import Condition
-from berthmaster.api.schema import StatusCondition
+from berthmaster.api.schema import Model, StatusCondition
+from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels
+from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import PodSeen
+
+# Our conditions: on the inventory, and the same on the Node.
+ON_NODE = {
+    names.DISK_IO_READY: names.DISK_IO_READY_ON_NODE,
+    names.TOPOLOGY_READY: names.TOPOLOGY_READY_ON_NODE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +41,7 @@ class NodeFacts:
     """All that the plan for one node depends on."""
 
     name: str
-    node_condition: Condition | None
+    node_conditions: Mapping[str, Condition]
     device: NodeDiskDevice | None
     stats: NodeDiskIOStats | None
     silence_s: float
@@ -46,6 +54,10 @@ class NodeFacts:
     now_s: float
     computed: NodeInventoryStatus | None
     published: NodeInventoryStatus | None
+    topology: NodeResourceTopology | None = None
+    topology_stale_after_s: float = 180.0
+    # Pods that the topology does not show as they are, and since when.
+    unreflected: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +68,9 @@ class NodePlan:
     computed: NodeInventoryStatus
     rises: Rises
     status: NodeInventoryStatus | None
-    node_condition: StatusCondition | None
-    drops_node_condition: bool
+    node_conditions: tuple[StatusCondition, ...]
+    dropped_conditions: tuple[str, ...]
+    unreflected: Mapping[str, float]
     problems: tuple[str, ...]
     look_again_s: float | None
     is_stale: bool
@@ -79,22 +92,34 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
         is_stale=is_stale,
         stale_safety_percent=facts.stale_safety_percent,
     )
+    numa, unreflected, reflects_s = plan_topology(facts, previous)
+    has_source = found.source is not None or numa.source is not None
+    wanted = {names.DISK_IO_READY: found.condition, names.TOPOLOGY_READY: numa.condition}
     computed = NodeInventoryStatus(
-        sources=Sources(diskio=found.source) if found.source is not None else None,
+        sources=Sources(diskio=found.source, topology=numa.source) if has_source else None,
         disks=found.disks,
-        conditions=merge_condition(facts.published, found.condition, now=now),
+        topology=numa.topology,
+        zones=numa.zones,
+        conditions=merge_conditions(facts.published, wanted, now=now),
+        free_zones=numa.free_zones,
         free_disk=found.free_disk,
     )
     settled, rises, lasts_s = settle(computed, facts.published, facts.rises, now_s=facts.now_s)
-    waits_s = [it for it in (lasts_s, left_s if has_report and not is_stale else None) if it]
+    silence_s = left_s if has_report and not is_stale else None
+    waits_s = [it for it in (lasts_s, silence_s, reflects_s) if it]
     known = {device.id for device in facts.device.devices} if facts.device is not None else set()
     return NodePlan(
         reserved=plan_reserved(facts),
         computed=computed,
         rises=rises,
         status=settled if is_news(settled, facts.published) else None,
-        node_condition=plan_node_condition(facts.node_condition, found.condition),
-        drops_node_condition=found.condition is None and facts.node_condition is not None,
+        node_conditions=plan_node_conditions(facts.node_conditions, wanted),
+        dropped_conditions=tuple(
+            on_node
+            for type_, on_node in ON_NODE.items()
+            if wanted[type_] is None and on_node in facts.node_conditions
+        ),
+        unreflected=unreflected,
         problems=find_problems(facts, found.condition),
         look_again_s=min(waits_s, default=None),
         is_stale=is_stale,
@@ -119,49 +144,92 @@ def plan_reserved(facts: NodeFacts) -> tuple[str, ...] | None:
     return wanted
 
 
-def merge_condition(
-    published: NodeInventoryStatus | None, wanted: StatusCondition | None, *, now: str
+def plan_topology(
+    facts: NodeFacts, previous: NodeInventoryStatus | None
+) -> tuple[TopologyInventory, Mapping[str, float], float | None]:
+    """Return the zones, which pods they do not show and since when, and when that becomes stale."""
+    if facts.topology is None:
+        return TopologyInventory(), {}, None
+    pods = [
+        PodOnNode(
+            uid=it.uid,
+            namespace=it.namespace,
+            name=it.name,
+            created_s=it.created_s,
+            started_s=it.started_s,
+            is_exclusive=it.is_guaranteed,
+            devices=it.devices,
+        )
+        for it in facts.pods.values()
+        if not it.is_finished
+    ]
+    built = build_topology(facts.topology, pods, previous=previous)
+    since = {uid: facts.unreflected.get(uid, facts.now_s) for uid in sorted(built.unreflected)}
+    if not since:
+        return built, since, None
+    left_s = min(since.values()) + facts.topology_stale_after_s - facts.now_s
+    if left_s > 0:
+        return built, since, left_s
+    stale = build_topology(facts.topology, pods, previous=previous, is_stale=True)
+    return stale, since, None
+
+
+def merge_conditions(
+    published: NodeInventoryStatus | None,
+    wanted: Mapping[str, StatusCondition | None],
+    *,
+    now: str,
 ) -> tuple[StatusCondition, ...] | None:
-    """Return the published conditions with ours replaced, other concerns' untouched."""
+    """Return the published conditions with ours replaced, others untouched."""
     before = (published.conditions if published is not None else None) or ()
-    others = tuple(it for it in before if it.type != names.DISK_IO_READY)
-    if wanted is None:
-        return others or None
-    old = next((it for it in before if it.type == names.DISK_IO_READY), None)
-    is_same = old is not None and old.status == wanted.status and old.last_transition_time
-    since = old.last_transition_time if old is not None and is_same else now
-    return (*others, wanted.model_copy(update={"last_transition_time": since}))
+    merged = [it for it in before if it.type not in wanted]
+    for type_, condition in wanted.items():
+        if condition is None:
+            continue
+        old = next((it for it in before if it.type == type_), None)
+        is_same = old is not None and old.status == condition.status and old.last_transition_time
+        since = old.last_transition_time if old is not None and is_same else now
+        merged.append(condition.model_copy(update={"last_transition_time": since}))
+    return tuple(merged) or None
 
 
 def is_news(wanted: NodeInventoryStatus, published: NodeInventoryStatus | None) -> bool:
     """Tell whether the status says something else than the published one."""
     if published is None:
-        return wanted.disks is not None
+        return wanted.disks is not None or wanted.topology is not None
     return _essence(wanted) != _essence(published)
 
 
 def _essence(status: NodeInventoryStatus) -> NodeInventoryStatus:
-    source = status.sources.diskio if status.sources is not None else None
-    if source is not None:
-        bare = source.model_copy(update={"stats_generation": None})
-        status = status.model_copy(update={"sources": Sources(diskio=bare)})
+    sources = status.sources
+    if sources is not None:
+        diskio, topology = sources.diskio, sources.topology
+        bare = Sources(
+            diskio=diskio and diskio.model_copy(update={"stats_generation": None}),
+            # An updater that writes the same again is no news.
+            topology=topology and topology.model_copy(update={"written_s": None}),
+        )
+        status = status.model_copy(update={"sources": bare})
     conditions = tuple(
         it.model_copy(update={"last_transition_time": None}) for it in status.conditions or ()
     )
     return status.model_copy(update={"conditions": conditions})
 
 
-def plan_node_condition(
-    seen: Condition | None, wanted: StatusCondition | None
-) -> StatusCondition | None:
-    """Return the condition to set on the Node, None if status and reason stand there already."""
-    if wanted is None:
-        return None
-    if seen is not None and (seen.status, seen.reason) == (wanted.status, wanted.reason):
-        return None
-    return wanted.model_copy(
-        update={"type": names.DISK_IO_READY_ON_NODE, "observed_generation": None}
-    )
+def plan_node_conditions(
+    seen: Mapping[str, Condition], wanted: Mapping[str, StatusCondition | None]
+) -> tuple[StatusCondition, ...]:
+    """Return the conditions to set on the Node: those whose status or reason does not stand there."""
+    found = []
+    for type_, condition in wanted.items():
+        old = seen.get(ON_NODE[type_])
+        if condition is None or (
+            old is not None and (old.status, old.reason) == (condition.status, condition.reason)
+        ):
+            continue
+        update = {"type": ON_NODE[type_], "observed_generation": None}
+        found.append(condition.model_copy(update=update))
+    return tuple(found)
 
 
 def find_problems(facts: NodeFacts, condition: StatusCondition | None) -> tuple[str, ...]:
@@ -209,27 +277,36 @@ def status_patch(status: NodeInventoryStatus, *, uid: str) -> dict[str, Any]:
     return {
         "metadata": {"uid": uid},
         "status": {
-            "sources": {"diskio": _whole_source(status)},
+            "sources": {
+                "diskio": _whole(status.sources and status.sources.diskio),
+                "topology": _whole(status.sources and status.sources.topology),
+            },
             "disks": wire.get("disks"),
+            "topology": _whole(status.topology),
+            "zones": wire.get("zones"),
             "conditions": wire.get("conditions"),
+            "freeZones": wire.get("freeZones"),
             "freeDisk": wire.get("freeDisk"),
         },
     }
 
 
-def _whole_source(status: NodeInventoryStatus) -> dict[str, Any] | None:
-    source = status.sources.diskio if status.sources is not None else None
+def _whole(part: Model | None) -> dict[str, Any] | None:
     # With its nulls: a merge patch keeps what it does not name.
-    return source.model_dump(mode="json", by_alias=True) if source is not None else None
+    return part.model_dump(mode="json", by_alias=True) if part is not None else None
 
 
-def node_condition_patch(
-    condition: StatusCondition | None, *, uid: str, now: str, flips: bool
+def node_conditions_patch(
+    wanted: Iterable[StatusCondition],
+    dropped: Iterable[str],
+    seen: Mapping[str, Condition],
+    *,
+    uid: str,
+    now: str,
 ) -> dict[str, Any]:
-    """Return the strategic merge patch for the Node's `/status`; None takes the condition away."""
-    if condition is None:
-        entry: dict[str, Any] = {"type": names.DISK_IO_READY_ON_NODE, "$patch": "delete"}
-    else:
+    """Return the strategic merge patch for the Node's `/status` that sets and drops conditions."""
+    entries: list[dict[str, Any]] = [{"type": it, "$patch": "delete"} for it in dropped]
+    for condition in wanted:
         entry = {
             "type": condition.type,
             "status": condition.status,
@@ -237,6 +314,8 @@ def node_condition_patch(
             "message": condition.message,
             "lastHeartbeatTime": now,
         }
-        if flips:
+        old = seen.get(condition.type)
+        if old is None or old.status != condition.status:
             entry["lastTransitionTime"] = now
-    return {"metadata": {"uid": uid}, "status": {"conditions": [entry]}}
+        entries.append(entry)
+    return {"metadata": {"uid": uid}, "status": {"conditions": entries}}

@@ -1,7 +1,7 @@
 """The operator put together: who watches, who decides what to write, who may write, in which order it ends.
 
     informers (pods, nodes, NodeInventories, one ConfigMap) --+
-    Kopf (NodeDiskDevice, NodeDiskIOStats, PlacementPolicy) --+--> Fleet --dirty node--> WorkQueue
+    Kopf (the vendors' kinds, PlacementPolicy) ---------------+--> Fleet --dirty node--> WorkQueue
     audits (lists at start and every few minutes) ------------+                             |
                                                      leader? complete? --> NodeReconciler --+--> API
 
@@ -34,7 +34,11 @@ from berthmaster_operator.certifying import BundleOnly, CertificateReconciler, C
 from berthmaster_operator.cleaning import Cleaner
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.gates import GateConfiguration
-from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
+from berthmaster_operator.handlers import (
+    node_disk_devices,
+    node_disk_io_stats,
+    node_resource_topologies,
+)
 from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
@@ -355,6 +359,7 @@ class Program:
         watching.register_login(registry)
         node_disk_devices.register(registry, self.fleet, self.events)
         node_disk_io_stats.register(registry, self.fleet)
+        node_resource_topologies.register(registry, self.fleet)
         self.policies.register(registry)
         await watching.run(
             registry,

@@ -84,6 +84,7 @@ class NodeReconciler:
             return None
         plan = plans.plan_node(self._facts(state), now=rfc3339(self._wall_clock()))
         state.computed, state.rises, state.is_stale = plan.computed, plan.rises, plan.is_stale
+        state.unreflected = plan.unreflected
         self._account(state, plan)
         self._tell(state, plan.problems)
         failure: ClusterError | None = None
@@ -101,8 +102,8 @@ class NodeReconciler:
                 waits_s.append(pause_s)
             else:
                 await self._write_inventory(state, plan.status)
-        if (plan.node_condition is not None or plan.drops_node_condition) and self._may_write():
-            await self._write_node_condition(state, plan)
+        if (plan.node_conditions or plan.dropped_conditions) and self._may_write():
+            await self._write_node_conditions(state, plan)
         if failure is not None:
             raise failure
         return min(waits_s, default=None)
@@ -116,7 +117,7 @@ class NodeReconciler:
         is_other = _is_of_other_node(state)
         return NodeFacts(
             name=state.name,
-            node_condition=state.node.condition if state.node is not None else None,
+            node_conditions=state.node.conditions if state.node is not None else {},
             device=fleet.device_of(state),
             stats=seen.stats if seen is not None else None,
             silence_s=self._clock() - seen.alive_s if seen is not None else 0.0,
@@ -129,6 +130,9 @@ class NodeReconciler:
             now_s=self._clock(),
             computed=state.computed,
             published=None if is_other else state.published,
+            topology=state.topology.topology if state.topology is not None else None,
+            topology_stale_after_s=fleet.topology_stale_after_s,
+            unreflected=state.unreflected,
         )
 
     def _pause_s(self, state: NodeState) -> float:
@@ -227,17 +231,16 @@ class NodeReconciler:
             stored = await self._store.get(f"{INVENTORIES}/{state.name}", timeout_s=WRITE_TIMEOUT_S)
         self._fleet.see_inventory(decode_inventory(msgspec.json.encode(stored)))
 
-    async def _write_node_condition(self, state: NodeState, plan: NodePlan) -> None:
+    async def _write_node_conditions(self, state: NodeState, plan: NodePlan) -> None:
         node = state.node
         if node is None:
             return
-        wanted = plan.node_condition
-        before = node.condition.status if node.condition is not None else None
-        patch = plans.node_condition_patch(
-            wanted,
+        patch = plans.node_conditions_patch(
+            plan.node_conditions,
+            plan.dropped_conditions,
+            node.conditions,
             uid=node.uid,
             now=rfc3339(self._wall_clock()),
-            flips=wanted is not None and wanted.status != before,
         )
         try:
             stored = await self._store.patch(

@@ -1,12 +1,15 @@
 """The little that the operator keeps of the objects that its informers watch.
 
-150,000 pods pass through here, so each becomes four strings and a flag at once. A pod belongs to the
+150,000 pods pass through here, so each becomes a few strings and numbers at once. A pod belongs to the
 node that it is bound to, else to the one that our allocation sends it to.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -14,6 +17,10 @@ from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Condition, ConfigMap, Struct
 from berthmaster.api.policy import Mode
+from berthmaster.concerns.numa.amounts import is_extended
+from berthmaster.concerns.numa.request import GUARANTEED
+
+OUR_CONDITIONS = (names.DISK_IO_READY_ON_NODE, names.TOPOLOGY_READY_ON_NODE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +31,22 @@ class PodSeen:
     namespace: str
     node: str
     is_finished: bool
+    name: str = ""
+    # Seconds since the epoch by the API server's clock: when it was made, and when the API server
+    # first showed that the kubelet had taken it.
+    created_s: float | None = None
+    started_s: float | None = None
+    is_guaranteed: bool = False
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSeen:
-    """A Node and our own condition on it."""
+    """A Node and our own conditions on it, by type."""
 
     name: str
     uid: str
-    condition: Condition | None
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +91,40 @@ class _Meta(Struct, frozen=True):
     owner_references: list[_Owner] | None = None
 
 
+class _Managed(Struct, frozen=True):
+    subresource: str = ""
+    time: str = ""
+
+
+class _PodMeta(_Meta, frozen=True):
+    creation_timestamp: str = ""
+    managed_fields: list[_Managed] | None = None
+
+
+class _Resources(Struct, frozen=True):
+    requests: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
+
+
+class _Container(Struct, frozen=True):
+    resources: _Resources = _Resources()
+    restart_policy: str = ""
+
+
 class _PodSpec(Struct, frozen=True):
     node_name: str = ""
+    containers: list[_Container] | None = None
+    init_containers: list[_Container] | None = None
 
 
 class _PodStatus(Struct, frozen=True):
     phase: str = ""
+    qos_class: str = ""
+    start_time: str | None = None
 
 
 class _Pod(Struct, frozen=True):
-    metadata: _Meta = _Meta()
+    metadata: _PodMeta = _PodMeta()
     spec: _PodSpec = _PodSpec()
     status: _PodStatus = _PodStatus()
 
@@ -130,7 +168,39 @@ def decode_pod(raw: bytes) -> PodSeen:
         namespace=pod.metadata.namespace,
         node=node,
         is_finished=pod.status.phase in ("Succeeded", "Failed"),
+        name=pod.metadata.name,
+        created_s=_seconds(pod.metadata.creation_timestamp),
+        started_s=_started_s(pod) if pod.spec.node_name and pod.status.start_time else None,
+        is_guaranteed=pod.status.qos_class == GUARANTEED,
+        devices=_devices(pod.spec),
     )
+
+
+def _started_s(pod: _Pod) -> float | None:
+    """Return the last write to the status: the kubelet, which alone sets the start, was no later."""
+    written = (it.time for it in pod.metadata.managed_fields or () if it.subresource == "status")
+    times = [at_s for it in written if (at_s := _seconds(it)) is not None]
+    return max(times, default=None)
+
+
+def _devices(spec: _PodSpec) -> tuple[str, ...]:
+    """Return the devices that containers which stay ask for."""
+    staying = [it for it in spec.init_containers or () if it.restart_policy == "Always"]
+    found = {
+        name
+        for container in (*(spec.containers or ()), *staying)
+        for side in (container.resources.requests, container.resources.limits)
+        for name in side or ()
+        if is_extended(name)
+    }
+    return tuple(sorted(found)) if found else ()
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def decode_replica(raw: bytes) -> ReplicaSeen:
@@ -144,8 +214,8 @@ def decode_replica(raw: bytes) -> ReplicaSeen:
 def decode_node(raw: bytes) -> NodeSeen:
     """Read a Node; raises as `decode_pod`."""
     node = _node(raw)
-    ours = (it for it in node.status.conditions or () if it.type == names.DISK_IO_READY_ON_NODE)
-    return NodeSeen(name=node.metadata.name, uid=node.metadata.uid, condition=next(ours, None))
+    ours = {it.type: it for it in node.status.conditions or () if it.type in OUR_CONDITIONS}
+    return NodeSeen(name=node.metadata.name, uid=node.metadata.uid, conditions=ours)
 
 
 def decode_inventory(raw: bytes) -> InventorySeen:

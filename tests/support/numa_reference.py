@@ -142,13 +142,14 @@ def zone_score(ask: Amounts, free: Amounts, strategy: str, weights: Mapping[str,
         variance = (squares - deviations * deviations / len(shares)) / (len(shares) - 1)
         return int((1 - variance) * 100)
     total = heaviness = 0
+    part: int
     for name, amount in ask.items():
         weight = weights.get(name, 1)
         has = free.get(name, Fraction(0))
-        units, asked = math.ceil(has), math.ceil(amount)
+        units, wanted = math.ceil(has), math.ceil(amount)
         part = 0
         if units and amount <= has:
-            part = (units - asked if strategy == "LeastAllocated" else asked) * 100 // units
+            part = (units - wanted if strategy == "LeastAllocated" else wanted) * 100 // units
         total += weight * part
         heaviness += weight
     return total // heaviness
@@ -170,7 +171,7 @@ def least_numa_nodes(pod: RefPod, node: RefNode) -> int:
         most = max(most, len(chosen))
         all_nearest &= nearest
         for name, amount in ask.items():
-            rest = amount
+            rest: Fraction = amount
             for _, free, _ in sorted((zones[it] for it in chosen), key=lambda it: it[0]):
                 given = min(rest, free[name])
                 free[name] -= given

@@ -131,8 +131,8 @@ def _policy_schema() -> Schema:
     disk["nsWhiteList"]["x-kubernetes-list-type"] = "set"
     spec["properties"]["schedulerNames"]["x-kubernetes-list-type"] = "set"
     # So that the API server fills the defaults below where a user left the level out.
-    spec["properties"]["concerns"]["default"] = {"diskio": {}, "resources": {}}
-    for name in ("diskio", "resources"):
+    spec["properties"]["concerns"]["default"] = {"diskio": {}, "numa": {}, "resources": {}}
+    for name in ("diskio", "numa", "resources"):
         spec["properties"]["concerns"]["properties"][name]["default"] = {}
     return _with_root(
         {"spec": {**spec, "default": {}}}, "Which pods are placed, how, and with which settings."
@@ -141,7 +141,7 @@ def _policy_schema() -> Schema:
 
 def _inventory_schema() -> Schema:
     status = schema_of(NodeInventoryStatus)
-    for name, key in (("disks", "id"), ("conditions", "type")):
+    for name, key in (("disks", "id"), ("zones", "id"), ("conditions", "type")):
         status["properties"][name]["x-kubernetes-list-type"] = "map"
         status["properties"][name]["x-kubernetes-list-map-keys"] = [key]
     return _with_root({"status": status}, "What one node has, as its exporters report it.")
@@ -203,6 +203,7 @@ def render() -> dict[str, Schema]:
         _inventory_schema(),
         [
             ("Free-Disk", "string", ".status.freeDisk"),
+            ("Free-CPUs", "string", ".status.freeZones"),
             ("Disk-IO", "string", f"{ready}.status"),
             ("Reason", "string", f"{ready}.reason"),
         ],

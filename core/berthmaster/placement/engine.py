@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -104,12 +104,16 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Shape:
-    """A shape's results for all rows, as of `tick`. `codes`: (concern + 1) * 256 + its code."""
+    """A shape's results for all rows, as of `tick`. `codes`: (concern + 1) * 256 + its code.
+
+    `groups` are the words last made for a code: for which row, in which version of it.
+    """
 
     codes: NDArray[np.uint16]
     totals: Scores
     ties: Scores
     tick: int
+    groups: dict[int, tuple[int, int, str]] = field(default_factory=dict)
 
 
 class Engine:
@@ -383,14 +387,24 @@ class Engine:
         for code in np.flatnonzero(counts[1:]) + 1:
             rows = np.flatnonzero(shape.codes == code)
             examples = tuple(sorted(self.table.names[row] for row in self._some(rows)))
-            _, reason = self._explain(request, int(rows[0]), int(code))
-            known = groups.get(reason.group)
-            groups[reason.group] = Refusals(
-                group=reason.group,
+            group = self._group(request, shape, int(rows[0]), int(code))
+            known = groups.get(group)
+            groups[group] = Refusals(
+                group=group,
                 count=len(rows) + (known.count if known else 0),
                 examples=((known.examples if known else ()) + examples)[:_EXAMPLES],
             )
         return tuple(sorted(groups.values(), key=lambda it: (-it.count, it.group)))
+
+    def _group(self, request: PodRequest, shape: _Shape, row: int, code: int) -> str:
+        """Return the words for a row's code, made once for each version of the row."""
+        version = int(self.table.versions[row])
+        known = shape.groups.get(code)
+        if known is not None and known[:2] == (row, version):
+            return known[2]
+        group = self._explain(request, row, code)[1].group
+        shape.groups[code] = (row, version, group)
+        return group
 
     def _some(self, rows: Rows) -> Rows:
         """Return a few of the rows, whatever their order."""

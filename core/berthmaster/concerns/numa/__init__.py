@@ -68,6 +68,10 @@ class NumaConcern:
         """Return what each zone gives, by id and resource."""
         return placement.allocate_row(columns, row, request)
 
+    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return nothing: kubelets choose by themselves."""
+        return {}
+
     def explain(
         self, columns: NumaColumns, row: int, code: int, request: NumaRequest, node: str
     ) -> Reason:
