@@ -128,8 +128,8 @@ def zone_score(ask: Amounts, free: Amounts, strategy: str, weights: Mapping[str,
     if strategy == "BalancedAllocation":
         shares = []
         for name in sorted(ask):
-            has = math.ceil(free.get(name, Fraction(0)))
-            shares.append(math.ceil(ask[name]) / has if has else 1.0)
+            whole = math.ceil(free.get(name, Fraction(0)))
+            shares.append(math.ceil(ask[name]) / whole if whole else 1.0)
         if any(share > 1 for share in shares):
             return 0
         if len(shares) == 1:
@@ -142,7 +142,6 @@ def zone_score(ask: Amounts, free: Amounts, strategy: str, weights: Mapping[str,
         variance = (squares - deviations * deviations / len(shares)) / (len(shares) - 1)
         return int((1 - variance) * 100)
     total = heaviness = 0
-    part: int
     for name, amount in ask.items():
         weight = weights.get(name, 1)
         has = free.get(name, Fraction(0))

@@ -18,8 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api.policy import NumaStrategy
-from berthmaster.concerns.numa.aligning import Part, keeps, serving, subtract, units
-from berthmaster.concerns.numa.amounts import whole
+from berthmaster.concerns.numa.aligning import (
+    Part,
+    constrains,
+    keeps,
+    serving,
+    subtract,
+    units,
+)
+from berthmaster.concerns.numa.amounts import HIGHEST_OFFER, whole
 from berthmaster.concerns.numa.columns import SINGLE, Flags, Floats, Ints
 from berthmaster.concerns.numa.fewest import find_fewest, take_off
 from berthmaster.concerns.numa.request import (
@@ -164,24 +171,38 @@ def _predicted(
         slots = mask.argmax(axis=1)
         if keeps(ask.kind, request):
             subtract(work, request, ask.amounts, possible, slots)
-        share += _used_share(work, ask.amounts, slots)
+        share += _used_share(work, request, ask.amounts, slots)
         counted += 1
     scores = 50 + 50 * share / max(1, counted)
     across = ~fits & (policy != SINGLE)
     scores[~fits] = 0
     if across.any():
-        scores[across] = _least_numa_nodes(part.narrow(across), request, asks) / 2
+        scores[across] = _least_numa_nodes(_unbounded(part.narrow(across), request), request, asks)
+        scores[across] /= 2
     return scores
 
 
-def _used_share(work: Part, amounts: Amounts, slots: NDArray[np.intp]) -> Scores:
-    """Return per row the mean share in use, 0..1, of what is asked in the chosen zone."""
+def _used_share(
+    work: Part, request: NumaRequest, amounts: Amounts, slots: NDArray[np.intp]
+) -> Scores:
+    """Return per row the mean share in use, 0..1, of what is aligned in the chosen zone."""
     at = np.arange(work.count)
     total = np.zeros(work.count)
+    counted = np.zeros(work.count)
     for resource, _ in amounts:
+        binds = constrains(work, request, resource)
         most = np.maximum(work.totals[resource][at, slots], 1).astype(np.float64)
-        total += np.clip(1 - work.amounts[resource][at, slots] / most, 0.0, 1.0)
-    return total / len(amounts)
+        used = np.clip(1 - work.amounts[resource][at, slots] / most, 0.0, 1.0)
+        total += np.where(binds, used, 0.0)
+        counted += binds
+    return total / np.maximum(counted, 1)
+
+
+def _unbounded(part: Part, request: NumaRequest) -> Part:
+    """Return the part with plenty, in every zone, of what is not aligned there."""
+    for resource, cells in part.amounts.items():
+        cells[~constrains(part, request, resource)] = HIGHEST_OFFER
+    return part
 
 
 def _exclusive_asks(request: NumaRequest, *, is_pod_scope: bool) -> tuple[ContainerAsk, ...]:

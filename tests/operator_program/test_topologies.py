@@ -1,0 +1,231 @@
+"""From a NodeResourceTopology to the node's inventory: zones, counted pods, conditions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from berthmaster.api import names
+from berthmaster.concerns.numa.fingerprint import fingerprint
+from berthmaster_operator.handlers import node_resource_topologies
+from operator_program.worlds import BEGIN, INVENTORY, NODE, World, make_pod, make_policy
+
+GPU = "vendor.com/gpu"
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.start()
+    return world
+
+
+def at(seconds: float) -> str:
+    return (BEGIN + timedelta(seconds=seconds)).isoformat()
+
+
+def make_topology(
+    cpus: int = 8,
+    *,
+    written_s: float = 0,
+    version: int = 1,
+    pods: list[str] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    attributes = [{"name": "topologyManagerPolicy", "value": "single-numa-node"}]
+    if pods is not None:
+        text = fingerprint(("team", name) for name in pods)
+        attributes.append({"name": "nodeTopologyPodsFingerprint", "value": text})
+    resources = [
+        {"name": name, "capacity": "8", "allocatable": "8", "available": free}
+        for name, free in (("cpu", cpus), (GPU, 2))
+    ]
+    return {
+        "metadata": {
+            "name": NODE,
+            "uid": "nrt",
+            "resourceVersion": str(version),
+            "managedFields": [
+                {"manager": "updater", "time": at(written_s), "fieldsV1": {"f:zones": {}}}
+            ],
+        },
+        "attributes": attributes,
+        "zones": [{"name": "node-0", "type": "Node", "resources": resources}],
+        **fields,
+    }
+
+
+def make_running(name: str, *, created_s: float = 0, shown_s: float = 5, **fields: Any) -> Any:
+    pod = make_pod(name)
+    pod["metadata"]["creationTimestamp"] = at(created_s)
+    pod["metadata"]["managedFields"] = [
+        {"manager": "kubelet", "subresource": "status", "time": at(shown_s), "fieldsV1": {}}
+    ]
+    pod["status"] = {
+        "phase": "Running", "startTime": at(shown_s), "qosClass": "Guaranteed", **fields
+    }  # fmt: skip
+    return pod
+
+
+def show(world: World, topology: dict[str, Any], *, is_gone: bool = False) -> None:
+    node_resource_topologies.take(world.fleet, topology, is_gone=is_gone)
+
+
+def status(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = world.store.objects[INVENTORY]["status"]
+    return found
+
+
+def condition(world: World) -> dict[str, Any]:
+    found = status(world)["conditions"]
+    return next(it for it in found if it["type"] == names.TOPOLOGY_READY)
+
+
+async def test_zones_are_published_with_settings_and_condition(world: World) -> None:
+    show(world, make_topology(6))
+    await world.settle()
+
+    zone = status(world)["zones"][0]
+    assert (zone["id"], zone["available"]) == (0, {"cpu": "6", GPU: "2"})
+    assert status(world)["topology"]["policy"] == "single-numa-node"
+    assert status(world)["freeZones"] == "0: 6/8"
+    assert (condition(world)["status"], condition(world)["reason"]) == ("True", "Reported")
+    assert [it["type"] for it in world.node_conditions] == [names.TOPOLOGY_READY_ON_NODE]
+
+
+async def test_running_pod_in_the_fingerprint_is_counted(world: World) -> None:
+    world.add_pod(make_running("p", created_s=1))
+    show(world, make_topology(4, written_s=3, pods=["p"]))
+    await world.settle()
+
+    assert status(world)["topology"]["reportedPods"] == ["p"]
+
+
+async def test_later_writes_to_a_pod_do_not_make_it_start_later(world: World) -> None:
+    world.add_pod(make_running("p", shown_s=5))
+    world.add_pod(make_running("p", shown_s=50))
+    show(world, make_topology(4, written_s=6))
+    await world.settle()
+
+    assert status(world)["topology"]["reportedPods"] == ["p"]
+
+
+async def test_pods_that_share_their_cpus_are_not_listed(world: World) -> None:
+    world.add_pod(make_running("p", qosClass="Burstable"))
+    show(world, make_topology(8, written_s=20))
+    await world.settle()
+
+    assert status(world)["topology"]["reportedPods"] == []
+
+
+async def test_updater_that_misses_a_pod_for_long_is_stale_until_it_shows_it(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    world.add_pod(make_running("p", shown_s=5))
+    await world.settle()
+    assert condition(world)["reason"] == "Reported"
+
+    world.now_s += 181
+    await world.settle()
+    assert (condition(world)["status"], condition(world)["reason"]) == ("False", "Stale")
+    assert status(world)["topology"]["freshness"] == "Stale"
+    assert world.node_conditions[0]["status"] == "False"
+
+    show(world, make_topology(4, written_s=200, version=2))
+    await world.settle()
+    assert condition(world)["reason"] == "Reported"
+    assert status(world)["topology"]["freshness"] == "Fresh"
+
+
+async def test_updater_of_an_idle_node_may_be_silent_for_ever(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    await world.settle()
+
+    world.now_s += 100_000
+
+    assert await world.step() is None
+    assert condition(world)["reason"] == "Reported"
+
+
+async def test_shortest_patience_of_any_policy_counts(world: World) -> None:
+    policy = make_policy()
+    policy["spec"]["concerns"]["numa"] = {"staleAfter": "20s"}
+    world.policies["p"] = policy
+    world.start()
+    show(world, make_topology(8, written_s=1))
+    world.add_pod(make_running("p", shown_s=5))
+    await world.settle()
+
+    world.now_s += 21
+    await world.settle()
+
+    assert condition(world)["reason"] == "Stale"
+
+
+async def test_topology_that_says_the_same_again_costs_no_write(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    await world.settle()
+    before = world.store.objects[INVENTORY]["metadata"]["resourceVersion"]
+
+    show(world, make_topology(8, written_s=61, version=2))
+    await world.settle()
+
+    assert world.store.objects[INVENTORY]["metadata"]["resourceVersion"] == before
+
+
+async def test_topology_that_is_gone_takes_zones_and_conditions_along(world: World) -> None:
+    show(world, make_topology())
+    await world.settle()
+
+    world.now_s += 10
+    show(world, make_topology(), is_gone=True)
+    await world.settle()
+
+    assert status(world).get("zones") is None
+    assert status(world).get("topology") is None
+    assert world.node_conditions == []
+
+
+async def test_new_leader_keeps_who_was_counted(world: World) -> None:
+    world.add_pod(make_running("p", created_s=1))
+    show(world, make_topology(4, written_s=3, pods=["p"]))
+    await world.settle()
+
+    world.start()
+    show(world, make_topology(3, written_s=4, pods=["p", "stranger"], version=2))
+    world.now_s += 10
+    await world.settle()
+
+    assert status(world)["topology"]["reportedPods"] == ["p"]
+
+
+async def test_manager_policy_that_is_no_longer_told_is_taken_back(world: World) -> None:
+    told = make_topology()
+    told["attributes"].append({"name": "cpuManagerPolicy", "value": "static"})
+    show(world, told)
+    await world.settle()
+    assert status(world)["topology"]["cpuManagerPolicy"] == "static"
+
+    world.now_s += 10
+    show(world, make_topology(version=2))
+    await world.settle()
+
+    assert status(world)["topology"].get("cpuManagerPolicy") is None
+
+
+async def test_nonsense_becomes_words_in_the_condition(world: World) -> None:
+    odd = make_topology(zones=[{"name": "numa-node-0", "type": "Node", "resources": 7}])
+    show(world, odd)
+    await world.settle()
+
+    assert (condition(world)["status"], condition(world)["reason"]) == ("False", "NoZones")
+    assert 'expected node-<0..63>, found "numa-node-0"' in condition(world)["message"]
+
+
+async def test_older_version_is_not_taken(world: World) -> None:
+    show(world, make_topology(4, version=9))
+    show(world, make_topology(8, version=8))
+    await world.settle()
+
+    assert status(world)["zones"][0]["available"]["cpu"] == "4"
