@@ -40,13 +40,10 @@ STRICT, PREFER, IGNORE = "strict", "prefer", "ignore"
 _MODES = (STRICT, PREFER, IGNORE)
 _FIELD = f"metadata.annotations[{names.NUMA}]"
 
-_HOLDINGS_REMEMBERED = 16384
+_PODS_REMEMBERED = 16384
 
 Amounts = tuple[tuple[str, int], ...]
-Holding = tuple[tuple[Amounts, ...], tuple[Amounts, Amounts]]
-
 _encode = msgspec.msgpack.Encoder().encode
-_holdings: dict[bytes, Holding] = {}
 
 
 class ContainerAsk(NamedTuple):
@@ -93,6 +90,21 @@ class NumaUsage(NamedTuple):
     is_bound: bool
 
 
+class _Reading(NamedTuple):
+    """What a pod's spec says; equal for equal pods, and so reckoned once."""
+
+    qos: str
+    names_device: bool
+    containers: tuple[ContainerAsk, ...]
+    held: tuple[Amounts, ...]
+    # By Kubernetes' rule and by upstream's.
+    totals: tuple[Amounts, Amounts]
+    resources: tuple[str, ...]
+
+
+_readings: dict[bytes, _Reading] = {}
+
+
 def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
     """Return what the pod asks, None if the kubelet aligns nothing of it.
 
@@ -103,25 +115,19 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
     mode = pod.annotations.get(names.NUMA, "")
     if mode == IGNORE:
         return None
-    qos = qos_class(pod)
-    devices = _names_device(pod)
-    if qos == BEST_EFFORT and not devices:
-        _check(mode)
+    _check(mode)
+    found = _reading(pod)
+    if found.qos == BEST_EFFORT and not found.names_device:
         return None
     # Upstream has every pod with requests look for zones that list them, aligned or not.
-    if qos != GUARANTEED and not devices and not _is_literal(settings):
-        _check(mode)
+    if found.qos != GUARANTEED and not found.names_device and not _is_literal(settings):
         return None
-    _check(mode)
     is_strict = settings.strict_upstream
-    containers = _containers(pod)
-    total = effective_request(pod, is_upstream=is_strict)
-    named = {name for it in containers for name, _ in it.amounts}
     return NumaRequest(
-        is_guaranteed=qos == GUARANTEED,
-        resources=tuple(sorted(named | {name for name, _ in total})),
-        containers=containers,
-        pod=total,
+        is_guaranteed=found.qos == GUARANTEED,
+        resources=found.resources,
+        containers=found.containers,
+        pod=found.totals[1 if is_strict else 0],
         has_pod_resources=pod.spec.resources is not None and not is_strict,
         strategy=settings.scoring_strategy.type,
         weights=_weights(settings),
@@ -135,7 +141,20 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
 
 
 def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | None:
-    """Return what the pod holds exclusively; never raises. Reckoned once for equal pods."""
+    """Return what the pod holds exclusively; never raises."""
+    found = _reading(pod)
+    if not found.held and not allocated:
+        return None
+    is_ours = allocated is not None and isinstance(allocated.get("zones"), Mapping)
+    return NumaUsage(
+        containers=found.held,
+        zones=_read_zones(allocated) if found.held else (),
+        reserved=found.totals if is_ours else None,
+        is_bound=bool(pod.spec.node_name),
+    )
+
+
+def _reading(pod: Pod) -> _Reading:
     spec = pod.spec
     key = _encode(
         (
@@ -146,33 +165,33 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | Non
             pod.status.qos_class,
         )
     )
-    found = _holdings.get(key)
+    found = _readings.get(key)
     if found is None:
-        if len(_holdings) >= _HOLDINGS_REMEMBERED:
-            _holdings.clear()
-        found = _holdings[key] = _holding(pod)
-    held, reserved = found
-    if not held and not allocated:
-        return None
-    is_ours = allocated is not None and isinstance(allocated.get("zones"), Mapping)
-    return NumaUsage(
-        containers=held,
-        zones=_read_zones(allocated) if held else (),
-        reserved=reserved if is_ours else None,
-        is_bound=bool(spec.node_name),
-    )
+        if len(_readings) >= _PODS_REMEMBERED:
+            _readings.clear()
+        found = _readings[key] = _read_spec(pod)
+    return found
 
 
-def _holding(pod: Pod) -> Holding:
-    is_guaranteed = qos_class(pod) == GUARANTEED
+def _read_spec(pod: Pod) -> _Reading:
+    qos = qos_class(pod)
     has_pod_resources = pod.spec.resources is not None
-    found = (
-        exclusive(it.amounts, is_guaranteed, has_pod_resources)
-        for it in _containers(pod)
+    containers = _containers(pod)
+    held = (
+        exclusive(it.amounts, qos == GUARANTEED, has_pod_resources)
+        for it in containers
         if it.kind != INIT
     )
-    reserved = (effective_request(pod), effective_request(pod, is_upstream=True))
-    return tuple(it for it in found if it), reserved
+    totals = (effective_request(pod), effective_request(pod, is_upstream=True))
+    named = {name for it in containers for name, _ in it.amounts}
+    return _Reading(
+        qos=qos,
+        names_device=_names_device(pod),
+        containers=containers,
+        held=tuple(it for it in held if it),
+        totals=totals,
+        resources=tuple(sorted(named.union(*(dict(it) for it in totals)))),
+    )
 
 
 def exclusive(amounts: Amounts, is_guaranteed: bool, has_pod_resources: bool) -> Amounts:
