@@ -10,7 +10,7 @@ import pytest_asyncio
 import yaml
 
 from berthmaster.api import names
-from berthmaster.api.policy import PlacementPolicySpec, policy_from_manifest
+from berthmaster.api.policy import NumaSettings, PlacementPolicySpec, policy_from_manifest
 from berthmaster.cluster.client import ApiError, Client
 from berthmaster_sandbox.cluster import Sandbox
 from config.applying import CONFIG, PLACEMENT_POLICIES, applied, eventually
@@ -184,6 +184,7 @@ async def test_good_policy_gets_the_models_defaults(
             "staleAfter": "60s",
             "staleSafetyPercent": 0,
         },
+        "numa": {key: it for key, it in NumaSettings().to_wire().items() if it != []},
         "resources": {"weight": 0},
     }
     filled = {"priority", "mode", "onInvalid", "pinPatience", "concerns"}

@@ -54,6 +54,7 @@ RIGHTS: tuple[Right, ...] = (
     *_rights(
         _OPERATOR, "get list watch create patch delete", names.DISKIO_GROUP, "nodediskiostats"
     ),
+    *_rights(_OPERATOR, "list watch", names.TOPOLOGY_GROUP, "noderesourcetopologies"),
     *_rights(_OPERATOR, "get list watch create", names.GROUP, "nodeinventories"),
     *_rights(_OPERATOR, "patch", names.GROUP, "nodeinventories/status"),
     *_rights(_OPERATOR, "get list watch", names.GROUP, "placementpolicies"),

@@ -86,13 +86,15 @@ def read_part(
     totals = {}
     if with_totals:
         for name in request.resources:
-            totals[name] = columns.cells(size, name, View.TOTAL).amounts[indices]
+            totals[name] = columns.cells(size, name, View.TOTAL).amounts.take(indices, axis=0)
     return Part(
         columns=columns,
         size=size,
         indices=indices,
-        amounts={name: it.amounts[indices] for name, it in cells.items()},
-        units={name: it.units[indices] for name, it in cells.items()} if with_units else {},
+        amounts={name: it.amounts.take(indices, axis=0) for name, it in cells.items()},
+        units={name: it.units.take(indices, axis=0) for name, it in cells.items()}
+        if with_units
+        else {},
         totals=totals,
         known={name: it.known[indices] for name, it in cells.items()},
         aligned={name: it.aligned[indices] for name, it in cells.items()},
