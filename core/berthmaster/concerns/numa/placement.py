@@ -43,6 +43,8 @@ _IN_UNITS = (
     NumaStrategy.MOST_ALLOCATED,
     NumaStrategy.BALANCED_ALLOCATION,
 )
+# Scores make many passes over the numbers; those of so many rows stay in the processor's cache.
+_ROWS_AT_ONCE = 1024
 # Sets of zones of one size that are tried for one answer; then all zones count as chosen.
 _MOST_SETS = 512
 
@@ -201,17 +203,20 @@ def _parts(
     # Twice the size, and one more for the scope pod: one number to sort the rows by.
     kinds = columns.sizes[rows[places]].astype(np.intp) * 2 + columns.is_pod_scope[rows[places]]
     for kind in np.unique(kinds).tolist() if len(kinds) > 1 else kinds.tolist():
-        at = places[kinds == kind] if len(kinds) > 1 else places
-        part = read_part(
-            columns,
-            kind // 2,
-            columns.indices[rows[at]],
-            request,
-            view=view,
-            with_units=with_units,
-            with_totals=needs_totals,
-        )
-        yield at, part, bool(kind % 2)
+        every = places[kinds == kind] if len(kinds) > 1 else places
+        step = _ROWS_AT_ONCE if with_units else len(every)
+        for start in range(0, len(every), step):
+            at = every[start : start + step]
+            part = read_part(
+                columns,
+                kind // 2,
+                columns.indices[rows[at]],
+                request,
+                view=view,
+                with_units=with_units,
+                with_totals=needs_totals,
+            )
+            yield at, part, bool(kind % 2)
 
 
 def _place(
