@@ -8,6 +8,7 @@ Upstream's options other than `full-pcpus-only` are not played.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 from berthmaster_sandbox.world.numa_hints import Hint, Wishes
 from berthmaster_sandbox.world.numa_machines import CPU, Machine
@@ -56,7 +57,7 @@ class CpuManager:
 
     def pod_wishes(self, pod: PodView) -> Wishes:
         """Return the hints for a pod as a whole."""
-        amounts = {it.name: {CPU: self._count(pod, it)} for it in pod.containers}
+        amounts = {it.name: {CPU: Fraction(self._count(pod, it))} for it in pod.containers}
         return self._wishes(int(pod.effective(amounts).get(CPU, 0)))
 
     def allocate(self, pod: PodView, container: ContainerView, hint: Hint) -> None:

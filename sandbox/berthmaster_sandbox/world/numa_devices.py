@@ -110,14 +110,14 @@ class DeviceManager:
 
     def _counts(self, container: ContainerView) -> dict[str, int]:
         return {
-            name: ceil(amount)
-            for name, amount in container.limits.items()
-            if name in self._devices
+            name: ceil(amount) for name, amount in container.limits.items() if name in self._devices
         }
 
     def _free(self, name: str) -> list[str]:
         taken = self._taken[name]
-        return [it.id for it in self._devices[name].values() if it.is_healthy and it.id not in taken]
+        return [
+            it.id for it in self._devices[name].values() if it.is_healthy and it.id not in taken
+        ]
 
     def _wish(self, name: str, count: int, reusable: set[str]) -> Sequence[Hint] | None:
         if name not in self._aligned:
@@ -155,5 +155,7 @@ class DeviceManager:
         if name in self._aligned and hint.mask is not None:
             zones = hint.mask
             # In the zones, elsewhere, nowhere.
-            free.sort(key=lambda id_: (not self._bits[name, id_] & zones, not self._bits[name, id_]))
+            free.sort(
+                key=lambda id_: (not self._bits[name, id_] & zones, not self._bits[name, id_])
+            )
         return chosen + free[:missing]

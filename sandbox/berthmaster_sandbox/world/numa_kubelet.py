@@ -189,9 +189,7 @@ class NumaKubelet:
             self._memory.allocate(pod, container, hint)
         except SmtAlignmentError as error:
             raise _TurnedAwayError(
-                Rejected(
-                    reason=SMT_ALIGNMENT_ERROR, message=str(error), container=container.name
-                )
+                Rejected(reason=SMT_ALIGNMENT_ERROR, message=str(error), container=container.name)
             ) from error
         except AllocationError as error:
             raise _TurnedAwayError(

@@ -1,8 +1,10 @@
 """The kubelet's Static memory manager: memory and huge pages of Guaranteed pods come from chosen zones.
 
-A zone serves either containers that are bound to it alone or those of one group of zones, never
-both, until it is empty. A block of a group is taken from its zones in ascending order, and given
-back in the same order, so that within a group only the sum is certain.
+A zone serves either containers that are bound to it alone or those of one group of zones until it is
+empty. The kubelet sees to that when it makes hints and, for groups, when it allocates; where other
+resources narrow the choice to one zone of a group, it takes from that zone all the same. A block of a
+group is taken from its zones in ascending order, and given back in the same order, so that within a
+group only the sum is certain.
 """
 
 from __future__ import annotations
@@ -125,25 +127,34 @@ class MemoryManager:
         return self._zones[zone].free
 
     def audit(self) -> Iterator[str]:
-        """Yield what cannot be: groups whose blocks are more than there is, or books that are off."""
-        used: dict[tuple[tuple[int, ...], str], int] = {}
-        for blocks in self._held.values():
-            for block in blocks:
-                key = (block.zones, block.name)
-                used[key] = used.get(key, 0) + block.size
+        """Yield what cannot be: zones of which more is given than there is, or empty ones not free."""
+        for zones, sizes in self._given().items():
+            for name, size in sizes.items():
+                there = sum(self._zones[id_].allocatable.get(name, 0) for id_ in zones)
+                if size > there:
+                    yield f"memory: {name} of zones {zones} has {size} of {there} given"
         for id_, zone in self._zones.items():
-            if min(zone.free.values()) < 0:
-                yield f"memory: zone {id_} gives more than it has"
-            groups = {zones for zones, _ in used if id_ in zones}
-            if len(groups) > 1:
-                yield f"memory: zone {id_} is of groups {sorted(groups)} at once"
-            if not groups and (zone.blocks or zone.free != zone.allocatable):
+            if not zone.blocks and zone.free != zone.allocatable:
                 yield f"memory: zone {id_} is empty and not free"
-        for (zones, name), size in used.items():
-            here = [self._zones[id_] for id_ in zones]
-            gone = sum(it.allocatable.get(name, 0) - it.free.get(name, 0) for it in here)
-            if gone != size:
-                yield f"memory: {name} of zones {zones} has {size} given, {gone} booked"
+
+    def _given(self) -> dict[tuple[int, ...], Sizes]:
+        """Return the bytes given of each zone alone, and of each set of zones that groups tie together."""
+        given: dict[tuple[int, ...], Sizes] = {}
+        blocks = [block for held in self._held.values() for block in held]
+        for zones in {it.zones for it in blocks if len(it.zones) == 1} | self._tied(blocks):
+            sizes = given.setdefault(zones, {})
+            for block in blocks:
+                if set(block.zones) <= set(zones):
+                    sizes[block.name] = sizes.get(block.name, 0) + block.size
+        return given
+
+    def _tied(self, blocks: list[Block]) -> set[tuple[int, ...]]:
+        tied: list[set[int]] = []
+        for block in blocks:
+            touching = [it for it in tied if it & set(block.zones)]
+            tied = [it for it in tied if it not in touching]
+            tied.append(set(block.zones).union(*touching))
+        return {tuple(sorted(it)) for it in tied}
 
     def _kinds(self, requests: Amounts) -> Amounts:
         return {
