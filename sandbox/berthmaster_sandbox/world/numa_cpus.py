@@ -7,7 +7,7 @@ Upstream's options other than `full-pcpus-only` are not played.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 
 from berthmaster_sandbox.world.numa_hints import Hint, Wishes
@@ -33,6 +33,9 @@ class CpuManager:
         self._cores = {
             id_: [_run(start, self._threads) for start in self._starts(mask)]
             for id_, mask in self._zones.items()
+        }
+        self._totals = {
+            it.bits: sum(machine.zone_by_id[id_].cpus for id_ in it.zones) for it in machine.masks
         }
         self._assignable = _run(0, first) & ~reserved
         self._free = self._assignable
@@ -132,15 +135,13 @@ class CpuManager:
         fitting = []
         for mask in self._machine.masks:
             # The system's own CPUs count for how many zones are needed, though nobody gets them.
-            if len(mask.zones) < width and self._total(mask.zones) >= count:
+            if len(mask.zones) < width and self._totals[mask.bits] >= count:
                 width = len(mask.zones)
-            is_enough = reusable + sum(free[id_] for id_ in mask.zones) >= count
-            if is_enough and must & ~mask.bits == 0:
+            if must & ~mask.bits:
+                continue
+            if reusable + sum(free[id_] for id_ in mask.zones) >= count:
                 fitting.append(mask)
         return {CPU: [Hint(it.bits, len(it.zones) == width) for it in fitting]}
-
-    def _total(self, zones: Iterable[int]) -> int:
-        return sum(self._machine.zone_by_id[id_].cpus for id_ in zones)
 
     def _check_cores(self, count: int) -> None:
         if count % self._threads:

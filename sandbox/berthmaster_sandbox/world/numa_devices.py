@@ -7,6 +7,7 @@ here has preferences of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from berthmaster.api.quantities import ceil
@@ -125,19 +126,19 @@ class DeviceManager:
         free = self._free(name)
         if len(set(free) | reusable) < count:
             return []
-        everywhere = [self._bits[name, id_] for id_ in self._devices[name]]
-        available = [self._bits[name, id_] for id_ in free]
+        everywhere = Counter(self._bits[name, id_] for id_ in self._devices[name])
+        available = Counter(self._bits[name, id_] for id_ in free)
         # Devices that can be used again must be: a mask without their zones is no hint.
         again = [self._bits[name, id_] for id_ in reusable if self._bits[name, id_]]
         width = len(self._machine.zones)
         fitting = []
         for mask in self._machine.masks:
             bits, size = mask.bits, len(mask.zones)
-            if size < width and sum(1 for it in everywhere if it & bits) >= count:
+            if size < width and _number(everywhere, bits) >= count:
                 width = size
             if not all(it & bits for it in again):
                 continue
-            if len(again) + sum(1 for it in available if it & bits) >= count:
+            if len(again) + _number(available, bits) >= count:
                 fitting.append(mask)
         return [Hint(it.bits, len(it.zones) == width) for it in fitting]
 
@@ -159,3 +160,8 @@ class DeviceManager:
                 key=lambda id_: (not self._bits[name, id_] & zones, not self._bits[name, id_])
             )
         return chosen + free[:missing]
+
+
+def _number(devices: Counter[int], zones: int) -> int:
+    """Return how many of the devices, counted by their zones, are in one of these zones."""
+    return sum(number for bits, number in devices.items() if bits & zones)

@@ -1,0 +1,490 @@
+"""Simulated nodes with NUMA zones: their kubelets, their topology updaters, and the judge.
+
+One kubelet per node admits the pods that are bound to it, in the order in which it learns of them. kwok
+starts a pod on such a node (its name begins with `numa-`) only when the kubelet has set the pod's
+condition PodReadyToStartContainers; a rejected pod becomes Failed with the kubelet's reason and
+message, and never runs. One updater per node publishes what is left, late: `delay_s` after a change it
+looks, and `lag_s` after that it writes what it saw.
+
+    pods --watch--> kubelet: admitted or rejected --> pods/status --kwok--> Running
+                       '--delay--> updater looks --lag--> NodeResourceTopology
+
+The judge knows nothing of Berthmaster: `rejections` are the pods that scheduling sent to a node which
+could not take them, `overfilled` is every zone of which the kubelet's books ever gave more than there
+is, and `judge` looks whether what the API server shows is what the kubelets decided. All times are seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from berthmaster.cluster.backoffs import Backoff
+from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, Query
+from berthmaster.cluster.informers import EventKind, Informer
+from berthmaster_sandbox.simnodes import build_node
+from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
+from berthmaster_sandbox.world.numa_machines import Machine
+from berthmaster_sandbox.world.numa_pods import PodView, decode_pod
+from berthmaster_sandbox.world.numa_reports import (
+    API_VERSION,
+    Dialect,
+    Report,
+    ReportHabits,
+    build_report,
+)
+from berthmaster_sandbox.world.numa_verdicts import Admitted, Rejected, Verdict
+
+logger = logging.getLogger(__name__)
+
+NODE_PREFIX = "numa-"
+PODS = "/api/v1/pods"
+NODES = "/api/v1/nodes"
+REPORTS = f"/apis/{API_VERSION}/noderesourcetopologies"
+NFD_NAMESPACE = "node-feature-discovery"
+NFD_MANAGER = "node-feature-discovery-topology-updater"
+START_DEADLINE_S = 60.0
+# How long a kubelet or an updater of the vendors' waits at the most until the next look.
+PERIOD_S = 60.0
+WRITERS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdaterHabits:
+    """How one updater behaves. A random part of up to `jitter_s` is added to `delay_s`.
+
+    `distort` gets the object about to be written and returns what is written instead, None for nothing.
+    """
+
+    report: ReportHabits = field(default_factory=ReportHabits)
+    delay_s: float = 1.0
+    jitter_s: float = 0.0
+    lag_s: float = 0.0
+    period_s: float = PERIOD_S
+    distort: Callable[[Report], Report | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A pod that a kubelet turned away."""
+
+    node: str
+    pod: str
+    uid: str
+    reason: str
+    message: str
+
+
+class _Page(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+
+
+_PAGE = msgspec.json.Decoder(_Page)
+
+
+class NumaWorld:
+    """Kubelets and updaters of nodes with NUMA zones; `async with` starts and stops everything.
+
+    The API server needs NodeResourceTopology's CRD. The seed is that of jitter and of the updaters'
+    random order.
+    """
+
+    def __init__(self, client: Client, *, seed: int = 0) -> None:
+        self._client = client
+        self._rng = random.Random(seed)  # noqa: S311 - no secret
+        self._nodes: dict[str, _Node] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._outbox: asyncio.Queue[_Letter] = asyncio.Queue()
+        self._published = asyncio.Event()
+        self._pod_event = asyncio.Event()
+        self._audits: dict[str, None] = {}
+        # Pods admitted so far, and those turned away, in order.
+        self.admitted = 0
+        self.rejections: list[Rejection] = []
+        # Reports written so far.
+        self.reports = 0
+        self._pods = Informer(
+            client,
+            PODS,
+            decode=decode_pod,
+            key=lambda pod: pod.uid,
+            version=lambda pod: pod.version,
+            on_event=self._see_pod,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Start watching; raises `TimeoutError` where no list came within `START_DEADLINE_S`."""
+        self._group = asyncio.TaskGroup()
+        await self._group.__aenter__()
+        self._start(self._pods.run())
+        for _ in range(WRITERS):
+            self._start(self._write_statuses())
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                await self._pods.synced.wait()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop all kubelets and updaters; what they wrote stays."""
+        group = self._running_group()
+        for task in self._tasks:
+            task.cancel()
+        for node in self._nodes.values():
+            node.stop()
+        self._group = None
+        await group.__aexit__(exc_type, exc, traceback)
+
+    def _running_group(self) -> asyncio.TaskGroup:
+        if self._group is None:
+            raise RuntimeError("the world is not started: use it with `async with`")
+        return self._group
+
+    def _start(self, work: Any) -> None:
+        self._tasks.append(self._running_group().create_task(work))
+
+    # Nodes.
+
+    async def add_node(
+        self,
+        name: str,
+        machine: Machine,
+        *,
+        habits: UpdaterHabits | None = None,
+        labels: Mapping[str, str] | None = None,
+        taints: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        """Create a node, or give an existing one zones, and start its kubelet and its updater.
+
+        Labels and taints are those of a node that is created. Raises ClusterError, and ValueError for a name that kwok would not leave to us.
+        """
+        if not name.startswith(NODE_PREFIX):
+            raise ValueError(f"node {name} must be called {NODE_PREFIX}...: see kwok_stages.yaml")
+        if name in self._nodes:
+            raise ValueError(f"node {name} has its zones already")
+        manifest = build_node(name, labels=labels)
+        manifest["spec"] = {"taints": [dict(taint) for taint in taints]}
+        owner = await self._create_node(manifest, machine)
+        node = _Node(name, NumaKubelet(machine), habits or UpdaterHabits(), owner)
+        self._nodes[name] = node
+        for pod in sorted(self._pods.store.values(), key=lambda it: (it.created, it.uid)):
+            if pod.node == name:
+                self._take(node, pod)
+        self.start_updater(name)
+
+    def set_habits(self, node: str, habits: UpdaterHabits) -> None:
+        """Change how a node's updater behaves, also of one that is dead."""
+        self._nodes[node].habits = habits
+        self._nodes[node].touch()
+
+    def start_updater(self, node: str) -> None:
+        """Start a node's updater, which looks and writes at once; a running one goes on."""
+        known = self._nodes[node]
+        if known.updater is None:
+            known.is_new = True
+            known.touch()
+            known.updater = self._running_group().create_task(self._update(known))
+
+    def stop_updater(self, node: str) -> None:
+        """Kill a node's updater at once; what it published stays."""
+        self._nodes[node].stop()
+
+    async def _create_node(self, manifest: Report, machine: Machine) -> dict[str, Any]:
+        """Create the Node, or set its resources, and return an owner reference to it."""
+        name = manifest["metadata"]["name"]
+        manifest["status"] = {
+            "capacity": {key: str(amount) for key, amount in machine.capacity().items()},
+            "allocatable": {key: str(amount) for key, amount in machine.allocatable().items()},
+        }
+        try:
+            node = await self._client.create(NODES, manifest)
+        except ApiError as error:
+            if not error.is_already_exists:
+                raise
+            node = await self._client.patch(
+                f"{NODES}/{name}/status", {"status": manifest["status"]}, PatchKind.MERGE
+            )
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "name": name,
+            "uid": node["metadata"]["uid"],
+        }
+
+    # The judge.
+
+    @property
+    def overfilled(self) -> tuple[str, ...]:
+        """Return everything of which a kubelet ever gave more than there is; see `NumaKubelet.audit`."""
+        return tuple(self._audits)
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """Return how many pods were turned away, by reason."""
+        return Counter(it.reason for it in self.rejections)
+
+    def kubelet(self, node: str) -> NumaKubelet:
+        """Return a node's kubelet, to be read."""
+        return self._nodes[node].kubelet
+
+    def verdict(self, uid: str) -> Verdict | None:
+        """Return what a kubelet said of a pod, None while none did."""
+        for node in self._nodes.values():
+            if uid in node.verdicts:
+                return node.verdicts[uid]
+        return None
+
+    async def judge(self, *, deadline_s: float = 30.0) -> list[str]:
+        """List the pods afresh and return what is wrong with those that are there now.
+
+        A pod that no kubelet admitted, one that runs though it was turned away, and everything of
+        which more is given than there is. Raises ClusterError, and `TimeoutError` when the pod watch
+        does not show a listed pod.
+        """
+        listed: list[PodView] = []
+        async for page in self._client.list_pages(PODS):
+            pods = (decode_pod(bytes(item)) for item in _PAGE.decode(page).items or ())
+            listed.extend(it for it in pods if it.node in self._nodes and not it.is_finished)
+        async with asyncio.timeout(deadline_s):
+            while any(self._is_unknown(pod) for pod in listed):
+                await self._pod_event.wait()
+        found = [
+            f"{pod.node}: {pod.key} runs though it was turned away"
+            for pod in listed
+            if pod.phase == "Running"
+            and isinstance(self._nodes[pod.node].verdicts.get(pod.uid), Rejected)
+        ]
+        for name, node in self._nodes.items():
+            found += [f"{name}: {it}" for it in node.kubelet.audit()]
+        return found
+
+    def _is_unknown(self, pod: PodView) -> bool:
+        """Return whether the watch, which must not be older than the list, has yet to show a pod."""
+        node = self._nodes[pod.node]
+        return pod.uid not in node.verdicts and pod.uid not in node.gone and not pod.is_going
+
+    async def settled(self, *, deadline_s: float = 30.0) -> None:
+        """Wait until every verdict is written and every living updater has written what it sees.
+
+        Raises `TimeoutError`.
+        """
+        async with asyncio.timeout(deadline_s):
+            await self._outbox.join()
+            while any(it.updater is not None and it.is_behind for it in self._nodes.values()):
+                await self._published.wait()
+
+    # What kubelets do.
+
+    def _see_pod(self, kind: EventKind, pod: PodView) -> None:
+        node = self._nodes.get(pod.node)
+        if node is None:
+            return
+        if kind is EventKind.DELETED:
+            node.verdicts.pop(pod.uid, None)
+            node.gone.add(pod.uid)
+            self._let_go(node, pod.uid)
+        else:
+            self._take(node, pod)
+        self._pod_event.set()
+        self._pod_event = asyncio.Event()
+
+    def _take(self, node: _Node, pod: PodView) -> None:
+        if pod.is_finished:
+            self._let_go(node, pod.uid)
+        elif pod.uid not in node.verdicts and not pod.is_going:
+            self._admit(node, pod)
+
+    def _let_go(self, node: _Node, uid: str) -> None:
+        if uid in node.kubelet.pods:
+            node.kubelet.remove(uid)
+            node.touch()
+
+    def _admit(self, node: _Node, pod: PodView) -> None:
+        verdict = node.kubelet.admit(pod)
+        node.verdicts[pod.uid] = verdict
+        for found in node.kubelet.audit():
+            self._audits[f"{node.name}: {found}"] = None
+        if isinstance(verdict, Rejected):
+            logger.info("pod rejected", extra={"pod": pod.key, "reason": verdict.reason})
+            self.rejections.append(
+                Rejection(
+                    node=node.name,
+                    pod=pod.key,
+                    uid=pod.uid,
+                    reason=verdict.reason,
+                    message=verdict.message,
+                )
+            )
+        else:
+            self.admitted += 1
+            node.touch()
+        self._outbox.put_nowait(_Letter(pod, verdict))
+
+    async def _write_statuses(self) -> None:
+        while True:
+            letter = await self._outbox.get()
+            try:
+                await _insist(partial(self._write_status, letter), letter.pod.key)
+            finally:
+                self._outbox.task_done()
+
+    async def _write_status(self, letter: _Letter) -> None:
+        pod = letter.pod
+        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/status"
+        # The uid makes the API server refuse a pod that was made anew under the name.
+        body = {"metadata": {"uid": pod.uid}, "status": _status_of(letter.verdict)}
+        try:
+            await self._client.patch(path, body, PatchKind.STRATEGIC)
+        except ApiError as error:
+            if not error.is_not_found and not error.is_conflict:
+                raise
+
+    # What updaters do.
+
+    async def _update(self, node: _Node) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(node.habits.period_s):
+                    await node.wake.wait()
+            except TimeoutError:
+                pass
+            if not node.is_new:
+                await asyncio.sleep(node.habits.delay_s + self._rng.random() * node.habits.jitter_s)
+            node.is_new = False
+            node.wake.clear()
+            seen = node.changes
+            habits = node.habits
+            owner = await self._owner(node, habits.report.dialect)
+            report: Report | None = build_report(
+                node.name, node.kubelet, habits.report, owner=owner, rng=self._rng
+            )
+            if report is not None and habits.distort is not None:
+                report = habits.distort(report)
+            await asyncio.sleep(habits.lag_s)
+            if report is not None:
+                await self._publish(node.name, report, habits.report.dialect)
+            node.shown = seen
+            self._published.set()
+            self._published = asyncio.Event()
+
+    async def _owner(self, node: _Node, dialect: Dialect) -> dict[str, Any] | None:
+        """Return whose end is the report's end: the Node, or NFD's namespace where there is one."""
+        if dialect is Dialect.RTE:
+            return node.owner
+        path = f"/api/v1/namespaces/{NFD_NAMESPACE}"
+        try:
+            namespace = await self._client.get(path)
+        except ClusterError:
+            return None
+        uid = namespace["metadata"]["uid"]
+        return {"apiVersion": "v1", "kind": "Namespace", "name": NFD_NAMESPACE, "uid": uid}
+
+    async def _publish(self, name: str, report: Report, dialect: Dialect) -> None:
+        if dialect is Dialect.NFD:
+            await _insist(partial(self._apply, name, report), name)
+        else:
+            await _insist(partial(self._merge, name, report), name)
+        self.reports += 1
+
+    async def _apply(self, name: str, report: Report) -> None:
+        query: Query = {"fieldManager": NFD_MANAGER, "force": True}
+        await self._client.patch(f"{REPORTS}/{name}", report, PatchKind.APPLY, query)
+
+    async def _merge(self, name: str, report: Report) -> None:
+        try:
+            await self._client.patch(f"{REPORTS}/{name}", report, PatchKind.MERGE)
+        except ApiError as error:
+            if not error.is_not_found:
+                raise
+            await self._client.create(REPORTS, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """A verdict on its way to the API server."""
+
+    pod: PodView
+    verdict: Verdict
+
+
+class _Node:
+    """A node's kubelet, its verdicts by uid, and its updater."""
+
+    def __init__(
+        self, name: str, kubelet: NumaKubelet, habits: UpdaterHabits, owner: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self.kubelet = kubelet
+        self.habits = habits
+        self.owner = owner
+        self.verdicts: dict[str, Verdict] = {}
+        # Uids of pods that were deleted.
+        self.gone: set[str] = set()
+        self.wake = asyncio.Event()
+        self.updater: asyncio.Task[None] | None = None
+        # The updater has yet to look for the first time.
+        self.is_new = True
+        # Changes so far, and how many of them the last report shows.
+        self.changes = 0
+        self.shown = -1
+
+    @property
+    def is_behind(self) -> bool:
+        return self.shown < self.changes
+
+    def touch(self) -> None:
+        self.changes += 1
+        self.wake.set()
+
+    def stop(self) -> None:
+        if self.updater is not None:
+            self.updater.cancel()
+            self.updater = None
+
+
+def _status_of(verdict: Verdict) -> dict[str, Any]:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if isinstance(verdict, Admitted):
+        condition = {
+            "type": "PodReadyToStartContainers",
+            "status": "True",
+            "lastTransitionTime": now,
+        }
+        return {"conditions": [condition]}
+    return {
+        "phase": "Failed",
+        "reason": verdict.reason,
+        "message": f"Pod was rejected: {verdict.message}",
+        "startTime": now,
+    }
+
+
+async def _insist(work: Callable[[], Awaitable[None]], what: str) -> None:
+    """Do it, again and again if need be."""
+    backoff = Backoff(first_s=0.1, cap_s=5.0)
+    while True:
+        try:
+            await work()
+        except ClusterError as error:
+            logger.warning("cannot write", extra={"object": what, "error": str(error)})
+            await asyncio.sleep(backoff.next_s())
+        else:
+            return
