@@ -2,7 +2,8 @@
 
 For differential tests: the kubelet's own answer to the next pod stands beside everything that a
 scheduler would know, the Node, the running pods and the NodeResourceTopology of an updater that has
-just looked. Amounts are few and coarse, so that what is left and what is asked often meet exactly.
+just looked. A scheduler that looks at zones alone is right to differ where `node_has_room` is false:
+that is another one's test. Amounts are few and coarse, so that what is left and what is asked often meet exactly.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
 from berthmaster_sandbox.world.numa_machines import (
     CPU,
     MEMORY,
+    PODS,
     TOPOLOGY_POLICIES,
     TOPOLOGY_SCOPES,
     Device,
@@ -90,6 +93,19 @@ def kubelet_admits(case: NumaCase, pod: Manifest | None = None) -> tuple[bool, s
     """Return whether the kubelet admits the case's next pod (or another), and its reason if not."""
     verdict = case.kubelet.copy().admit(read_pod(case.next_pod if pod is None else pod))
     return isinstance(verdict, Admitted), verdict.reason if isinstance(verdict, Rejected) else ""
+
+
+def node_has_room(case: NumaCase, pod: Manifest | None = None) -> bool:
+    """Return whether the node as a whole has what the pod asks, as kube-scheduler counts.
+
+    Unlike the kubelet, kube-scheduler refuses a node that lacks a resource altogether.
+    """
+    room = {name: Fraction(amount) for name, amount in case.machine.allocatable().items()}
+    room[PODS] -= len(case.running) + 1
+    for manifest in (*case.running, case.next_pod if pod is None else pod):
+        for name, amount in read_pod(manifest).node_request().items():
+            room[name] = room.get(name, Fraction(0)) - amount
+    return min(room.values()) >= 0
 
 
 def build_node_manifest(name: str, machine: Machine) -> Manifest:
