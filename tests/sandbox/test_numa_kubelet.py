@@ -236,6 +236,17 @@ def test_full_memory_is_no_topology_error() -> None:
     assert (kubelet.free_cpus(0), kubelet.free_cpus(1)) == (7, 7)
 
 
+def test_full_memory_without_other_wishes_has_its_own_words() -> None:
+    kubelet = make_kubelet(make_zone(0, 8, 10), make_zone(1, 8, 10), cpu="none")
+    for name in "ab":
+        kubelet.admit(make_pod(name, container(1, 6)))
+
+    verdict = kubelet.admit(make_pod("c", container(1, 6)))
+
+    assert isinstance(verdict, Rejected)
+    assert "failed to get the default NUMA affinity" in verdict.message
+
+
 @pytest.mark.parametrize("policy", ["none", "best-effort"])
 def test_static_memory_refuses_under_every_policy(policy: str) -> None:
     kubelet = make_kubelet(make_zone(0, 8, 10), make_zone(1, 8, 10), policy=policy)
@@ -294,6 +305,18 @@ def test_hugepages_bind_as_memory_does() -> None:
     assert kubelet.free_memory(0) == {"memory": 63 * GI, "hugepages-1Gi": GI}
 
 
+def test_pod_scope_overlooks_hugepages_that_only_init_containers_ask_for() -> None:
+    kubelet = make_kubelet(
+        make_zone(0, 8), make_zone(1, 8, hugepages={"hugepages-1Gi": GI}), scope="pod"
+    )
+    asking = container(1, others={"hugepages-1Gi": "1Gi"})
+
+    rejected = kubelet.admit(make_pod("a", container(1), init=[asking]))
+    assert isinstance(rejected, Rejected)
+    assert "failed to find the extended preferred hint" in rejected.message
+    assert zones_of(kubelet.admit(make_pod("b", asking))) == {"app-0": (1,)}
+
+
 def test_only_whole_cpus_of_guaranteed_pods_are_exclusive() -> None:
     kubelet = make_kubelet(make_zone(0, 4), make_zone(1, 4), memory="None")
 
@@ -346,6 +369,15 @@ def test_init_containers_are_used_again() -> None:
 
     assert set(zones_of(kubelet.admit(pod)).values()) == {(0,)}
     assert (kubelet.free_cpus(0), kubelet.free_memory(0)["memory"]) == (0, 62 * GI)
+
+
+def test_only_one_container_uses_an_init_container_again() -> None:
+    kubelet = make_kubelet(make_zone(0, 4), devices=gpus(0, 0))
+    pod = make_pod("a", container(2, gpu=1), container(2, gpu=1), init=[container(2, gpu=1)])
+
+    assert zones_of(kubelet.admit(pod))
+    assert kubelet.free_cpus(0) == 0
+    assert kubelet.audit() == []
 
 
 def test_init_containers_hold_their_zone_against_the_app() -> None:

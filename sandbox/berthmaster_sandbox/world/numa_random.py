@@ -100,12 +100,17 @@ def node_has_room(case: NumaCase, pod: Manifest | None = None) -> bool:
 
     Unlike the kubelet, kube-scheduler refuses a node that lacks a resource altogether.
     """
-    room = {name: Fraction(amount) for name, amount in case.machine.allocatable().items()}
-    room[PODS] -= len(case.running) + 1
-    for manifest in (*case.running, case.next_pod if pod is None else pod):
+    there = case.machine.allocatable()
+    used: dict[str, Fraction] = {PODS: Fraction(len(case.running))}
+    for manifest in case.running:
         for name, amount in read_pod(manifest).node_request().items():
-            room[name] = room.get(name, Fraction(0)) - amount
-    return min(room.values()) >= 0
+            used[name] = used.get(name, Fraction(0)) + amount
+    asked = read_pod(case.next_pod if pod is None else pod).node_request()
+    return all(
+        used.get(name, 0) + amount <= there.get(name, 0)
+        for name, amount in {PODS: Fraction(1), **asked}.items()
+        if amount
+    )
 
 
 def build_node_manifest(name: str, machine: Machine) -> Manifest:
