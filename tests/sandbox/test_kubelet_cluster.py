@@ -170,7 +170,8 @@ async def fetch(url: str) -> int | None:
             async with session.get(url) as response:
                 return response.status
         except aiohttp.ClientConnectorError as error:
-            if not isinstance(error.os_error, ConnectionRefusedError):
+            # Reset: the listener went while the connection stood in its queue.
+            if not isinstance(error.os_error, ConnectionRefusedError | ConnectionResetError):
                 raise
             return None
 
