@@ -52,7 +52,7 @@ RUN set -eu; \
     find / -xdev -depth -type d -name __pycache__ -exec rm -rf {} +; \
     find /opt/berthmaster/lib -depth -type d -name tests -exec rm -rf {} +; \
     python3 -m compileall -q --invalidation-mode unchecked-hash "$stdlib" /opt/berthmaster/lib; \
-    rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* /root/.cache; \
+    rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* ~/.cache; \
     # Nobody becomes somebody else in here.
     find / -xdev -type f -perm /6000 -exec chmod a-s {} +; \
     find / -xdev -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

@@ -13,9 +13,6 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.allocation import (
-    Allocation,
-    Refusal,
-    RunnerUp,
     read_allocation,
     write_allocation,
 )
@@ -95,21 +92,7 @@ def make_answer(
 
 def annotation_of(decision: Decision, mode: Mode, note: str = "") -> str:
     """Return the allocation annotation's text."""
-    return write_allocation(
-        Allocation(
-            version=1,
-            id=decision.id,
-            node=_node_of(decision),
-            mode=str(mode),
-            allocated=decision.allocated,
-            scores=decision.scores,
-            score=decision.score,
-            feasible=decision.feasible,
-            refused=[Refusal(reason=it.group, count=it.count) for it in decision.refusals],
-            runners_up=[RunnerUp(node=node, score=score) for node, score in decision.runners_up],
-            note=note,
-        )
-    )
+    return write_allocation(decision.allocation(str(mode), note))
 
 
 def placing(raw: RawPod, answer: Answer) -> Operations:

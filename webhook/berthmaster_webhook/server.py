@@ -80,15 +80,9 @@ class Routes:
         clock = self._tools.clock
         received_s = clock()
         patience_s = read_timeout(request.query.get("timeout", ""))
-        try:
-            async with asyncio.timeout(patience_s):
-                body = await _read_body(request)
-        except TimeoutError:
-            return self._hang_up(request)
-        if body is None:
-            response = web.Response(status=413, text=_TOO_LONG)
-            response.force_close()
-            return response
+        body = await self._receive(request, patience_s)
+        if isinstance(body, web.Response):
+            return body
         if request.transport is None or request.transport.is_closing():
             # Nobody waits for it any more: under a flood the time is better spent on those who do.
             return self._hang_up(request)
@@ -120,15 +114,9 @@ class Routes:
 
     async def _gate(self, request: web.Request) -> web.StreamResponse:
         """Gate a pod where the API server has no policies for it; every replica does."""
-        try:
-            async with asyncio.timeout(read_timeout(request.query.get("timeout", ""))):
-                body = await _read_body(request)
-        except TimeoutError:
-            return self._hang_up(request)
-        if body is None:
-            response = web.Response(status=413, text=_TOO_LONG)
-            response.force_close()
-            return response
+        body = await self._receive(request, read_timeout(request.query.get("timeout", "")))
+        if isinstance(body, web.Response):
+            return body
         try:
             answer = gating.answer(request.match_info["act"], body)
         except gating.UnknownGateError as error:
@@ -137,7 +125,20 @@ class Routes:
             return web.Response(status=400, text=str(error))
         return web.Response(body=answer, content_type="application/json")
 
-    def _hang_up(self, request: web.Request) -> web.StreamResponse:
+    async def _receive(self, request: web.Request, patience_s: float) -> bytes | web.Response:
+        """Return the body, or the answer to one that is too long or does not come in time."""
+        try:
+            async with asyncio.timeout(patience_s):
+                body = await _read_body(request)
+        except TimeoutError:
+            return self._hang_up(request)
+        if body is None:
+            response = web.Response(status=413, text=_TOO_LONG)
+            response.force_close()
+            return response
+        return body
+
+    def _hang_up(self, request: web.Request) -> web.Response:
         self._tools.metrics.late_answers.inc()
         if request.transport is not None:
             request.transport.abort()

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from berthmaster.api import names
-from berthmaster.api.allocation import Allocation, Refusal, RunnerUp, write_allocation
+from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import Mode
 from berthmaster.cli.manifests import Workload
 from berthmaster.placement.affinity import can_pin
 from berthmaster.placement.engine import Decision, Engine, PodRequest
@@ -54,22 +53,6 @@ def fill(engine: Engine, workload: Workload, request: PodRequest, bound: int) ->
         placed = Allocation(version=1, id=decision_id, node=node, allocated=allocated)
         engine.ledger.see(_bound(workload.pod, placed, number))
     return filling
-
-
-def allocation_of(decision: Decision, mode: Mode) -> Allocation:
-    """Return a decision that found a node as it would stand on the pod."""
-    return Allocation(
-        version=1,
-        id=decision.id,
-        node=decision.node or "",
-        mode=str(mode),
-        allocated=decision.allocated,
-        scores=decision.scores,
-        score=decision.score,
-        feasible=decision.feasible,
-        refused=[Refusal(reason=it.group, count=it.count) for it in decision.refusals],
-        runners_up=[RunnerUp(node=node, score=score) for node, score in decision.runners_up],
-    )
 
 
 def find_releasers(engine: Engine, request: PodRequest, node: str) -> Iterator[str]:

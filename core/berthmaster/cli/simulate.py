@@ -19,7 +19,7 @@ from berthmaster.api.allocation import Allocation
 from berthmaster.api.policy import Mode, OnInvalid
 from berthmaster.cli import why, words
 from berthmaster.cli.asking import Asking, read_asking
-from berthmaster.cli.filling import Filling, allocation_of, fill, find_releasers
+from berthmaster.cli.filling import Filling, fill, find_releasers
 from berthmaster.cli.manifests import Workload
 from berthmaster.cli.output import Report, Table
 from berthmaster.cli.shortages import distance
@@ -165,7 +165,7 @@ def _simulate(workload: Workload, snapshot: Snapshot, own_namespace: str) -> Sim
         asking=asking,
         before=before,
         filling=filling,
-        allocation=allocation_of(first, asking.mode or Mode.REQUIRED) if first else None,
+        allocation=first.allocation(str(asking.mode or Mode.REQUIRED)) if first else None,
         at_the_end=at_the_end,
         help=helping,
     )

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from berthmaster.api.allocation import Allocation, Refusal, RunnerUp
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.shape import (
@@ -84,6 +85,24 @@ class Decision:
     allocated: dict[str, dict[str, Any]]
     refusals: tuple[Refusals, ...]
     runners_up: tuple[tuple[str, float], ...]
+
+    def allocation(self, mode: str, note: str = "") -> Allocation:
+        """Return a decision that found a node as it stands on the pod; `mode` is what it does to it."""
+        if self.node is None:
+            raise ValueError(f"decision {self.id} found no node")
+        return Allocation(
+            version=1,
+            id=self.id,
+            node=self.node,
+            mode=mode,
+            allocated=self.allocated,
+            scores=self.scores,
+            score=self.score,
+            feasible=self.feasible,
+            refused=[Refusal(reason=it.group, count=it.count) for it in self.refusals],
+            runners_up=[RunnerUp(node=node, score=score) for node, score in self.runners_up],
+            note=note,
+        )
 
     def describe(self) -> str:
         """Return why nothing fits: `0/3 nodes: 2 (n1, n2) disk IO read bandwidth is not enough`."""

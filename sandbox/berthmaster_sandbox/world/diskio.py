@@ -20,10 +20,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -45,6 +44,7 @@ from berthmaster_sandbox.world.disk_books import (
     decode_pod,
     measure_leniently,
 )
+from berthmaster_sandbox.world.living import Work, World
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ NAMESPACE = "ioi-system"
 PERIOD_S = 5.0
 # A reserved pod is stored before it is reserved; our watch shows it at the latest after this.
 POD_PATIENCE_S = 2.0
-START_DEADLINE_S = 60.0
 # What an emulated burst takes every other period.
 BURST = BEST_EFFORT
 
@@ -104,7 +103,7 @@ _PAGE = msgspec.json.Decoder(_Page)
 _STATS = msgspec.json.Decoder(_Stats)
 
 
-class DiskWorld:
+class DiskWorld(World):
     """Simulated disks of simulated nodes; `async with` starts its watches and stops everything.
 
     `functions` are the disk models by `<vendor>-<model>`; unknown ones count 1:1. Pods of the
@@ -120,6 +119,7 @@ class DiskWorld:
         uncounted: tuple[str, ...] = (),
         pod_patience_s: float = POD_PATIENCE_S,
     ) -> None:
+        super().__init__()
         self._client = client
         self._stats_path = f"{API}/namespaces/{namespace}/nodediskiostats"
         self._devices_path = f"{API}/namespaces/{namespace}/nodediskdevices"
@@ -134,8 +134,6 @@ class DiskWorld:
         self._stats_of: dict[str, _Stats] = {}
         self._pod_event = asyncio.Event()
         self._answered = asyncio.Event()
-        self._group: asyncio.TaskGroup | None = None
-        self._watches: list[asyncio.Task[None]] = []
         # Status writes so far, of all drivers.
         self.reports = 0
         self._pods = Informer(
@@ -155,39 +153,17 @@ class DiskWorld:
             on_event=self._see_stats,
         )
 
-    async def __aenter__(self) -> Self:
-        """Start watching; raises `TimeoutError` where no list came within `START_DEADLINE_S`."""
-        self._group = asyncio.TaskGroup()
-        await self._group.__aenter__()
-        self._watches = [self._group.create_task(it.run()) for it in (self._pods, self._stats)]
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                await self._pods.synced.wait()
-                await self._stats.synced.wait()
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-        return self
+    def _informers(self) -> Sequence[Informer[Any]]:
+        return (self._pods, self._stats)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Kill all drivers and end the watches."""
-        group = self._running_group()
-        for task in (*self._tasks.values(), *self._watches):
+    def _others(self) -> Iterable[Work]:
+        return ()
+
+    def _stop(self) -> None:
+        for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
         self._drivers.clear()
-        self._group = None
-        await group.__aexit__(exc_type, exc, traceback)
-
-    def _running_group(self) -> asyncio.TaskGroup:
-        if self._group is None:
-            raise RuntimeError("the world is not started: use it with `async with`")
-        return self._group
 
     # Nodes and drivers.
 
@@ -227,7 +203,7 @@ class DiskWorld:
             return
         driver = _Driver(node)
         self._drivers[node] = driver
-        self._tasks[node] = self._running_group().create_task(self._drive(driver))
+        self._tasks[node] = self._start(self._drive(driver))
         driver.wake.set()
 
     def stop_driver(self, node: str) -> None:

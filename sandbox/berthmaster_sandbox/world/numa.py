@@ -21,11 +21,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -33,6 +32,7 @@ from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, Query
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
+from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
 from berthmaster_sandbox.world.numa_machines import Machine
 from berthmaster_sandbox.world.numa_pods import PodView, decode_pod
@@ -53,7 +53,6 @@ NODES = "/api/v1/nodes"
 REPORTS = f"/apis/{API_VERSION}/noderesourcetopologies"
 NFD_NAMESPACE = "node-feature-discovery"
 NFD_MANAGER = "node-feature-discovery-topology-updater"
-START_DEADLINE_S = 60.0
 # How long a kubelet or an updater of the vendors' waits at the most until the next look.
 PERIOD_S = 60.0
 WRITERS = 8
@@ -92,7 +91,7 @@ class _Page(msgspec.Struct):
 _PAGE = msgspec.json.Decoder(_Page)
 
 
-class NumaWorld:
+class NumaWorld(World):
     """Kubelets and updaters of nodes with NUMA zones; `async with` starts and stops everything.
 
     The API server needs NodeResourceTopology's CRD. The seed is that of jitter and of the updaters'
@@ -100,11 +99,10 @@ class NumaWorld:
     """
 
     def __init__(self, client: Client, *, seed: int = 0) -> None:
+        super().__init__()
         self._client = client
         self._rng = random.Random(seed)  # noqa: S311 - no secret
         self._nodes: dict[str, _Node] = {}
-        self._group: asyncio.TaskGroup | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._outbox: asyncio.Queue[_Letter] = asyncio.Queue()
         self._published = asyncio.Event()
         self._pod_event = asyncio.Event()
@@ -123,43 +121,15 @@ class NumaWorld:
             on_event=self._see_pod,
         )
 
-    async def __aenter__(self) -> Self:
-        """Start watching; raises `TimeoutError` where no list came within `START_DEADLINE_S`."""
-        self._group = asyncio.TaskGroup()
-        await self._group.__aenter__()
-        self._start(self._pods.run())
-        for _ in range(WRITERS):
-            self._start(self._write_statuses())
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                await self._pods.synced.wait()
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-        return self
+    def _informers(self) -> Sequence[Informer[Any]]:
+        return (self._pods,)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop all kubelets and updaters; what they wrote stays."""
-        group = self._running_group()
-        for task in self._tasks:
-            task.cancel()
+    def _others(self) -> Iterable[Work]:
+        return (self._write_statuses() for _ in range(WRITERS))
+
+    def _stop(self) -> None:
         for node in self._nodes.values():
             node.stop()
-        self._group = None
-        await group.__aexit__(exc_type, exc, traceback)
-
-    def _running_group(self) -> asyncio.TaskGroup:
-        if self._group is None:
-            raise RuntimeError("the world is not started: use it with `async with`")
-        return self._group
-
-    def _start(self, work: Any) -> None:
-        self._tasks.append(self._running_group().create_task(work))
 
     # Nodes.
 
@@ -201,7 +171,7 @@ class NumaWorld:
         if known.updater is None:
             known.is_new = True
             known.touch()
-            known.updater = self._running_group().create_task(self._update(known))
+            known.updater = self._start(self._update(known))
 
     def stop_updater(self, node: str) -> None:
         """Kill a node's updater at once; what it published stays."""
