@@ -66,7 +66,7 @@ class World:
             make_id=lambda: f"{next(ids):012x}",
         )
         self.term = FakeTerm()
-        for informer in self.state._informers:
+        for informer in self.state._informers.values():
             informer.synced.set()
             informer.resource_version = "1"
         self.add_namespace("default")

@@ -2,8 +2,8 @@
 
 Pods go to the ledger; nodes and inventories are joined by name, and a row is written only when
 something that placement reads has changed, so that heartbeats cost nothing. Policies and namespaces
-give the settings; namespaces and the objects of storage are told to the engine. One object that cannot be understood is logged, counted and skipped; it never
-stops the others.
+give the settings; namespaces and the objects of storage are told to the engine. One object that
+cannot be understood is logged, counted and skipped; it never stops the others.
 
 Whoever wants to know of changes adds a callback: for pods, for settings, and for help, which is
 whatever may let a waiting pod fit that did not fit before. All callbacks are synchronous and quick,
@@ -16,40 +16,32 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from berthmaster.api import names
-from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
+from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import (
     Namespace,
     Node,
     ObjectMeta,
     Pod,
-    decode_namespace,
-    decode_node,
-    decode_pod,
 )
-from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
-from berthmaster.api.storage import (
-    decode_claim,
-    decode_csi_node,
-    decode_storage_class,
-    decode_volume,
-)
+from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.cluster import kinds
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.informers import EventKind, Informer
+from berthmaster.cluster.kinds import Kind
 from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine
 from berthmaster_webhook.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PodListener = Callable[[EventKind, Pod], None]
 Listener = Callable[[], None]
-
-_decode_object = msgspec.json.Decoder(dict[str, object]).decode
 
 
 class ClusterState:
@@ -78,101 +70,32 @@ class ClusterState:
         self._labels: dict[str, dict[str, str]] = {}
         self._written: dict[str, tuple[Node, NodeInventory | None]] = {}
         self._news = self.engine.news
-        prefix = f"/apis/{names.API_VERSION}"
-        self.pods = Informer(
-            client,
-            "/api/v1/pods",
-            decode=decode_pod,
-            key=lambda pod: pod.metadata.uid,
-            version=lambda pod: pod.metadata.resource_version,
+        self._client = client
+        self._informers: dict[str, Informer[Any]] = {}
+        self.namespaces = self._follow(kinds.NAMESPACES, self._take_namespace)
+        self.policy_objects = self._follow(kinds.POLICIES, self._take_policy)
+        self.nodes = self._follow(kinds.NODES, self._take_node)
+        self.inventories = self._follow(kinds.INVENTORIES, self._take_inventory)
+        for kind in kinds.STORAGE:
+            self._follow(kind, self._take_surrounding)
+        # Last: where a node is there already, its pods are charged without a second look.
+        self.pods = self._follow(
+            kinds.PODS,
+            self._take_pod,
             keep=_identity,
-            on_event=self._take_pod,
             on_sync=self._tell_pods_current,
             on_progress=lambda _: self._tell_pods_current(),
-            on_bad_object=self._count_bad("Pod"),
-        )
-        self.nodes = Informer(
-            client,
-            "/api/v1/nodes",
-            decode=decode_node,
-            key=lambda node: node.metadata.name,
-            version=lambda node: node.metadata.resource_version,
-            on_event=self._take_node,
-            on_bad_object=self._count_bad("Node"),
-        )
-        self.inventories = Informer(
-            client,
-            f"{prefix}/nodeinventories",
-            decode=lambda raw: inventory_from_manifest(_decode_object(raw)),
-            key=lambda inventory: inventory.name,
-            version=lambda inventory: inventory.resource_version,
-            on_event=self._take_inventory,
-            on_bad_object=self._count_bad("NodeInventory"),
-        )
-        self.policy_objects = Informer(
-            client,
-            f"{prefix}/placementpolicies",
-            decode=lambda raw: policy_from_manifest(_decode_object(raw)),
-            key=lambda policy: policy.name,
-            version=lambda policy: policy.resource_version,
-            on_event=self._take_policy,
-            on_bad_object=self._count_bad("PlacementPolicy"),
-        )
-        self.namespaces = Informer(
-            client,
-            "/api/v1/namespaces",
-            decode=decode_namespace,
-            key=lambda namespace: namespace.metadata.name,
-            version=lambda namespace: namespace.metadata.resource_version,
-            on_event=self._take_namespace,
-            on_bad_object=self._count_bad("Namespace"),
-        )
-        self.claims = Informer(
-            client,
-            "/api/v1/persistentvolumeclaims",
-            decode=decode_claim,
-            key=lambda claim: claim.key,
-            version=lambda claim: claim.metadata.resource_version,
-            on_event=self._take_surrounding,
-            on_bad_object=self._count_bad("PersistentVolumeClaim"),
-        )
-        self.volumes = Informer(
-            client,
-            "/api/v1/persistentvolumes",
-            decode=decode_volume,
-            key=lambda volume: volume.metadata.name,
-            version=lambda volume: volume.metadata.resource_version,
-            on_event=self._take_surrounding,
-            on_bad_object=self._count_bad("PersistentVolume"),
-        )
-        self.storage_classes = Informer(
-            client,
-            "/apis/storage.k8s.io/v1/storageclasses",
-            decode=decode_storage_class,
-            key=lambda storage_class: storage_class.metadata.name,
-            version=lambda storage_class: storage_class.metadata.resource_version,
-            on_event=self._take_surrounding,
-            on_bad_object=self._count_bad("StorageClass"),
-        )
-        self.csi_nodes = Informer(
-            client,
-            "/apis/storage.k8s.io/v1/csinodes",
-            decode=decode_csi_node,
-            key=lambda csi_node: csi_node.metadata.name,
-            version=lambda csi_node: csi_node.metadata.resource_version,
-            on_event=self._take_surrounding,
-            on_bad_object=self._count_bad("CSINode"),
         )
 
     async def run(self) -> None:
         """Follow the cluster until cancelled; trouble with the API server is retried for ever."""
         async with asyncio.TaskGroup() as tasks:
-            for informer in self._informers:
+            for informer in self._informers.values():
                 tasks.create_task(informer.run())
 
     async def synced(self) -> None:
         """Wait until everything has been listed once."""
-        for informer in self._informers:
+        for informer in self._informers.values():
             await informer.synced.wait()
 
     @property
@@ -183,18 +106,7 @@ class ClusterState:
     @property
     def not_synced(self) -> tuple[str, ...]:
         """Return the kinds that have not been listed yet."""
-        informers: dict[str, Informer[Any]] = {
-            "pods": self.pods,
-            "nodes": self.nodes,
-            "nodeinventories": self.inventories,
-            "placementpolicies": self.policy_objects,
-            "namespaces": self.namespaces,
-            "persistentvolumeclaims": self.claims,
-            "persistentvolumes": self.volumes,
-            "storageclasses": self.storage_classes,
-            "csinodes": self.csi_nodes,
-        }
-        return tuple(kind for kind, it in informers.items() if not it.synced.is_set())
+        return tuple(kind for kind, it in self._informers.items() if not it.synced.is_set())
 
     def policy(self, name: str) -> PlacementPolicy | None:
         """Return the policy of this name, None if there is none (or none that can be read)."""
@@ -210,20 +122,20 @@ class ClusterState:
         for listener in self.on_help:
             listener()
 
-    @property
-    def _informers(self) -> tuple[Informer[Any], ...]:
-        # Pods last: where a node is there already, its pods are charged without a second look.
-        return (
-            self.namespaces,
-            self.policy_objects,
-            self.nodes,
-            self.inventories,
-            self.storage_classes,
-            self.volumes,
-            self.claims,
-            self.csi_nodes,
-            self.pods,
+    def _follow(
+        self, kind: Kind[T], on_event: Callable[[EventKind, T], None], **further: Any
+    ) -> Informer[T]:
+        informer = self._informers[kind.plural] = Informer(
+            self._client,
+            kind.path,
+            decode=kind.decode,
+            key=kind.key,
+            version=kind.version,
+            on_event=on_event,
+            on_bad_object=self._count_bad(kind.name),
+            **further,
         )
+        return informer
 
     def _take_pod(self, kind: EventKind, pod: Pod) -> None:
         uid = pod.metadata.uid

@@ -11,39 +11,25 @@ why a pod waits must get an answer in a half-installed cluster, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 from pydantic import ValidationError
 
-from berthmaster.api import names
-from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
-from berthmaster.api.objects import Node, Pod, decode_namespace, decode_node, decode_pod
-from berthmaster.api.policy import PlacementPolicy, PolicySet, policy_from_manifest
-from berthmaster.api.storage import (
-    decode_claim,
-    decode_csi_node,
-    decode_storage_class,
-    decode_volume,
-)
+from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.objects import Node, Pod
+from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.cluster import kinds
 from berthmaster.cluster.client import ApiError, Client, UnreachableError
+from berthmaster.cluster.kinds import Kind
 from berthmaster.concerns import registry
 from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine
 
 T = TypeVar("T")
 
-PODS = "/api/v1/pods"
-NODES = "/api/v1/nodes"
-NAMESPACES = "/api/v1/namespaces"
-INVENTORIES = f"/apis/{names.API_VERSION}/nodeinventories"
-POLICIES = f"/apis/{names.API_VERSION}/placementpolicies"
-CLAIMS = "/api/v1/persistentvolumeclaims"
-VOLUMES = "/api/v1/persistentvolumes"
-STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
-CSI_NODES = "/apis/storage.k8s.io/v1/csinodes"
 DEADLINE_S = 120.0
 
 
@@ -90,20 +76,14 @@ async def load_engine(
     try:
         async with asyncio.timeout(deadline_s):
             # One after the other: the parts of a big cluster need not be in flight together.
-            nodes = await _list(client, NODES, decode_node, notes)
-            inventories = await _list(client, INVENTORIES, _decode_inventory, notes)
-            policies = await _list(client, POLICIES, _decode_policy, notes)
-            namespaces = await _list(client, NAMESPACES, decode_namespace, notes)
-            surroundings: list[Surrounding] = [
-                *namespaces,
-                *await _list(
-                    client, STORAGE_CLASSES, decode_storage_class, notes, is_optional=True
-                ),
-                *await _list(client, VOLUMES, decode_volume, notes, is_optional=True),
-                *await _list(client, CLAIMS, decode_claim, notes, is_optional=True),
-                *await _list(client, CSI_NODES, decode_csi_node, notes, is_optional=True),
-            ]
-            pods = await _list(client, PODS, decode_pod, notes)
+            nodes = await _list(client, kinds.NODES, notes)
+            inventories = await _list(client, kinds.INVENTORIES, notes)
+            policies = await _list(client, kinds.POLICIES, notes)
+            namespaces = await _list(client, kinds.NAMESPACES, notes)
+            surroundings: list[Surrounding] = list(namespaces)
+            for kind in kinds.STORAGE:
+                surroundings += await _list(client, kind, notes, is_optional=True)
+            pods = await _list(client, kinds.PODS, notes)
     except TimeoutError as error:
         raise UnreachableError(
             f"the cluster at {client.base_url} could not be listed within {deadline_s:g} s"
@@ -154,31 +134,33 @@ def build_engine(
 
 async def _list(
     client: Client,
-    path: str,
-    decode: Callable[[bytes], T],
+    kind: Kind[T],
     notes: list[str],
     *,
     is_optional: bool = False,
 ) -> list[T]:
-    kind = path.rpartition("/")[2]
     found: list[T] = []
     try:
-        async for page in client.list_pages(path):
+        async for page in client.list_pages(kind.path):
             for item in _PAGE.decode(page).items or ():
                 try:
-                    found.append(decode(bytes(item)))
+                    found.append(kind.decode(bytes(item)))
                 except (msgspec.DecodeError, ValidationError) as error:
-                    notes.append(f"one of {kind} cannot be read and is left out: {_brief(error)}")
+                    notes.append(
+                        f"one of {kind.plural} cannot be read and is left out: {_brief(error)}"
+                    )
     except ApiError as error:
         if is_optional and error.status == 403:
             # Who asks need not have all the rights of the webhook for an answer about most pods.
-            notes.append(f"you may not list {kind}: this is judged as if there were none")
+            notes.append(f"you may not list {kind.plural}: this is judged as if there were none")
             return found
         if not error.is_not_found:
             raise
-        notes.append(f"the API server knows no {kind}: are Berthmaster's CRDs installed?")
+        notes.append(f"the API server knows no {kind.plural}: are Berthmaster's CRDs installed?")
     except msgspec.DecodeError as error:
-        raise UnreachableError(f"the answer to a list of {kind} is not JSON: {error}") from error
+        raise UnreachableError(
+            f"the answer to a list of {kind.plural} is not JSON: {error}"
+        ) from error
     return found
 
 
@@ -187,11 +169,3 @@ def _brief(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error)
-
-
-def _decode_inventory(raw: bytes) -> NodeInventory:
-    return inventory_from_manifest(msgspec.json.decode(raw))
-
-
-def _decode_policy(raw: bytes) -> PlacementPolicy:
-    return policy_from_manifest(msgspec.json.decode(raw))
