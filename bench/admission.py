@@ -141,12 +141,7 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
         aiohttp.ClientSession() as session,
     ):
         port, probe_port = free_port(), free_port()
-        process = world.start(
-            "berthmaster-webhook",
-            f"--port={port}",
-            f"--probe-port={probe_port}",
-            "--takeover-wait=0",
-        )
+        process = world.start_webhook(port, probe_port)
         async with stopped_at_end(process):
             url = f"http://127.0.0.1:{probe_port}/readyz"
             await wait_answer(process, session, url, deadline_s=300)

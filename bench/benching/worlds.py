@@ -69,6 +69,15 @@ class PaperWorld:
             environment=environment,
         )
 
+    def start_webhook(self, port: int, probe_port: int) -> ManagedProcess:
+        """Start the webhook; there was no leader before whose answers it would have to wait for."""
+        return self.start(
+            "berthmaster-webhook",
+            f"--port={port}",
+            f"--probe-port={probe_port}",
+            "--takeover-wait=0",
+        )
+
     def server_context(self) -> ssl.SSLContext:
         """Return a context that trusts this world's authority."""
         return ssl.create_default_context(cafile=str(self.ca_path))

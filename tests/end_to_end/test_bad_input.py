@@ -22,6 +22,7 @@ from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
 from berthmaster_sandbox.world.diskio import DiskWorld
 from support.harbour import (
+    HOOK,
     POLICIES,
     apply_models,
     apply_policy,
@@ -46,7 +47,6 @@ pytestmark = [
 
 NODE = "bad-1"
 NAMESPACE = "bad-input"
-HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 DEVICES = "/apis/diskio.x-k8s.io/v1alpha1/namespaces/ioi-system/nodediskdevices"
 
 

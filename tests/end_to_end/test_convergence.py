@@ -20,7 +20,9 @@ from berthmaster_sandbox.demo.stage import disk
 from berthmaster_sandbox.installing import wait_installed
 from berthmaster_sandbox.world.diskio import DiskWorld
 from support.harbour import (
+    HOOK,
     INVENTORIES,
+    PROGRAMS,
     SYSTEM,
     apply_models,
     create,
@@ -45,8 +47,6 @@ pytestmark = [
 ]
 
 NAMESPACE = "convergence"
-PROGRAMS = ("berthmaster-operator", "berthmaster-webhook")
-HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases"
 STATS = "/apis/diskio.x-k8s.io/v1alpha1/namespaces/ioi-system/nodediskiostats"
 # How many pods of 50Mi a disk of 1000Mi holds.

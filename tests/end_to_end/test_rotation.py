@@ -18,6 +18,7 @@ from berthmaster.cluster.client import PatchKind
 from berthmaster_operator.certificates import is_trusted
 from berthmaster_sandbox.cluster import Sandbox
 from support.harbour import (
+    HOOK,
     SYSTEM,
     kill_program,
     make_pod,
@@ -27,7 +28,7 @@ from support.harbour import (
     scale_program,
     until,
 )
-from support.traffic import HOOK, count_fail_open, traffic, webhook_path
+from support.traffic import count_fail_open, traffic, webhook_path
 
 pytestmark = [
     pytest.mark.cluster,

@@ -46,7 +46,9 @@ from installation.living import (
     until_ready,
 )
 from support.harbour import (
+    HOOK,
     POLICIES,
+    PROGRAMS,
     SYSTEM,
     apply_models,
     apply_policy,
@@ -62,7 +64,7 @@ from support.harbour import (
     until_waiting,
 )
 from support.overlays import write_overlay
-from support.traffic import HOOK, traffic
+from support.traffic import traffic
 
 pytestmark = [
     pytest.mark.cluster,
@@ -75,7 +77,6 @@ GATE_HOOK = HOOK.replace(names.WEBHOOK_CONFIGURATION, names.GATE_CONFIGURATION)
 CERTIFICATES = f"/apis/cert-manager.io/v1/namespaces/{SYSTEM}/certificates"
 SECRETS = f"/api/v1/namespaces/{SYSTEM}/secrets"
 OLD_SCHEDULER = "diskio-aware-scheduler"
-PROGRAMS = ("berthmaster-operator", "berthmaster-webhook")
 
 
 @dataclass

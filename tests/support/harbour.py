@@ -18,6 +18,8 @@ from berthmaster.cluster.errors import ClusterError
 from berthmaster_sandbox.cluster import Sandbox
 
 SYSTEM = "berthmaster-system"
+PROGRAMS = ("berthmaster-operator", "berthmaster-webhook")
+HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
 POLICIES = "/apis/berthmaster.io/v1alpha1/placementpolicies"
 MODELS = json.dumps([{"vendor": "Intel", "model": "P4510", "readRatio": {}, "writeRatio": {}}])

@@ -12,12 +12,8 @@ from pathlib import Path
 from berthmaster.api import names
 from berthmaster.cluster.errors import ClusterError
 from berthmaster_sandbox.cluster import Sandbox
-from support.harbour import create, make_pod
+from support.harbour import HOOK, create, make_pod
 
-HOOK = (
-    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
-    f"{names.WEBHOOK_CONFIGURATION}"
-)
 # More would only pile up where the API server is slower than they come.
 AT_ONCE = 10
 
