@@ -186,14 +186,18 @@ class WideConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Reques
         """
 
     def resolve(self, columns: ColumnsT, request: RequestT) -> RequestT:
-        """Return the request with what it means now; resolving twice is resolving once.
+        """Return the request with what it means now; resolving anew is resolving the first time.
 
         Requests that are equal then get equal answers. For what must not tell pods apart that ask for
-        the same, such as all their labels, while others object to some of them.
+        the same, such as all their labels, while others object to some of them; and for what `score`
+        takes from other rows: as a value in the request it makes remembered results its own.
         """
 
-    def local(self, request: RequestT) -> RequestT:
-        """Return the part that `filter` and `score` read, for which their results are remembered."""
+    def local(self, request: RequestT) -> RequestT | None:
+        """Return the part that `filter` and `score` read, for which their results are remembered.
+
+        Of a resolved request. None: as things are now it asks nothing, and counts nothing.
+        """
 
     def across(self, columns: ColumnsT, request: RequestT) -> Codes | None:
         """Return a code for every row of the columns, 0 where nothing refuses; None if nothing is asked.

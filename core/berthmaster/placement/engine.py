@@ -201,7 +201,7 @@ class Engine:
         self, request: PodRequest, decision_id: str, *, avoid: frozenset[str] = frozenset()
     ) -> Decision:
         """Return the best node for a request; reserves nothing. O(changed rows) when repeated."""
-        shape = self._judge(request)
+        request, shape = self._judge(request)
         totals = shape.totals
         avoided = [row for name in avoid if (row := self.table.row_of(name)) is not None]
         if avoided:
@@ -225,13 +225,13 @@ class Engine:
         self, request: PodRequest, decision_id: str
     ) -> tuple[str, dict[str, dict[str, Any]]] | None:
         """Return the node that `decide` would and what it gives, without a word about the others."""
-        shape = self._judge(request)
+        request, shape = self._judge(request)
         row = self._best(shape.totals, shape.ties, decision_id)
         return None if row is None else (self.table.names[row], self._allocated(request, row))
 
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
-        shape = self._judge(request)
+        request, shape = self._judge(request)
         ordered = sorted(self.table.rows.items())
         fitting = np.array([row for _, row in ordered if not shape.codes[row]], dtype=np.intp)
         scores = {
@@ -262,12 +262,23 @@ class Engine:
         resolved = concern.resolve(self._columns(ask.index), ask.request)
         return ask if resolved is ask.request else Ask(ask.index, ask.weight, resolved)
 
-    def _judge(self, request: PodRequest) -> _Shape:
-        """Return the results for all rows as things are now; only their local part is remembered."""
+    def _judge(self, request: PodRequest) -> tuple[PodRequest, _Shape]:
+        """Return the asks as they are now, and the results for all rows.
+
+        Asks that turn out to ask nothing are left out. Only the local part is remembered.
+        """
         if not self._wide:
-            return self._shape(request)
-        shape = self._shape(tuple(self._local(ask) for ask in request))
+            return request, self._shape(request)
+        asks: list[Ask] = []
+        local: list[Ask] = []
         for ask in self.resolve(request):
+            concern = self._wide.get(ask.index)
+            part = ask.request if concern is None else concern.local(ask.request)
+            if part is not None:
+                asks.append(ask)
+                local.append(ask if concern is None else Ask(ask.index, ask.weight, part))
+        shape = self._shape(tuple(local))
+        for ask in asks:
             concern = self._wide.get(ask.index)
             if concern is None:
                 continue
@@ -279,13 +290,7 @@ class Engine:
                 shape = replace(shape, codes=shape.codes.copy(), totals=shape.totals.copy())
                 shape.codes[refused] = (ask.index + 1) * 256 + codes[refused].astype(np.uint16)
                 shape.totals[refused] = -1.0
-        return shape
-
-    def _local(self, ask: Ask) -> Ask:
-        concern = self._wide.get(ask.index)
-        if concern is None:
-            return ask
-        return Ask(ask.index, ask.weight, concern.local(ask.request))
+        return tuple(asks), shape
 
     def _shape(self, request: PodRequest) -> _Shape:
         shape = self._shapes.get(request)
