@@ -3,12 +3,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns import resources
+from berthmaster.concerns.resources import ResourcesConcern
+from berthmaster.concerns.resources.columns import ResourcesColumns
+from berthmaster.concerns.resources.request import ResourcesRequest
+from berthmaster.concerns.shape import AnyConcern, Rows, Scores
 from berthmaster.placement.engine import Decision, Engine, Verdict
 from support.builders import make_node, make_pod, make_taint
 
@@ -40,8 +46,30 @@ changes = st.one_of(
 )
 
 
-def new_engine() -> Engine:
-    return Engine([resources.CONCERN])
+class Emptiest(ResourcesConcern):
+    """Scores a row by its rank among those that fit: the emptiest 100, the fullest 0."""
+
+    name = "emptiest"
+
+    def weight(self, policy: PlacementPolicySpec) -> int:
+        return 3 * policy.concerns.resources.weight
+
+    def score(self, columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) -> Scores:
+        return super().score(columns, rows, request) * 7 - 1000
+
+    def normalize(
+        self, columns: ResourcesColumns, values: Scores, request: ResourcesRequest
+    ) -> Scores:
+        span = np.ptp(values) if len(values) else 0
+        return (values - values.min()) * 100 / span if span else np.full(len(values), 100.0)
+
+
+ABSOLUTE: tuple[AnyConcern, ...] = (resources.CONCERN,)
+RELATIVE: tuple[AnyConcern, ...] = (resources.CONCERN, Emptiest())
+
+
+def new_engine(concerns: tuple[AnyConcern, ...] = ABSOLUTE) -> Engine:
+    return Engine(concerns)
 
 
 def decide(
@@ -57,7 +85,8 @@ def verdicts(engine: Engine, **pod: Any) -> list[Verdict]:
 class World:
     """The nodes and pods of a cluster, kept to build a second engine from."""
 
-    def __init__(self) -> None:
+    def __init__(self, concerns: tuple[AnyConcern, ...]) -> None:
+        self.concerns = concerns
         self.nodes: dict[str, dict[str, Any]] = {}
         self.pods: dict[int, Pod] = {}
 
@@ -79,7 +108,7 @@ class World:
             decide(engine, "asked", **what[0])
 
     def build(self, order: list[str]) -> Engine:
-        engine = new_engine()
+        engine = new_engine(self.concerns)
         for pod in self.pods.values():
             engine.ledger.see(pod)
         for name in order:
@@ -88,10 +117,13 @@ class World:
         return engine
 
 
+@pytest.mark.parametrize("concerns", [ABSOLUTE, RELATIVE], ids=["absolute", "relative"])
 @settings(max_examples=150, deadline=None)
-@given(st.lists(changes, max_size=30), st.permutations(NAMES))
-def test_remembered_shapes_equal_new_ones(history: list[tuple[Any, ...]], order: list[str]) -> None:
-    world, engine = World(), new_engine()
+@given(history=st.lists(changes, max_size=30), order=st.permutations(NAMES))
+def test_remembered_shapes_equal_new_ones(
+    concerns: tuple[AnyConcern, ...], history: list[tuple[Any, ...]], order: list[str]
+) -> None:
+    world, engine = World(concerns), new_engine(concerns)
     for shape in SHAPES:
         decide(engine, "first", **shape)
 
@@ -184,3 +216,32 @@ def test_no_nodes_is_an_answer() -> None:
 
     assert decision.node is None
     assert decision.describe() == "0/0 nodes: there are none"
+
+
+def test_relative_scores_compare_only_nodes_that_fit() -> None:
+    engine = new_engine(RELATIVE)
+    engine.ledger.write_node(make_node("big", cpu="100", taints=[make_taint("t")]), None)
+    engine.ledger.write_node(make_node("middle", cpu="8", memory="8Gi"), None)
+    engine.ledger.write_node(make_node("small", cpu="4", memory="8Gi"), None)
+
+    found = {it.node: it for it in verdicts(engine, cpu="1", memory="1Gi")}
+    decision = decide(engine, "x", cpu="1", memory="1Gi")
+
+    assert found["big"].reason is not None
+    assert found["middle"].scores["emptiest"] == 100.0
+    assert found["small"].scores["emptiest"] == 0.0
+    assert found["small"].score == found["small"].scores["resources"] / 4
+    assert (decision.node, decision.scores) == ("middle", found["middle"].scores)
+    assert decision.score == found["middle"].score
+
+
+def test_relative_concern_without_weight_breaks_ties() -> None:
+    engine = Engine([Emptiest()])
+    engine.ledger.write_node(make_node("empty"), None)
+    engine.ledger.write_node(make_node("fuller"), None)
+    engine.ledger.see(make_pod("held", node="fuller", cpu="1"))
+
+    decision = decide(engine, "x", POLICY, cpu="1")
+
+    assert (decision.node, decision.score) == ("empty", 100.0)
+    assert decision.scores == {"emptiest": 100.0}

@@ -11,7 +11,8 @@ row gives. Nothing here knows the time, the API server, or another concern.
     pod (+ annotation) --usage----> what it holds  --charge, release--> columns
 
 Most concerns judge a row by the row. One that does not, because other rows or objects that are no nodes
-matter to it, is a `WideConcern`: it is told of those objects, and answers for all rows at once.
+matter to it, is a `WideConcern`: it is told of those objects, and answers for all rows at once. One whose
+score means something only beside those of other rows, such as watts, is a `RelativeConcern`.
 
 Codes are small positive integers private to the concern, 0 means feasible. Text is made from them
 when somebody reads it (`explain`).
@@ -206,5 +207,21 @@ class WideConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Reques
         """
 
 
+@runtime_checkable
+class RelativeConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern whose score says how a row stands among those that fit.
+
+    Its `score` returns what a row says by itself, finite and in a unit of its own, such as watts; that is
+    remembered until the row changes. What it comes to is asked for once per decision.
+    """
+
+    def normalize(self, columns: ColumnsT, values: Scores, request: RequestT) -> Scores:
+        """Return 0..100 for each of the values that `score` gave to the rows that fit.
+
+        `values` must stay as they are; their order means nothing. A wide concern gets the local request.
+        """
+
+
 AnyConcern = Concern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]
+AnyRelativeConcern = RelativeConcern[Any, Any, Any]

@@ -4,6 +4,7 @@ A request shape (what a pod asks of each concern) is computed over all rows once
 of the same shape only the rows that changed meanwhile are computed again. So a burst of equal pods
 costs, per pod, the rows that its predecessors changed and one search for the maximum. What depends on
 more than its row (`WideConcern`) is never remembered: it is laid over the remembered part each time.
+So is a score that only compares (`RelativeConcern`): remembered is what each row says by itself.
 
     total = sum(weight * score) / sum(weight)        over the concerns that the pod asks for
 
@@ -28,10 +29,12 @@ from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.shape import (
     AnyConcern,
+    AnyRelativeConcern,
     AnyWideConcern,
     InvalidRequestError,
     Problem,
     Reason,
+    RelativeConcern,
     Rows,
     Scores,
     Surrounding,
@@ -125,7 +128,9 @@ class Verdict:
 class _Shape:
     """A shape's results for all rows, as of `tick`. `codes`: (concern + 1) * 256 + its code.
 
-    `groups` are the words last made for a code: for which row, in which version of it.
+    `groups` are the words last made for a code: for which row, in which version of it. `totals` and
+    `ties` are without the relative concerns, whose own `values` stand beside them by index, until
+    these were compared; `relative` are then their scores.
     """
 
     codes: NDArray[np.uint16]
@@ -133,6 +138,8 @@ class _Shape:
     ties: Scores
     tick: int
     groups: dict[int, tuple[int, int, str]] = field(default_factory=dict)
+    values: dict[int, Scores] = field(default_factory=dict)
+    relative: dict[int, Scores] = field(default_factory=dict)
 
 
 class Engine:
@@ -148,6 +155,11 @@ class Engine:
             index: concern
             for index, concern in enumerate(self.table.concerns)
             if isinstance(concern, WideConcern)
+        }
+        self._relative: dict[int, AnyRelativeConcern] = {
+            index: concern
+            for index, concern in enumerate(self.table.concerns)
+            if isinstance(concern, RelativeConcern)
         }
 
     @property
@@ -208,7 +220,7 @@ class Engine:
             totals = totals.copy()
             totals[avoided] = -1.0
         row = self._best(totals, shape.ties, decision_id)
-        scores, allocated = ({}, {}) if row is None else self._details(request, row)
+        scores, allocated = ({}, {}) if row is None else self._details(request, shape, row)
         return Decision(
             id=decision_id,
             node=None if row is None else self.table.names[row],
@@ -235,9 +247,7 @@ class Engine:
         ordered = sorted(self.table.rows.items())
         fitting = np.array([row for _, row in ordered if not shape.codes[row]], dtype=np.intp)
         scores = {
-            (concern := self.table.concerns[ask.index]).name: concern.score(
-                self.table.columns[concern.name], fitting, ask.request
-            ).tolist()
+            self.table.concerns[ask.index].name: self._scores(ask, shape, fitting).tolist()
             for ask in request
         }
         at = 0
@@ -268,7 +278,7 @@ class Engine:
         Asks that turn out to ask nothing are left out. Only the local part is remembered.
         """
         if not self._wide:
-            return request, self._shape(request)
+            return request, self._compared(request, self._shape(request))
         asks: list[Ask] = []
         local: list[Ask] = []
         for ask in self.resolve(request):
@@ -290,7 +300,37 @@ class Engine:
                 shape = replace(shape, codes=shape.codes.copy(), totals=shape.totals.copy())
                 shape.codes[refused] = (ask.index + 1) * 256 + codes[refused].astype(np.uint16)
                 shape.totals[refused] = -1.0
-        return tuple(asks), shape
+        return tuple(asks), self._compared(tuple(local), shape)
+
+    def _compared(self, request: PodRequest, shape: _Shape) -> _Shape:
+        """Return the results with the scores of relative concerns in them, over the rows that fit."""
+        asks = [ask for ask in request if ask.index in self._relative]
+        if not asks:
+            return shape
+        rows = np.flatnonzero(shape.totals >= 0)
+        shape = replace(shape, totals=shape.totals.copy(), ties=shape.ties.copy(), relative={})
+        for sums, weigh in ((shape.totals, _weight), (shape.ties, _weight_of_tie)):
+            weights = sum(weigh(ask) for ask in request if ask.index not in self._relative)
+            sums[rows] *= weights
+            for ask in asks:
+                if not (weight := weigh(ask)):
+                    continue
+                concern = self._relative[ask.index]
+                values = shape.values[ask.index][rows]
+                scores = concern.normalize(self._columns(ask.index), values, ask.request)
+                shape.relative[ask.index] = np.zeros(len(sums))
+                shape.relative[ask.index][rows] = scores
+                sums[rows] += weight * scores
+                weights += weight
+            sums[rows] = sums[rows] / weights if weights else 100.0
+        return shape
+
+    def _scores(self, ask: Ask, shape: _Shape, rows: Rows) -> Scores:
+        """Return a concern's scores of rows that fit."""
+        if ask.index in shape.relative:
+            return shape.relative[ask.index][rows]
+        concern = self.table.concerns[ask.index]
+        return concern.score(self._columns(ask.index), rows, ask.request)
 
     def _shape(self, request: PodRequest) -> _Shape:
         shape = self._shapes.get(request)
@@ -321,8 +361,14 @@ class Engine:
         shape.codes[rows] = 0
         left = self._filter(shape, request, rows)
         shape.totals[rows] = -1.0
-        shape.totals[left] = self._mean(request, left, lambda ask: ask.weight)
-        shape.ties[left] = self._mean(request, left, lambda ask: 0 if ask.weight else 1)
+        plain = tuple(ask for ask in request if ask.index not in self._relative)
+        shape.totals[left] = self._mean(plain, left, _weight)
+        shape.ties[left] = self._mean(plain, left, _weight_of_tie)
+        for ask in request:
+            if ask.index in self._relative:
+                values = shape.values.setdefault(ask.index, np.zeros(len(shape.totals)))
+                concern = self.table.concerns[ask.index]
+                values[left] = concern.score(self._columns(ask.index), left, ask.request)
 
     def _filter(self, shape: _Shape, request: PodRequest, rows: Rows) -> Rows:
         """Write the first refusing code of each row; return the rows that no concern refuses."""
@@ -386,14 +432,13 @@ class Engine:
         return tuple((name, round(-score, 4)) for score, name in others[:_RUNNERS_UP])
 
     def _details(
-        self, request: PodRequest, row: int
+        self, request: PodRequest, shape: _Shape, row: int
     ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
         rows = np.array([row], dtype=np.intp)
         scores: dict[str, float] = {}
         for ask in request:
-            concern = self.table.concerns[ask.index]
-            columns = self.table.columns[concern.name]
-            scores[concern.name] = round(float(concern.score(columns, rows, ask.request)[0]), 4)
+            score = float(self._scores(ask, shape, rows)[0])
+            scores[self.table.concerns[ask.index].name] = round(score, 4)
         return scores, self._allocated(request, row)
 
     def _allocated(self, request: PodRequest, row: int) -> dict[str, dict[str, Any]]:
@@ -443,6 +488,14 @@ class Engine:
         columns = self.table.columns[concern.name]
         name = self.table.names[row]
         return concern.name, concern.explain(columns, row, inner, ask.request, name)
+
+
+def _weight(ask: Ask) -> int:
+    return ask.weight
+
+
+def _weight_of_tie(ask: Ask) -> int:
+    return 0 if ask.weight else 1
 
 
 def _avoided(avoid: frozenset[str], table: NodeTable) -> tuple[Refusals, ...]:
