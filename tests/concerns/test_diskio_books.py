@@ -250,7 +250,7 @@ def test_policy_lets_a_disk_without_a_model_count_bytes_as_they_are() -> None:
     asked = ask(1000, needs_model=False)
     assert list(CONCERN.filter(columns, ROW, asked)) == [0]
     assert list(CONCERN.score(columns, ROW, asked)) == [50]
-    assert CONCERN.allocate(columns, 0, asked)["read"] == 1000
+    assert CONCERN.allocate(columns, 0, asked, {})["read"] == 1000
     assert list(CONCERN.filter(columns, ROW, ask(1001, needs_model=False))) == [
         reasons.SHORT_OF_READ
     ]

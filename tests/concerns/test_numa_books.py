@@ -131,7 +131,7 @@ def charge(columns: NumaColumns, pod: Pod, *, ours: bool = True) -> None:
     if ours:
         request = CONCERN.request(pod, POLICY)
         assert request is not None
-        allocated = CONCERN.allocate(columns, 0, request)
+        allocated = CONCERN.allocate(columns, 0, request, {})
     usage = CONCERN.usage(pod, allocated)
     assert usage is not None
     CONCERN.charge(columns, 0, holder(pod), usage)

@@ -10,7 +10,16 @@ import numpy as np
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Node, Pod
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.concerns.shape import Codes, Holder, Reason, Rows, Scores, Surrounding
+from berthmaster.concerns.shape import (
+    Allocated,
+    Codes,
+    Holder,
+    Placed,
+    Reason,
+    Rows,
+    Scores,
+    Surrounding,
+)
 from berthmaster.placement.engine import Engine
 from support.builders import make_node, make_pod
 
@@ -66,10 +75,14 @@ class NearBeacon:
     def score(self, columns: Beacons, rows: Rows, request: frozenset[str]) -> Scores:
         return np.array([100.0 if columns.zones[row] in request else 10.0 for row in rows])
 
-    def allocate(self, columns: Beacons, row: int, request: frozenset[str]) -> dict[str, Any]:
+    def allocate(
+        self, columns: Beacons, row: int, request: frozenset[str], beside: Allocated
+    ) -> dict[str, Any]:
         return {}
 
-    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+    def annotations(
+        self, columns: Beacons, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
         return {}
 
     def explain(

@@ -7,6 +7,7 @@ and what to assume.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from berthmaster.api.allocation import (
 )
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
+from berthmaster.concerns.shape import Placed
 from berthmaster.placement import affinity
 from berthmaster.placement.engine import Decision, PodRequest
 from berthmaster_webhook.answers import Answer, Answers
@@ -36,9 +38,22 @@ def make_decision_id() -> str:
     return secrets.token_hex(6)
 
 
+class Stamps:
+    """Gives nanoseconds since the epoch, each later than the last, even where the clock goes back."""
+
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        self._clock = clock
+        self._last_ns = 0
+
+    def __call__(self) -> int:
+        """Return the next one."""
+        self._last_ns = max(self._clock(), self._last_ns + 1)
+        return self._last_ns
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What admission and the queue share. `clock` gives monotonic seconds."""
+    """What admission and the queue share. `clock` gives monotonic seconds, `stamp` tells answers' order."""
 
     state: ClusterState
     answers: Answers
@@ -47,6 +62,7 @@ class Tools:
     clock: Callable[[], float]
     own_namespace: str
     make_id: Callable[[], str] = field(default=make_decision_id)
+    stamp: Callable[[], int] = field(default_factory=Stamps)
 
 
 def decide(tools: Tools, pod: Pod, request: PodRequest) -> Decision:
@@ -129,10 +145,13 @@ def has_effect(stored: RawPod, answer: Answer | None) -> bool:
 def _beside(tools: Tools, pod: Pod, decision: Decision) -> dict[str, str]:
     """Return the annotations of the concerns for programs that do not read the allocation."""
     annotations: dict[str, str] = {}
-    for concern in tools.state.engine.table.concerns:
+    table = tools.state.engine.table
+    placed = Placed(node=_node_of(decision), at_ns=tools.stamp())
+    for concern in table.concerns:
         allocated = decision.allocated.get(concern.name)
         if allocated:
-            annotations.update(concern.annotations(pod, allocated))
+            columns = table.columns[concern.name]
+            annotations.update(concern.annotations(columns, pod, allocated, placed))
     return annotations
 
 

@@ -42,6 +42,9 @@ Rows = NDArray[np.intp]
 Codes = NDArray[np.uint8]
 Scores = NDArray[np.float64]
 
+# What concerns gave, by their names.
+Allocated = Mapping[str, Mapping[str, Any]]
+
 # What a wide concern is told of, beside nodes and pods.
 Surrounding = Namespace | PersistentVolume | PersistentVolumeClaim | StorageClass | CSINode
 
@@ -86,6 +89,14 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     namespace: str
     name: str
     started_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where and when an answer was given: nanoseconds since the epoch, later for each later answer."""
+
+    node: str
+    at_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +165,18 @@ class Concern(Protocol[ColumnsT, RequestT, UsageT]):
     def score(self, columns: ColumnsT, rows: Rows, request: RequestT) -> Scores:
         """Return 0..100 per given row; rows that `filter` refuses may hold anything finite."""
 
-    def allocate(self, columns: ColumnsT, row: int, request: RequestT) -> dict[str, Any]:
-        """Return what the row gives, as JSON data that `usage` understands."""
+    def allocate(
+        self, columns: ColumnsT, row: int, request: RequestT, beside: Allocated
+    ) -> dict[str, Any]:
+        """Return what the row gives, as JSON data that `usage` understands.
 
-    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+        `beside` is what the concerns before this one gave of the same row, by name: to choose, of what
+        is as good for this concern, what lies nearer to it.
+        """
+
+    def annotations(
+        self, columns: ColumnsT, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
         """Return what is written on the pod, beside the allocation, for programs that read only that.
 
         `allocated` is what this concern's `allocate` gave.

@@ -241,6 +241,11 @@ class Engine:
         row = self._best(shape.totals, shape.ties, decision_id)
         return None if row is None else (self.table.names[row], self._allocated(request, row))
 
+    def allocate_on(self, request: PodRequest, node: str) -> dict[str, dict[str, Any]]:
+        """Return what a node that fits would give, by concern; nothing where it is not known."""
+        row = self.table.row_of(node)
+        return {} if row is None else self._allocated(self.resolve(request), row)
+
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
         request, shape = self._judge(request)
@@ -445,7 +450,8 @@ class Engine:
         allocated: dict[str, dict[str, Any]] = {}
         for ask in request:
             concern = self.table.concerns[ask.index]
-            allocation = concern.allocate(self.table.columns[concern.name], row, ask.request)
+            columns = self.table.columns[concern.name]
+            allocation = concern.allocate(columns, row, ask.request, allocated)
             if allocation:
                 allocated[concern.name] = allocation
         return allocated

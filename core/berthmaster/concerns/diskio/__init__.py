@@ -21,7 +21,7 @@ from berthmaster.concerns.diskio import placement, request
 from berthmaster.concerns.diskio.columns import NO_MODEL, READY, DiskIOColumns
 from berthmaster.concerns.diskio.request import DiskIORequest
 from berthmaster.concerns.diskio.shapes import Usage
-from berthmaster.concerns.shape import Codes, Holder, Reason, Rows, Scores
+from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
 
 
 class DiskIOConcern:
@@ -67,7 +67,9 @@ class DiskIOConcern:
         """Return 0..100 per row by the request's strategy."""
         return placement.score_rows(columns, rows, request)
 
-    def allocate(self, columns: DiskIOColumns, row: int, request: DiskIORequest) -> dict[str, Any]:
+    def allocate(
+        self, columns: DiskIOColumns, row: int, request: DiskIORequest, beside: Allocated
+    ) -> dict[str, Any]:
         """Return the disk, what was asked, and what that is in the disk's units (bytes/s)."""
         disk = columns.disk(row)
         if columns.state[row] not in (READY, NO_MODEL) or disk is None:
@@ -80,7 +82,9 @@ class DiskIOConcern:
             allocation["blockSize"] = request.usage.block_size
         return allocation
 
-    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+    def annotations(
+        self, columns: DiskIOColumns, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
         """Return the request in the form that every IO driver reads, where it is in another."""
         return request.write_for_drivers(pod, allocated)
 

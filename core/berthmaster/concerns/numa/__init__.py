@@ -20,7 +20,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.numa import placement, request
 from berthmaster.concerns.numa.columns import NumaColumns
 from berthmaster.concerns.numa.request import NumaRequest, NumaUsage
-from berthmaster.concerns.shape import Codes, Holder, Reason, Rows, Scores
+from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
 
 
 class NumaConcern:
@@ -64,11 +64,15 @@ class NumaConcern:
         """Return 0..100 per row by the request's strategy."""
         return placement.score_rows(columns, rows, request)
 
-    def allocate(self, columns: NumaColumns, row: int, request: NumaRequest) -> dict[str, Any]:
+    def allocate(
+        self, columns: NumaColumns, row: int, request: NumaRequest, beside: Allocated
+    ) -> dict[str, Any]:
         """Return what each zone gives, by id and resource."""
         return placement.allocate_row(columns, row, request)
 
-    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+    def annotations(
+        self, columns: NumaColumns, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
         """Return nothing: kubelets choose by themselves."""
         return {}
 

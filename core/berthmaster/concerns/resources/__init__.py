@@ -38,9 +38,11 @@ from berthmaster.concerns.resources.request import (
     read_request,
 )
 from berthmaster.concerns.shape import (
+    Allocated,
     Codes,
     Holder,
     InvalidRequestError,
+    Placed,
     Reason,
     Rows,
     Scores,
@@ -129,12 +131,14 @@ class ResourcesConcern:
         return score_rows(columns, rows, request)
 
     def allocate(
-        self, columns: ResourcesColumns, row: int, request: ResourcesRequest
+        self, columns: ResourcesColumns, row: int, request: ResourcesRequest, beside: Allocated
     ) -> dict[str, Any]:
         """Return nothing: the pod's spec says it all."""
         return {}
 
-    def annotations(self, pod: Pod, allocated: Mapping[str, Any]) -> Mapping[str, str]:
+    def annotations(
+        self, columns: ResourcesColumns, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
         """Return nothing."""
         return {}
 
