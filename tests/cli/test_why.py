@@ -212,6 +212,8 @@ async def test_inventory_of_an_earlier_node_is_ignored() -> None:
         ("read short by 810Mi (asks 900Mi, free 90Mi of 1000Mi)", Fraction(9, 10)),
         ("cpu: asks 4, free 2 of 8; memory: asks 4Gi, free 1Gi of 8Gi", Fraction(3, 4)),
         ("read short by 15Mi (asks 10Mi, free -5Mi of 10Mi)", Fraction(3, 2)),
+        ("c asks 10 cpu, best zone node-1 has 8; fits if the limit were 8", Fraction(1, 5)),
+        ("torn, nearest is node-0: asks 8 cpu, free 6, asks 4 x/gpu, free 1", Fraction(3, 4)),
         ("no NodeDiskDevice names this node", None),
         ("asks much, free little", None),
     ],

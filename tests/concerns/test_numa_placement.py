@@ -185,7 +185,8 @@ def test_pod_that_only_prefers_goes_where_it_cannot_be_aligned() -> None:
         (
             [make_container("torn", cpu="8", gpu="2")],
             f"cannot align container: torn asks 8 cpu, 2 {GPU}, and no one zone has all of it: "
-            f"cpu only in node-1; {GPU} only in node-0",
+            f"cpu only in node-1; {GPU} only in node-0; nearest is node-0: asks 8 cpu, free 6; "
+            "fits if the limit of cpu were 6",
         ),
     ],
 )
@@ -195,6 +196,65 @@ def test_words_name_container_resource_and_what_would_fit(
     node = make_node({"cpu": "6", GPU: "2"}, {"cpu": "8", GPU: "0"})
 
     assert reason_of(node, make_pod(*containers)) == words
+
+
+@pytest.mark.parametrize(
+    ("scope", "containers", "words"),
+    [
+        (
+            "container",
+            # The kubelet puts the first into the lower zone, and never takes that back.
+            [make_container("a", cpu="4"), make_container("b", cpu="8"), make_container("c")],
+            "b asks 8 cpu, best zone node-0 has 6; fits if the limit were 6",
+        ),
+        (
+            "pod",
+            [make_container("a", cpu="6"), make_container("b", cpu="6")],
+            "the pod asks 12 cpu, best zone node-0 has 10; "
+            "fits if the limits together were 10, or in scope container",
+        ),
+        (
+            "pod",
+            [make_container("a", cpu="9", gpu="2"), make_container("b", cpu="9")],
+            # In node-0 there are too few of both, and in node-1 none of the one.
+            f"the pod asks 18 cpu, best zone node-0 has 10; "
+            f"fits if the limits together were 10 cpu, 1 {GPU}",
+        ),
+        (
+            "container",
+            [make_container("b", cpu="100", gpu="2")],
+            f"b asks 100 cpu, best zone node-0 has 10; fits if the limits were 10 cpu, 1 {GPU}",
+        ),
+        (
+            "container",
+            [make_container("half", cpu="10500m")],
+            "half asks 10.5 cpu, best zone node-0 has 10; fits if the limit were 10",
+        ),
+    ],
+)
+def test_what_is_said_to_help_was_tried(
+    scope: str, containers: list[dict[str, Any]], words: str
+) -> None:
+    node = make_node({"cpu": "10", GPU: "1"}, {"cpu": "6"}, scope=scope)
+
+    assert reason_of(node, make_pod(*containers)).partition(": ")[2] == words
+
+
+def test_lower_limit_that_leaves_nothing_for_the_next_container_is_not_proposed() -> None:
+    node = make_node({"cpu": "4"})
+    pod = make_pod(make_container("a", cpu="6"), make_container("b", cpu="1"))
+
+    assert reason_of(node, pod) == ("cannot align container: a asks 6 cpu, best zone node-0 has 4")
+
+
+def test_another_scope_of_a_restricted_kubelet_is_proposed() -> None:
+    node = make_node(FOUR, {"cpu": "4"}, policy="restricted", scope="pod")
+    pod = make_pod(make_container("a", cpu="4", gpu="1"), make_container("b", cpu="2"))
+
+    text = reason_of(node, pod, restricted="Predict")
+
+    assert text.startswith("cannot align pod minimally: the pod needs at least 6 cpu in 2 zones, ")
+    assert text.endswith("; fits in scope container")
 
 
 def test_memory_that_no_zone_lists_is_nobody_s_to_align() -> None:

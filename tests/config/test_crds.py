@@ -164,3 +164,13 @@ def test_upstream_file_names_source_and_licence(plural: str) -> None:
 
     assert head.startswith("# source: kubernetes-sigs/scheduler-plugins")
     assert head.endswith("licence: Apache-2.0")
+
+
+def test_inventories_show_free_cpus_and_how_zones_are_used() -> None:
+    version = OURS["berthmaster.io_nodeinventories.yaml"]["spec"]["versions"][0]
+    columns = {it["name"]: it for it in version["additionalPrinterColumns"]}
+
+    assert columns["Free-CPUs"]["jsonPath"] == ".status.freeZones"
+    assert "priority" not in columns["Free-CPUs"]
+    wide = [name for name, it in columns.items() if it.get("priority")]
+    assert wide == ["NUMA-Policy", "NUMA-Scope"]

@@ -158,8 +158,14 @@ def _with_root(parts: Mapping[str, Schema], description: str) -> Schema:
 
 
 def _crd(
-    kind: str, plural: str, short: str, schema: Schema, columns: Sequence[tuple[str, ...]]
+    kind: str,
+    plural: str,
+    short: str,
+    schema: Schema,
+    columns: Sequence[tuple[str, str, str]],
+    wide: Sequence[tuple[str, str, str]] = (),
 ) -> Schema:
+    """Return a CRD; `columns` are name, type and path, `wide` those that only `-o wide` shows."""
     columns = [*columns, ("Age", "date", ".metadata.creationTimestamp")]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -186,6 +192,10 @@ def _crd(
                     "additionalPrinterColumns": [
                         {"name": name, "type": type_, "jsonPath": path}
                         for name, type_, path in columns
+                    ]
+                    + [
+                        {"name": name, "type": type_, "jsonPath": path, "priority": 1}
+                        for name, type_, path in wide
                     ],
                 }
             ],
@@ -195,7 +205,10 @@ def _crd(
 
 def render() -> dict[str, Schema]:
     """Return our CRDs by file name."""
-    ready = f".status.conditions[?(@.type=='{names.DISK_IO_READY}')]"
+    disk_io, topology = (
+        f".status.conditions[?(@.type=='{it}')]"
+        for it in (names.DISK_IO_READY, names.TOPOLOGY_READY)
+    )
     inventories = _crd(
         "NodeInventory",
         "nodeinventories",
@@ -204,8 +217,13 @@ def render() -> dict[str, Schema]:
         [
             ("Free-Disk", "string", ".status.freeDisk"),
             ("Free-CPUs", "string", ".status.freeZones"),
-            ("Disk-IO", "string", f"{ready}.status"),
-            ("Reason", "string", f"{ready}.reason"),
+            ("Disk-IO", "string", f"{disk_io}.status"),
+            ("Reason", "string", f"{disk_io}.reason"),
+            ("Topology", "string", f"{topology}.reason"),
+        ],
+        wide=[
+            ("NUMA-Policy", "string", ".status.topology.policy"),
+            ("NUMA-Scope", "string", ".status.topology.scope"),
         ],
     )
     policies = _crd(

@@ -152,7 +152,11 @@ class NodeInventoryStatus(Model):
     ] = None
     conditions: tuple[StatusCondition, ...] | None = None
     free_zones: Annotated[
-        str | None, Field(description="For people: CPUs that are not held in each zone.")
+        str | None,
+        Field(
+            description="For people: CPUs that are free in each zone, of those that pods may have, "
+            "as last reported. What was given since is in the webhook's books alone."
+        ),
     ] = None
     free_disk: Annotated[
         str | None, Field(description="For people: free read/write share of the emptyDir disk.")

@@ -1,7 +1,7 @@
 """How much a node lacks of what is asked, read from the words of its refusal.
 
-Concerns of third parties say it in the same words (`asks 900Mi, free 90Mi`), so that nothing but the
-detail of a reason is needed here.
+Concerns of third parties say it in the same words (`asks 900Mi, free 90Mi`, `asks 10 cpu, best zone
+node-1 has 8`), so that nothing but the detail of a reason is needed here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from fractions import Fraction
 from berthmaster.api.quantities import QuantityError, parse_quantity
 from berthmaster.placement.engine import Verdict
 
-_SHORTAGE = re.compile(r"asks ([^,;() ]+), free ([^,;() ]+)")
+_SHORTAGE = re.compile(
+    r"asks ([^,;() ]+)(?: [^,;() ]+)?, (?:free|best zone [^,;() ]+ has) ([^,;() ]+)"
+)
 
 
 def distance(verdict: Verdict) -> Fraction | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.concerns.numa import placement, request
+from berthmaster.concerns.numa import explaining, placement, request
 from berthmaster.concerns.numa.columns import NumaColumns
 from berthmaster.concerns.numa.request import NumaRequest, NumaUsage
 from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
@@ -80,7 +80,7 @@ class NumaConcern:
         self, columns: NumaColumns, row: int, code: int, request: NumaRequest, node: str
     ) -> Reason:
         """Return upstream's words for a refusal, with what would help."""
-        return placement.explain(columns, row, code, request)
+        return explaining.explain(columns, row, code, request)
 
 
 CONCERN = NumaConcern()

@@ -69,6 +69,11 @@ def whole(resource: str, amount: int) -> int:
     return -(-amount // scale_of(resource))
 
 
+def whole_part(resource: str, amount: int) -> int:
+    """Return an amount without its fraction: what one container can hold alone of so much."""
+    return amount - amount % scale_of(resource)
+
+
 def is_extended(resource: str) -> bool:
     """Return whether the name is that of a device."""
     return "/" in resource and _NATIVE not in resource

@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 from berthmaster.api.policy import NumaStrategy, RestrictedPolicy, WhenMissing, WhenStale
 from berthmaster.concerns.numa import columns as states
 from berthmaster.concerns.numa import reasons
-from berthmaster.concerns.numa.aligning import (
-    NOBODY,
-    Part,
-    align,
-    constrains,
-    keeps,
-    read_part,
-    units,
-)
+from berthmaster.concerns.numa.aligning import NOBODY, Part, align, keeps, read_part, units
 from berthmaster.concerns.numa.amounts import to_text
 from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
 from berthmaster.concerns.numa.request import (
@@ -32,10 +24,10 @@ from berthmaster.concerns.numa.request import (
     exclusive,
     is_aligned,
 )
-from berthmaster.concerns.numa.restricted import align_minimally, fewest_ever
+from berthmaster.concerns.numa.restricted import align_minimally
 from berthmaster.concerns.numa.scoring import score_part
 from berthmaster.concerns.numa.zones import Zones, candidates, take, take_spread
-from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
+from berthmaster.concerns.shape import Codes, Rows, Scores
 
 # Upstream's strategies for one zone: they count in whole units, and know single-numa-node alone.
 _IN_UNITS = (
@@ -67,7 +59,7 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     )
     judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
     view = View.DOUBTFUL if is_strict else View.FREE
-    for at, part, is_pod_scope in _parts(columns, rows, judged, request, view):
+    for at, part, is_pod_scope in parts(columns, rows, judged, request, view):
         single = policy[at] == states.SINGLE
         asks = units(request, is_pod_scope=is_pod_scope)
         if not asks:
@@ -99,7 +91,7 @@ def score_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Scores
     if request.strategy in _IN_UNITS:
         scored = known & (policy == states.SINGLE)
     counts_units = request.strategy in _IN_UNITS
-    for at, part, is_pod_scope in _parts(
+    for at, part, is_pod_scope in parts(
         columns, rows, scored, request, View.FREE, with_units=counts_units
     ):
         scores[at] = score_part(part, request, policy[at], is_pod_scope=is_pod_scope)
@@ -129,61 +121,7 @@ def allocate_row(columns: NumaColumns, row: int, request: NumaRequest) -> dict[s
     }
 
 
-def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> Reason:
-    """Return the words for a code: which container, which resource, and what would help."""
-    zones = columns.zones(row)
-    if zones is None or code in (reasons.UNRELIABLE, reasons.MISSING, reasons.STALE):
-        return reasons.plain(code)
-    view = View.DOUBTFUL if request.mode == STRICT else View.FREE
-    rows = np.array([row], dtype=np.intp)
-    every = np.ones(1, dtype=np.bool_)
-    _, part, is_pod_scope = next(_parts(columns, rows, every, request, view))
-    asks = units(request, is_pod_scope=is_pod_scope)
-    if code in (reasons.MINIMAL_POD, reasons.MINIMAL_CONTAINER):
-        return _explain_minimally(part, request, code, is_pod_scope=is_pod_scope)
-    failed = int(align(part, request, asks)[0])
-    if failed == NOBODY:
-        # The node has changed since; the code is all that is left.
-        return reasons.plain(code)
-    ask = asks[failed]
-    wanted = tuple(
-        (name, amount)
-        for name, amount in ask.amounts
-        if amount and constrains(part, request, name)[0]
-    )
-    unknown = next((it for it, amount in ask.amounts if amount and not part.known[it][0]), "")
-    cells = [
-        (
-            id_,
-            {
-                name: int(part.amounts[name][0, slot])
-                for name, _ in wanted
-                if part.amounts[name][0, slot] >= 0
-            },
-        )
-        for slot, id_ in enumerate(zones.ids)
-    ]
-    return reasons.cannot_align(code, ask.name, wanted, cells, unknown)
-
-
-def _explain_minimally(
-    part: Part, request: NumaRequest, code: int, *, is_pod_scope: bool
-) -> Reason:
-    asks = units(request, is_pod_scope=is_pod_scope)
-    failed = int(align_minimally(part, request, asks)[0])
-    if failed == NOBODY:
-        return reasons.plain(code)
-    ask = asks[failed]
-    widths = [
-        (name, amount, int(fewest_ever(part, name, amount)[0]))
-        for name, amount in ask.amounts
-        if amount and constrains(part, request, name)[0]
-    ]
-    is_full = len({count for _, _, count in widths}) == 1
-    return reasons.cannot_align_minimally(code, ask.name, widths, is_full)
-
-
-def _parts(
+def parts(
     columns: NumaColumns,
     rows: Rows,
     chosen: Flags,

@@ -32,6 +32,7 @@ _OF_STATES = {
     MISSING: "no NodeResourceTopology has this node's name",
     STALE: "what started or ended there is not in the topology",
 }
+OF_NODE = frozenset(_OF_STATES)
 Zones = list[tuple[int, dict[str, int]]]
 
 
@@ -49,64 +50,108 @@ def plain(code: int) -> Reason:
     return Reason(text=f"{words}: {detail}" if detail else words, group=words, detail=detail)
 
 
-def cannot_align(code: int, name: str, amounts: Amounts, zones: Zones, unknown: str = "") -> Reason:
+def has_not(code: int, name: str, resource: str) -> Reason:
+    """Return the words for a resource that the Node does not have at all."""
+    return _reason(code, name, f"asks {resource}, which the node has not")
+
+
+def cannot_align(
+    code: int,
+    name: str,
+    amounts: Amounts,
+    zones: Zones,
+    *,
+    nearest: tuple[int, Amounts] | None = None,
+    lower: Amounts = (),
+    other_scope: str = "",
+) -> Reason:
     """Return why no zone serves the amounts; `zones` are ids with what is free there.
 
     `amounts` are only those for which zones are looked at. Names the resource that falls short
-    everywhere, the zone that has most of it and the request that would fit, else the zones between
-    which the request is torn.
+    everywhere and the zone that has most of it, else the zones between which the request is torn and
+    the `nearest`, with what it has of what is short; then what would help: `lower` limits, or the
+    `other_scope`.
     """
-    words = _WORDS[code]
-    who = f"{name} " if name else "the pod "
-    detail = who + (f"asks {unknown}, which the node has not" if unknown else _want(amounts, zones))
-    return Reason(text=f"{words}: {detail}", group=words, detail=detail)
+    short = _short(amounts, zones)
+    words = short or _torn(amounts, zones, nearest)
+    # What is short everywhere has been named, and is short in the nearest zone, too.
+    words += _help(lower, other_scope, is_named=bool(short), is_pod=not name)
+    return _reason(code, name, words)
 
 
 def cannot_align_minimally(
-    code: int, name: str, widths: list[tuple[str, int, int]], is_full: bool
+    code: int, name: str, widths: list[tuple[str, int, int]], other_scope: str = ""
 ) -> Reason:
     """Return why a restricted kubelet would refuse; `widths` are resource, amount, fewest zones."""
-    words = _WORDS[code]
-    who = name or "the pod"
     asked = ", ".join(
         f"{describe(resource, amount)} {resource} in {count} zone{'s' if count > 1 else ''}"
         for resource, amount, count in widths
     )
-    detail = f"{who} needs at least {asked}"
-    if is_full:
+    detail = f"needs at least {asked}"
+    if len({count for _, _, count in widths}) == 1:
         detail += "; no such zones have it free together"
     else:
         detail += (
             "; a restricted kubelet wants the same number for each, so ask more of what needs "
             "fewer zones, or use nodes with policy best-effort"
         )
-    return Reason(text=f"{words}: {detail}", group=words, detail=detail)
+    detail += _help((), other_scope, is_named=False, is_pod=not name)
+    return _reason(code, name, detail)
 
 
-def _want(amounts: Amounts, zones: Zones) -> str:
-    asked = ", ".join(f"{describe(resource, amount)} {resource}" for resource, amount in amounts)
+def _reason(code: int, name: str, words: str) -> Reason:
+    detail = f"{name or 'the pod'} {words}"
+    return Reason(text=f"{_WORDS[code]}: {detail}", group=_WORDS[code], detail=detail)
+
+
+def _short(amounts: Amounts, zones: Zones) -> str:
+    """Return which resource no zone has enough of, empty if there is none."""
     if not zones:
-        return f"asks {asked}, and the node has no NUMA zones"
+        return f"asks {', '.join(map(_amount, amounts))}, and the node has no NUMA zones"
     for resource, amount in amounts:
+        asked = _amount((resource, amount))
         most = max(zone.get(resource, -1) for _, zone in zones)
         if most < 0:
-            return f"asks {describe(resource, amount)} {resource}, which no zone lists"
+            return f"asks {asked}, which no zone lists"
         if most < amount:
             best = next(id_ for id_, zone in zones if zone.get(resource, -1) == most)
-            has = describe(resource, most)
-            helps = f"; fits if the limit were {has}" if most and len(amounts) else ""
-            others = [it for it in amounts if it[0] != resource]
-            best_zone = dict(zones)[best]
-            if any(best_zone.get(name, -1) < it for name, it in others):
-                helps = ""
-            return (
-                f"asks {describe(resource, amount)} {resource}, "
-                f"best zone node-{best} has {has}{helps}"
-            )
+            return f"asks {asked}, best zone node-{best} has {describe(resource, most)}"
+    return ""
+
+
+def _torn(amounts: Amounts, zones: Zones, nearest: tuple[int, Amounts] | None) -> str:
+    """Return which zones have enough of what, where none has enough of all."""
     places = "; ".join(
         f"{resource} only in "
         + ", ".join(f"node-{id_}" for id_, zone in zones if zone.get(resource, -1) >= amount)
         for resource, amount in amounts
         if any(zone.get(resource, -1) < amount for _, zone in zones)
     )
-    return f"asks {asked}, and no one zone has all of it: {places}"
+    torn = f"asks {', '.join(map(_amount, amounts))}, and no one zone has all of it: {places}"
+    if nearest is not None:
+        id_, has = nearest
+        wanted = dict(amounts)
+        short = (f"asks {_amount((it, wanted[it]))}, free {describe(it, free)}" for it, free in has)
+        torn += f"; nearest is node-{id_}: {', '.join(short)}"
+    return torn
+
+
+def _help(lower: Amounts, other_scope: str, *, is_named: bool, is_pod: bool) -> str:
+    """Return the nearest changes that were found to help, such as `; fits if the limit were 8`."""
+    found = []
+    if lower:
+        what = "limits together" if is_pod else "limit" if len(lower) == 1 else "limits"
+        if len(lower) > 1:
+            found.append(f"if the {what} were {', '.join(map(_amount, lower))}")
+        else:
+            ((resource, amount),) = lower
+            of = "" if is_named else f" of {resource}"
+            found.append(f"if the {what}{of} were {describe(resource, amount)}")
+    if other_scope:
+        found.append(f"in scope {other_scope}")
+    return f"; fits {', or '.join(found)}" if found else ""
+
+
+def _amount(it: tuple[str, int]) -> str:
+    resource, amount = it
+    return f"{describe(resource, amount)} {resource}" if amount else resource

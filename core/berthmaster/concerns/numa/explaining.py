@@ -1,0 +1,121 @@
+"""Why a node's zones cannot serve a pod: which container, which resource, and what would help.
+
+What is said to help was tried: the same filter was asked again with the change made. The codes and
+the words are in `reasons`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from berthmaster.concerns.numa import placement, reasons
+from berthmaster.concerns.numa.aligning import NOBODY, Part, align, constrains, units
+from berthmaster.concerns.numa.amounts import is_affine, whole_part
+from berthmaster.concerns.numa.columns import NumaColumns, View
+from berthmaster.concerns.numa.request import STRICT, Amounts, ContainerAsk, NumaRequest
+from berthmaster.concerns.numa.restricted import align_minimally, fewest_ever
+from berthmaster.concerns.shape import Reason
+
+Asks = tuple[ContainerAsk, ...]
+
+
+def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> Reason:
+    """Return the words for a code that the filter gave for this row."""
+    zones = columns.zones(row)
+    if zones is None or code in reasons.OF_NODE:
+        return reasons.plain(code)
+    node = _Node(columns, row, request)
+    is_minimal = code in (reasons.MINIMAL_POD, reasons.MINIMAL_CONTAINER)
+    failed, part = node.place(node.asks, is_minimal=is_minimal)
+    if failed == NOBODY:
+        # The node has changed since; the code is all that is left.
+        return reasons.plain(code)
+    ask = node.asks[failed]
+    other_scope = node.other_scope(is_minimal=is_minimal)
+    if is_minimal:
+        widths = [
+            (name, amount, int(fewest_ever(part, name, amount)[0]))
+            for name, amount in ask.amounts
+            if amount and constrains(part, request, name)[0]
+        ]
+        return reasons.cannot_align_minimally(code, ask.name, widths, other_scope)
+    unknown = next((it for it, amount in ask.amounts if amount and not part.known[it][0]), "")
+    wanted = tuple(_wanted(part, request, ask.amounts))
+    cells = [
+        (
+            id_,
+            {
+                name: int(part.amounts[name][0, slot])
+                for name, _ in wanted
+                if part.amounts[name][0, slot] >= 0
+            },
+        )
+        for slot, id_ in enumerate(zones.ids)
+    ]
+    if unknown:
+        return reasons.has_not(code, ask.name, unknown)
+    nearest = _nearest(wanted, cells)
+    lower = nearest[1] if nearest is not None and node.fits_with(failed, nearest[1]) else ()
+    return reasons.cannot_align(
+        code, ask.name, wanted, cells, nearest=nearest, lower=lower, other_scope=other_scope
+    )
+
+
+class _Node:
+    """One node and one request, which may be placed there as often as one likes."""
+
+    def __init__(self, columns: NumaColumns, row: int, request: NumaRequest) -> None:
+        self._columns, self._row, self._request = columns, row, request
+        self.is_pod_scope = bool(columns.is_pod_scope[row])
+        self.asks = units(request, is_pod_scope=self.is_pod_scope)
+
+    def place(self, asks: Asks, *, is_minimal: bool) -> tuple[int, Part]:
+        """Return the first ask that is not served, and what the zones had then."""
+        view = View.DOUBTFUL if self._request.mode == STRICT else View.FREE
+        rows = np.array([self._row], dtype=np.intp)
+        every = np.ones(1, dtype=np.bool_)
+        _, part, _ = next(placement.parts(self._columns, rows, every, self._request, view))
+        serve = align_minimally if is_minimal else align
+        return int(serve(part, self._request, asks)[0]), part
+
+    def other_scope(self, *, is_minimal: bool) -> str:
+        """Return the scope that the node has not, if the pod fitted with it."""
+        asks = units(self._request, is_pod_scope=not self.is_pod_scope)
+        if self.place(asks, is_minimal=is_minimal)[0] != NOBODY:
+            return ""
+        return "container" if self.is_pod_scope else "pod"
+
+    def fits_with(self, failed: int, cut: Amounts) -> bool:
+        """Return whether the pod fits if one of its asks is for less."""
+        asks = list(self.asks)
+        changed = {**dict(asks[failed].amounts), **dict(cut)}
+        asks[failed] = asks[failed]._replace(amounts=tuple(sorted(changed.items())))
+        return self.place(tuple(asks), is_minimal=False)[0] == NOBODY
+
+
+def _nearest(wanted: Amounts, zones: reasons.Zones) -> tuple[int, Amounts] | None:
+    """Return the zone that misses the least, and what could be had there of what is short.
+
+    The least is the smallest of the largest shares; a zone that has nothing of something is not near.
+    """
+    asked, found = dict(wanted), []
+    for id_, free in zones:
+        cut = tuple(
+            (name, whole_part(name, free.get(name, 0)))
+            for name, amount in wanted
+            if free.get(name, -1) < amount
+        )
+        if cut and all(amount for _, amount in cut):
+            share = max(1 - Fraction(amount, asked[name]) for name, amount in cut)
+            found.append((share, id_, cut))
+    return min(found)[1:] if found else None
+
+
+def _wanted(part: Part, request: NumaRequest, amounts: Amounts) -> Iterator[tuple[str, int]]:
+    """Yield what zones are looked at for, 0 where they only have to list it."""
+    for name, amount in amounts:
+        if amount and constrains(part, request, name)[0]:
+            yield name, amount if request.is_guaranteed or not is_affine(name) else 0
