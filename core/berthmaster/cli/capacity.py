@@ -13,11 +13,12 @@ from fractions import Fraction
 from typing import Any
 
 from berthmaster.api import names
-from berthmaster.cli import words
+from berthmaster.cli import numa_zones, words
 from berthmaster.cli.asking import Asking, read_asking
 from berthmaster.cli.errors import CommandError
 from berthmaster.cli.filling import Filling, fill
 from berthmaster.cli.manifests import Workload
+from berthmaster.cli.numa_zones import ZoneRoom
 from berthmaster.cli.output import Report, Table
 from berthmaster.cli.shortages import distance, room
 from berthmaster.cluster.snapshot import Snapshot
@@ -38,7 +39,10 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How many fit; `verdicts` say what stops each node afterwards."""
+    """How many fit; `verdicts` say what stops each node afterwards.
+
+    `zones` are the NUMA zones before and after, where the pod asks something of them.
+    """
 
     workload: Workload
     asking: Asking
@@ -46,6 +50,7 @@ class Capacity:
     verdicts: tuple[Verdict, ...]
     fragments: tuple[Fragment, ...]
     bound: int
+    zones: tuple[tuple[ZoneRoom, ZoneRoom], ...] = ()
 
     @property
     def is_bound_met(self) -> bool:
@@ -69,7 +74,9 @@ def measure(
         raise CommandError(f"{workload.key} is never placed by Berthmaster: {asking.exempt}")
     if asking.error is not None:
         raise CommandError(describe_refusal(workload.pod, asking.error))
+    before = numa_zones.list_zones(snapshot.engine, asking.request)
     filling = fill(snapshot.engine, workload, asking.request, bound)
+    after = numa_zones.list_zones(snapshot.engine, asking.request)
     verdicts = tuple(snapshot.engine.verdicts(asking.request))
     return Capacity(
         workload=workload,
@@ -78,6 +85,7 @@ def measure(
         verdicts=verdicts,
         fragments=() if filling.nowhere is None else _fragments(verdicts),
         bound=bound,
+        zones=tuple(zip(before, after, strict=True)),
     )
 
 
@@ -98,7 +106,15 @@ def build_report(found: Capacity, *, nodes_shown: int, notes: tuple[str, ...] = 
             ("Shape", found.workload.key),
             ("Policy", found.asking.policy.name or "none selects it: defaults"),
         ),
-        tables=tuple(it for it in (_limits(found), _nodes(rows[:nodes_shown])) if it.rows)
+        tables=tuple(
+            it
+            for it in (
+                _limits(found),
+                _nodes(rows[:nodes_shown]),
+                _zones(found, rows[:nodes_shown]),
+            )
+            if it.rows
+        )
         + ((_fragment_table(found.fragments),) if found.fragments else ()),
         remarks=(*remarks, *notes),
         data=_data(found, rows),
@@ -178,6 +194,26 @@ def _nodes(rows: list[_Row]) -> Table:
     )
 
 
+def _zones(found: Capacity, rows: list[_Row]) -> Table:
+    """What each zone has now, how many of the pods it takes, and what is left of it then."""
+    order = {node: place for place, (node, *_) in enumerate(rows)}
+    shown = [it for it in found.zones if it[0].node in order]
+    shown.sort(key=lambda it: (order[it[0].node], it[0].zone))
+    return Table(
+        title="NUMA zones",
+        headers=("NODE", "ZONE", "FREE NOW", "FIT", "LEFT THEN"),
+        rows=tuple(
+            (now.node, str(now.zone), now.sentence, str(_pods_in(found, now)), then.sentence)
+            for now, then in shown
+        ),
+        numbers=frozenset({1, 3}),
+    )
+
+
+def _pods_in(found: Capacity, zone: ZoneRoom) -> int:
+    return found.filling.by_zone[zone.node, str(zone.zone)]
+
+
 def _fragment_table(fragments: tuple[Fragment, ...]) -> Table:
     return Table(
         title="Fragmented: room that exists in sum but on no single node",
@@ -189,6 +225,10 @@ def _fragment_table(fragments: tuple[Fragment, ...]) -> Table:
 
 def _data(found: Capacity, rows: list[_Row]) -> dict[str, Any]:
     concerns = {it.node: it.concern for it in found.verdicts}
+    zones: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for now, then in found.zones:
+        data = {**now.to_data(), "fit": _pods_in(found, now), "left": dict(then.free)}
+        zones[now.node].append(data)
     return {
         "shape": found.workload.key,
         "policy": found.asking.policy.name or None,
@@ -202,6 +242,7 @@ def _data(found: Capacity, rows: list[_Row]) -> dict[str, Any]:
                 "concern": concerns[node] or None,
                 "reason": stopped or None,
                 "detail": detail,
+                **({"zones": zones[node]} if node in zones else {}),
             }
             for node, count, stopped, detail in rows
         ],

@@ -15,6 +15,7 @@ from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.objects import Pod
 from berthmaster.cli.manifests import Workload
+from berthmaster.cli.numa_zones import NAME, allocated_zones
 from berthmaster.placement.affinity import can_pin
 from berthmaster.placement.engine import Decision, Engine, PodRequest
 
@@ -29,6 +30,8 @@ class Filling:
     """What came of it; `nowhere` is the decision that found no node, None where the bound was met."""
 
     by_node: Counter[str] = field(default_factory=Counter)
+    # By node and NUMA zone; a pod that lies in two zones counts in both.
+    by_zone: Counter[tuple[str, str]] = field(default_factory=Counter)
     first: Decision | None = None
     nowhere: Decision | None = None
 
@@ -50,6 +53,7 @@ def fill(engine: Engine, workload: Workload, request: PodRequest, bound: int) ->
         node, allocated = chosen
         filling.first = filling.first or engine.decide(request, decision_id)
         filling.by_node[node] += 1
+        filling.by_zone.update((node, it) for it in allocated_zones(allocated.get(NAME, {})))
         placed = Allocation(version=1, id=decision_id, node=node, allocated=allocated)
         engine.ledger.see(_bound(workload.pod, placed, number))
     return filling

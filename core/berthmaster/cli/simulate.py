@@ -17,7 +17,7 @@ import msgspec
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation
 from berthmaster.api.policy import Mode, OnInvalid
-from berthmaster.cli import why, words
+from berthmaster.cli import numa_zones, why, words
 from berthmaster.cli.asking import Asking, read_asking
 from berthmaster.cli.filling import Filling, fill, find_releasers
 from berthmaster.cli.manifests import Workload
@@ -39,6 +39,8 @@ _HELP = (
     ("untolerated taint", "a toleration in the pod, or the taint taken off"),
     ("node affinity/selector", "another nodeSelector or node affinity in the pod"),
     ("free ports", "another hostPort, or the pod that has it gone"),
+    ("no node topology data", "a topology updater on the node, or a pod that is not strict"),
+    ("stale node topology data", "the node's topology updater: kubectl berth doctor"),
     ("disk io aware support", "a disk IO driver that writes a NodeDiskDevice for the node"),
     ("not registered in cache", "a device of type emptyDir in the node's NodeDiskDevice"),
     (
@@ -177,6 +179,7 @@ def _recompute(asking: Asking, snapshot: Snapshot) -> Recomputed:
         verdicts=tuple(snapshot.engine.verdicts(asking.request)),
         problems=tuple(map(str, problems)),
         policy=asking.policy.name,
+        zones=numa_zones.list_zones(snapshot.engine, asking.request),
     )
 
 
@@ -346,7 +349,7 @@ def _data(it: Simulated) -> dict[str, Any]:
         "placed": it.filling.count,
         "byNode": dict(sorted(it.filling.by_node.items())),
         "decision": msgspec.to_builtins(it.allocation) if it.allocation is not None else None,
-        "nodes": [why.verdict_data(v) for v in (*it.before.feasible, *it.before.refused)],
+        "nodes": why.nodes_data(it.before),
         "nextRefused": [
             {"reason": group, "nodes": count} for group, count in (end.groups if end else ())
         ],

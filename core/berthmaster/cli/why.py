@@ -19,7 +19,8 @@ from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.objects import Condition, Pod
 from berthmaster.api.policy import Mode
-from berthmaster.cli import words
+from berthmaster.cli import numa_zones, words
+from berthmaster.cli.numa_zones import ZoneRoom
 from berthmaster.cli.output import Report, Table
 from berthmaster.cli.shortages import distance
 from berthmaster.cluster.snapshot import Snapshot
@@ -57,6 +58,7 @@ class Recomputed:
     problems: tuple[str, ...] = ()
     policy: str = ""
     notes: tuple[str, ...] = ()
+    zones: tuple[ZoneRoom, ...] = ()
 
     @property
     def feasible(self) -> tuple[Verdict, ...]:
@@ -96,6 +98,7 @@ def recompute(pod: Pod, snapshot: Snapshot) -> Recomputed:
         problems=problems,
         policy=policy.name,
         notes=snapshot.notes,
+        zones=numa_zones.list_zones(snapshot.engine, request),
     )
 
 
@@ -337,6 +340,9 @@ def _facts(
         yield "Decision", allocation.id
         considered = allocation.feasible + sum(it.count for it in allocation.refused)
         yield "Chosen", f"{allocation.node}, {allocation.feasible} of {considered} fitting"
+        zones = numa_zones.allocated_zones(allocation.allocated.get(numa_zones.NAME, {}))
+        if zones:
+            yield "NUMA zone", f"{words.join(zones)}, as predicted; the kubelet chooses"
     if pod.gates:
         yield "Gates", ", ".join(pod.gates)
     condition = _condition(pod, names.PLACED_CONDITION)
@@ -394,6 +400,7 @@ def recomputed_tables(recomputed: Recomputed, nodes_shown: int) -> Iterator[Tabl
         headers=("NODE", "ANSWER", "WHY"),
         rows=tuple((it.node, *_answer(it)) for it in shown),
     )
+    yield from numa_zones.table(recomputed.zones, (it.node for it in shown))
 
 
 def _answer(verdict: Verdict) -> tuple[str, str]:
@@ -429,14 +436,23 @@ def _data(pod: Pod, allocation: Allocation | None, recomputed: Recomputed | None
             "feasible": len(recomputed.feasible),
             "problems": list(recomputed.problems),
             "nearest": nearest.node if nearest is not None else None,
-            "nodes": [verdict_data(it) for it in (*recomputed.feasible, *recomputed.refused)],
+            "nodes": nodes_data(recomputed),
             "notes": list(recomputed.notes),
         }
     return data
 
 
-def verdict_data(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict for programs."""
+def nodes_data(recomputed: Recomputed) -> list[dict[str, Any]]:
+    """Return what each node says, for programs, with its zones where the pod asks something of them."""
+    zones = numa_zones.by_node(recomputed.zones)
+    return [
+        _verdict_data(it)
+        | ({"zones": [zone.to_data() for zone in zones[it.node]]} if it.node in zones else {})
+        for it in (*recomputed.feasible, *recomputed.refused)
+    ]
+
+
+def _verdict_data(verdict: Verdict) -> dict[str, Any]:
     if verdict.reason is None:
         return {
             "node": verdict.node,

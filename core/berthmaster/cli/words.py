@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from berthmaster.api.quantities import describe_size
+from berthmaster.cli.numa_zones import describe_allocated
 
 _TITLES = {
     "diskio": "disk IO",
@@ -53,6 +54,9 @@ def join(parts: Iterable[str]) -> str:
 
 def allocated(values: Mapping[str, Any]) -> str:
     """Return what a concern allocated as `device fakeDevice, read 900Mi/s, write 900Mi/s`."""
+    zones = describe_allocated(values)
+    if zones:
+        return zones
     return ", ".join(f"{name} {_value(name, value)}" for name, value in values.items())
 
 
