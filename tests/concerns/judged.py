@@ -9,7 +9,8 @@ from berthmaster.api.objects import Namespace, ObjectMeta, Pod, pod_from_manifes
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.resources import CONCERN
 from berthmaster.concerns.shape import Surrounding
-from berthmaster.placement.engine import Engine, PodRequest
+from berthmaster.placement.engine import Engine
+from berthmaster.placement.shapes import PodRequest
 from support.builders import make_node, make_pod_manifest
 
 Manifest = dict[str, Any]

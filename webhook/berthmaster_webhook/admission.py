@@ -28,8 +28,8 @@ from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.api.policy import Mode, OnInvalid
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement import affinity
-from berthmaster.placement.engine import PodRequest
 from berthmaster.placement.opting import describe_refusal, unknown_mode, why_exempt
+from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook import deciding
 from berthmaster_webhook.binding import bound_as_required, why_not_bind
 from berthmaster_webhook.deciding import Operations, Tools

@@ -20,8 +20,8 @@ from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Affinity, ObjectMeta, Pod, PodSpec, PodStatus
 from berthmaster.api.policy import Mode
-from berthmaster.placement.engine import PodRequest
 from berthmaster.placement.ledger import Ledger
+from berthmaster.placement.shapes import PodRequest
 
 MAX_HANDOVER_BYTES = 200 * 1024
 # A text of ours stays far below; one that was tampered with must not eat the memory.

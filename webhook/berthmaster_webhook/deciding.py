@@ -21,7 +21,8 @@ from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
 from berthmaster.concerns.shape import Placed
 from berthmaster.placement import affinity
-from berthmaster.placement.engine import Decision, PodRequest
+from berthmaster.placement.engine import Decision
+from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook.answers import Answer, Answers
 from berthmaster_webhook.avoiding import AvoidedNodes
 from berthmaster_webhook.metrics import Metrics

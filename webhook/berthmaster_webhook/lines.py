@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from berthmaster.api.objects import Pod
 from berthmaster.cluster.backoffs import Backoff
-from berthmaster.placement.engine import PodRequest
+from berthmaster.placement.shapes import PodRequest
 
 # Priority (higher first), then creation, then name.
 Order = tuple[int, str, str]

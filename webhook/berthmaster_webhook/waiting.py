@@ -27,8 +27,9 @@ from berthmaster.cluster.client import JsonObject
 from berthmaster.cluster.informers import EventKind
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement import affinity
-from berthmaster.placement.engine import Decision, PodRequest
+from berthmaster.placement.engine import Decision
 from berthmaster.placement.opting import unknown_mode, why_exempt
+from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook import deciding
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.answers import Answer

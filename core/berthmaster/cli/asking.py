@@ -13,8 +13,8 @@ from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode, PlacementPolicy
 from berthmaster.cluster.snapshot import Snapshot
 from berthmaster.concerns.shape import InvalidRequestError
-from berthmaster.placement.engine import PodRequest
 from berthmaster.placement.opting import unknown_mode, why_exempt
+from berthmaster.placement.shapes import PodRequest
 
 _MODES = frozenset(map(str, Mode))
 

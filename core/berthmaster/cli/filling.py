@@ -17,7 +17,8 @@ from berthmaster.api.objects import Pod
 from berthmaster.cli.manifests import Workload
 from berthmaster.cli.numa_zones import NAME, allocated_zones
 from berthmaster.placement.affinity import can_pin
-from berthmaster.placement.engine import Decision, Engine, PodRequest
+from berthmaster.placement.engine import Decision, Engine
+from berthmaster.placement.shapes import PodRequest
 
 # Starts the uid of a pod that is only imagined.
 _IMAGINED = "imagined "

@@ -13,7 +13,8 @@ from berthmaster.cli.output import Table
 from berthmaster.concerns.numa.amounts import describe, is_affine, read_offer
 from berthmaster.concerns.numa.columns import NumaColumns, View
 from berthmaster.concerns.numa.request import NumaRequest
-from berthmaster.placement.engine import Engine, PodRequest
+from berthmaster.placement.engine import Engine
+from berthmaster.placement.shapes import PodRequest
 
 NAME = "numa"
 # A request names few resources; more would be no table any more.
