@@ -225,11 +225,6 @@ def test_words_name_container_resource_and_what_would_fit(
             [make_container("b", cpu="100", gpu="2")],
             f"b asks 100 cpu, best zone node-0 has 10; fits if the limits were 10 cpu, 1 {GPU}",
         ),
-        (
-            "container",
-            [make_container("half", cpu="10500m")],
-            "half asks 10.5 cpu, best zone node-0 has 10; fits if the limit were 10",
-        ),
     ],
 )
 def test_what_is_said_to_help_was_tried(
@@ -274,6 +269,36 @@ def test_cpus_without_static_manager_are_nobody_s_to_align() -> None:
     assert reason_of(make_node({**FOUR, "memory": "2Gi"}), pod, alignedResources=["memory"]) == ""
 
 
+def test_cpus_are_nobody_s_to_align_where_no_zone_has_any_to_give() -> None:
+    pod, without = make_pod(), {"cpu": "0", GPU: "1"}
+
+    assert reason_of(make_node(without, {GPU: "1"}), pod) == ""
+    assert reason_of(make_node(without, cpuManagerPolicy="static"), pod) != ""
+    # Held by others, they are there all the same.
+    assert reason_of(make_node(without, allocatable=FOUR), pod) != ""
+    assert reason_of(make_node(without), pod, books="Upstream") != ""
+
+
+def test_fractions_of_cpus_come_from_the_shared_pool() -> None:
+    pod = make_pod(make_container("half", cpu="4500m"))
+
+    assert reason_of(make_node(FOUR), pod) == ""
+    assert reason_of(make_node(FOUR, scope="pod"), pod) == ""
+    assert reason_of(make_node(FOUR), pod, books="Upstream") == (
+        "cannot align container: half asks 4.5 cpu, best zone node-0 has 4; "
+        "fits if the limit were 4"
+    )
+
+
+def test_pod_scope_counts_whole_cpus_without_overhead() -> None:
+    node = make_node(FOUR, scope="pod")
+    half, whole = make_container("half", cpu="2500m"), make_container("whole", cpu="4")
+
+    assert reason_of(node, make_pod(half, whole, overhead={"cpu": "1"})) == ""
+    _, engine, request = decide({"n": node}, make_pod(half, whole))
+    assert engine.decide(request, "d").allocated == {"numa": {"zones": {"0": {"cpu": "4"}}}}
+
+
 def test_sidecars_keep_what_they_take_as_kubernetes_has_it() -> None:
     pod = make_pod(
         make_container("app", cpu="3"),
@@ -316,8 +341,10 @@ def test_restricted_kubelets_are_foreseen(
 
     assert text.startswith("cannot align container minimally: c needs at least") == bool(words)
     assert words in text
-    # As upstream has it, nothing is foreseen unless it is asked for.
-    assert reason_of(node, pod) == ""
+    assert reason_of(node, pod) == text
+    # As upstream has it, nothing is foreseen.
+    for fields in ({"restricted": "Pass"}, {"books": "Upstream"}, {"strictUpstream": True}):
+        assert reason_of(node, pod, **fields) == ""
 
 
 def test_restricted_kubelet_counts_what_zones_could_ever_hold() -> None:

@@ -351,12 +351,13 @@ class NumaSettings(Model):
         ),
     ] = Fraction(180)
     restricted: Annotated[
-        RestrictedPolicy,
+        RestrictedPolicy | None,
         Field(
             description="Kubelets with policy restricted. Pass: nothing is refused, as upstream. "
-            "Predict: refused where the kubelet would refuse."
+            "Predict: refused where the kubelet would refuse. Unset: Pass with books Upstream or "
+            "strictUpstream, else Predict."
         ),
-    ] = RestrictedPolicy.PASS
+    ] = None
     aligned_resources: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=316)], ...],
         Field(

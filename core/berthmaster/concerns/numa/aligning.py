@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.concerns.numa.amounts import is_affine, is_host_level
+from berthmaster.concerns.numa.amounts import CPU, is_affine, is_host_level
 from berthmaster.concerns.numa.columns import Flags, Floats, Ints, NumaColumns, View
 from berthmaster.concerns.numa.request import (
     APP,
@@ -106,6 +106,13 @@ def units(request: NumaRequest, *, is_pod_scope: bool) -> tuple[ContainerAsk, ..
     return (ContainerAsk("", APP, request.pod),) if is_pod_scope else request.containers
 
 
+def aligned_units(request: NumaRequest, *, is_pod_scope: bool) -> tuple[ContainerAsk, ...]:
+    """Return of each unit only what has to come from fitting zones; units without any are left out."""
+    if is_pod_scope:
+        return (ContainerAsk("", APP, request.aligned_pod),) if request.aligned_pod else ()
+    return request.aligned
+
+
 def keeps(kind: str, request: NumaRequest) -> bool:
     """Return whether a container keeps what it takes while the next one is placed.
 
@@ -123,7 +130,9 @@ def constrains(part: Part, request: NumaRequest, resource: str) -> Flags:
         return np.zeros(part.count, dtype=np.bool_)
     if is_host_level(resource):
         return part.lists(resource)
-    if is_affine(resource) and not request.is_strict_upstream and not request.aligned_resources:
+    is_found_out = not request.is_strict_upstream and not request.aligned_resources
+    # Upstream has cpu aligned whatever the node lists.
+    if is_affine(resource) and is_found_out and not (request.is_literal and resource == CPU):
         return part.aligned[resource].copy()
     return np.ones(part.count, dtype=np.bool_)
 

@@ -59,7 +59,7 @@ def to_text(resource: str, amount: int) -> str:
 def describe(resource: str, amount: int) -> str:
     """Return an amount for people: `1.5`, `512Mi`."""
     number = Fraction(amount, scale_of(resource))
-    if resource == MEMORY or resource.startswith(HUGEPAGES):
+    if is_memory(resource):
         return describe_size(ceil(number))
     return f"{float(number):.3f}".rstrip("0").rstrip(".")
 
@@ -79,9 +79,14 @@ def is_extended(resource: str) -> bool:
     return "/" in resource and _NATIVE not in resource
 
 
+def is_memory(resource: str) -> bool:
+    """Return whether the resource is memory or a size of hugepages."""
+    return resource == MEMORY or resource.startswith(HUGEPAGES)
+
+
 def is_affine(resource: str) -> bool:
     """Return whether the kubelet itself aligns the resource: cpu, memory, hugepages."""
-    return resource in (CPU, MEMORY) or resource.startswith(HUGEPAGES)
+    return resource == CPU or is_memory(resource)
 
 
 def is_host_level(resource: str) -> bool:

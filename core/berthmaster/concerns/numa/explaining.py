@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from berthmaster.concerns.numa import placement, reasons
-from berthmaster.concerns.numa.aligning import NOBODY, Part, align, constrains, units
+from berthmaster.concerns.numa.aligning import NOBODY, Part, align, aligned_units, constrains
 from berthmaster.concerns.numa.amounts import is_affine, whole_part
 from berthmaster.concerns.numa.columns import NumaColumns, View
 from berthmaster.concerns.numa.request import STRICT, Amounts, ContainerAsk, NumaRequest
@@ -70,7 +70,7 @@ class _Node:
     def __init__(self, columns: NumaColumns, row: int, request: NumaRequest) -> None:
         self._columns, self._row, self._request = columns, row, request
         self.is_pod_scope = bool(columns.is_pod_scope[row])
-        self.asks = units(request, is_pod_scope=self.is_pod_scope)
+        self.asks = aligned_units(request, is_pod_scope=self.is_pod_scope)
 
     def place(self, asks: Asks, *, is_minimal: bool) -> tuple[int, Part]:
         """Return the first ask that is not served, and what the zones had then."""
@@ -83,7 +83,7 @@ class _Node:
 
     def other_scope(self, *, is_minimal: bool) -> str:
         """Return the scope that the node has not, if the pod fitted with it."""
-        asks = units(self._request, is_pod_scope=not self.is_pod_scope)
+        asks = aligned_units(self._request, is_pod_scope=not self.is_pod_scope)
         if self.place(asks, is_minimal=is_minimal)[0] != NOBODY:
             return ""
         return "container" if self.is_pod_scope else "pod"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from berthmaster.api.policy import NumaStrategy, RestrictedPolicy, WhenMissing, WhenStale
 from berthmaster.concerns.numa import columns as states
 from berthmaster.concerns.numa import reasons
-from berthmaster.concerns.numa.aligning import NOBODY, Part, align, keeps, read_part, units
+from berthmaster.concerns.numa.aligning import NOBODY, Part, align, aligned_units, keeps, read_part
 from berthmaster.concerns.numa.amounts import to_text
 from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
 from berthmaster.concerns.numa.request import (
@@ -61,7 +61,7 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     view = View.DOUBTFUL if is_strict else View.FREE
     for at, part, is_pod_scope in parts(columns, rows, judged, request, view):
         single = policy[at] == states.SINGLE
-        asks = units(request, is_pod_scope=is_pod_scope)
+        asks = aligned_units(request, is_pod_scope=is_pod_scope)
         if not asks:
             continue
         of_asks = np.array([reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks])
@@ -161,7 +161,7 @@ def _place(
     free: Zones, request: NumaRequest, *, is_pod_scope: bool
 ) -> Iterator[tuple[int, Amounts]]:
     """Yield which zone gives what, taking it off `free`: what the kubelet is going to do."""
-    for ask in units(request, is_pod_scope=is_pod_scope):
+    for ask in aligned_units(request, is_pod_scope=is_pod_scope):
         amounts = tuple(
             it
             for it in exclusive(ask.amounts, request.is_guaranteed, request.has_pod_resources)

@@ -29,6 +29,7 @@ from berthmaster.concerns.numa.amounts import (
     MEMORY,
     is_affine,
     is_extended,
+    is_memory,
     read_offer,
     read_request,
 )
@@ -55,21 +56,26 @@ class ContainerAsk(NamedTuple):
 
 
 class NumaRequest(NamedTuple):
-    """What a pod asks. `aligned` leaves out what the kubelet does not align for this pod.
+    """What a pod asks.
 
     `containers` are the init containers in order, then the others. `pod` is the whole pod's
-    effective request, for the scope pod. `resources` are the names in them.
+    effective request, for the scope pod. `resources` are the names in them. `aligned` and
+    `aligned_pod` are what of them has to come from fitting zones: all, where we decide as upstream does
+    (`is_literal`), otherwise what the kubelet itself aligns.
     """
 
     is_guaranteed: bool
     resources: tuple[str, ...]
     containers: tuple[ContainerAsk, ...]
     pod: Amounts
+    aligned: tuple[ContainerAsk, ...]
+    aligned_pod: Amounts
     has_pod_resources: bool
     strategy: NumaStrategy
     weights: tuple[tuple[str, int], ...]
     mode: str
     is_strict_upstream: bool
+    is_literal: bool
     when_missing: WhenMissing
     when_stale: WhenStale
     restricted: RestrictedPolicy
@@ -96,6 +102,8 @@ class _Reading(NamedTuple):
     qos: str
     names_device: bool
     containers: tuple[ContainerAsk, ...]
+    aligned: tuple[ContainerAsk, ...]
+    aligned_pod: Amounts
     held: tuple[Amounts, ...]
     # By Kubernetes' rule and by upstream's.
     totals: tuple[Amounts, Amounts]
@@ -122,20 +130,24 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
     # Upstream has every pod with requests look for zones that list them, aligned or not.
     if found.qos != GUARANTEED and not found.names_device and not _is_literal(settings):
         return None
-    is_strict = settings.strict_upstream
+    is_strict, is_literal = settings.strict_upstream, _is_literal(settings)
+    pod_total = found.totals[1 if is_strict else 0]
     return NumaRequest(
         is_guaranteed=found.qos == GUARANTEED,
         resources=found.resources,
         containers=found.containers,
-        pod=found.totals[1 if is_strict else 0],
+        pod=pod_total,
+        aligned=found.containers if is_literal else found.aligned,
+        aligned_pod=pod_total if is_literal else found.aligned_pod,
         has_pod_resources=pod.spec.resources is not None and not is_strict,
         strategy=settings.scoring_strategy.type,
         weights=_weights(settings),
         mode=mode,
         is_strict_upstream=is_strict,
+        is_literal=is_literal,
         when_missing=settings.when_missing,
         when_stale=settings.when_stale,
-        restricted=settings.restricted,
+        restricted=_restricted(settings),
         aligned_resources=settings.aligned_resources,
     )
 
@@ -177,10 +189,9 @@ def _read_spec(pod: Pod) -> _Reading:
     qos = qos_class(pod)
     has_pod_resources = pod.spec.resources is not None
     containers = _containers(pod)
-    held = (
-        exclusive(it.amounts, qos == GUARANTEED, has_pod_resources)
+    aligned = tuple(
+        it._replace(amounts=exclusive(it.amounts, qos == GUARANTEED, has_pod_resources))
         for it in containers
-        if it.kind != INIT
     )
     totals = (effective_request(pod), effective_request(pod, is_upstream=True))
     named = {name for it in containers for name, _ in it.amounts}
@@ -188,7 +199,9 @@ def _read_spec(pod: Pod) -> _Reading:
         qos=qos,
         names_device=_names_device(pod),
         containers=containers,
-        held=tuple(it for it in held if it),
+        aligned=tuple(it for it in aligned if it.amounts),
+        aligned_pod=_aligned_pod(aligned),
+        held=tuple(it.amounts for it in aligned if it.amounts and it.kind != INIT),
         totals=totals,
         resources=tuple(sorted(named.union(*(dict(it) for it in totals)))),
     )
@@ -209,6 +222,28 @@ def exclusive(amounts: Amounts, is_guaranteed: bool, has_pod_resources: bool) ->
             is_extended(resource)
             or (is_pinned and is_affine(resource) and not _is_fraction(resource, amount))
         )
+    )
+
+
+def _aligned_pod(containers: Iterable[ContainerAsk]) -> Amounts:
+    """Return what a kubelet with scope pod looks for: the most that is held at any time.
+
+    Of memory and hugepages only the kinds that the app containers ask for, as the kubelet has it.
+    """
+    staying: dict[str, int] = {}
+    peak: dict[str, int] = {}
+    of_apps: set[str] = set()
+    for it in containers:
+        amounts = dict(it.amounts)
+        if it.kind == INIT:
+            _add(amounts, staying)
+        else:
+            _add(staying, amounts)
+        _raise(peak, amounts if it.kind == INIT else staying)
+        if it.kind == APP:
+            of_apps.update(dict(it.amounts))
+    return _sorted(
+        {name: it for name, it in peak.items() if not is_memory(name) or name in of_apps}
     )
 
 
@@ -254,13 +289,11 @@ def effective_request(pod: Pod, *, is_upstream: bool = False) -> Amounts:
     for container in pod.spec.init_containers or ():
         step = dict(sidecars)
         _add(step, _asked(container))
-        for resource, amount in step.items():
-            peak[resource] = max(peak.get(resource, 0), amount)
+        _raise(peak, step)
         if container.restart_policy == "Always" and not is_upstream:
             sidecars = step
     _add(total, sidecars)
-    for resource, amount in peak.items():
-        total[resource] = max(total.get(resource, 0), amount)
+    _raise(total, peak)
     own = pod.spec.resources
     if own is not None and not is_upstream:
         stated = _read({**(own.limits or {}), **(own.requests or {})})
@@ -302,7 +335,15 @@ def _is_fraction(resource: str, amount: int) -> bool:
     return resource == CPU and amount % CPU_SCALE != 0
 
 
+def _restricted(settings: NumaSettings) -> RestrictedPolicy:
+    """Return what is done about restricted kubelets; unsaid, what the rest of the settings goes by."""
+    if settings.restricted is not None:
+        return settings.restricted
+    return RestrictedPolicy.PASS if _is_literal(settings) else RestrictedPolicy.PREDICT
+
+
 def _is_literal(settings: NumaSettings) -> bool:
+    """Return whether the zones are judged as upstream does, not as the kubelet will."""
     return settings.is_upstream or settings.strict_upstream
 
 
@@ -358,6 +399,11 @@ def _nonzero(resources: Resources | None) -> dict[str, int]:
 def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
     for name, amount in more.items():
         total[name] = min(total.get(name, 0) + amount, HIGHEST_REQUEST)
+
+
+def _raise(peak: dict[str, int], amounts: Mapping[str, int]) -> None:
+    for name, amount in amounts.items():
+        peak[name] = max(peak.get(name, 0), amount)
 
 
 def _sorted(amounts: Mapping[str, int]) -> Amounts:

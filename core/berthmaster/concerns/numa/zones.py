@@ -40,6 +40,8 @@ class NodeZones:
     freshness: Freshness = Freshness.FRESH
     reported: frozenset[str] = frozenset()
     allocatable: frozenset[str] = frozenset()
+    # Whether the kubelet has CPUs to give away one by one.
+    has_exclusive_cpus: bool = True
 
     def lists(self, resource: str) -> bool:
         """Return whether any zone lists the resource."""
@@ -48,14 +50,17 @@ class NodeZones:
     def aligns(self, resource: str) -> bool:
         """Return whether this node's kubelet aligns cpu, memory or a size of hugepages.
 
-        Without a word from the updater: cpu yes, the others where some zone lists them, which the
-        updaters do under the memory manager Static only. A node without zones is not understood,
-        and nothing is presumed of it.
+        Without a word from the updater: cpu where some zone has any that is allocatable, which
+        kubelets report with the CPU manager static only; the others where some zone lists them, which
+        updaters do with the memory manager Static only. A node without zones is not understood, and
+        nothing is presumed of it.
         """
-        if resource == CPU:
-            return self.cpu_manager != "none"
         if not self.ids:
             return True
+        if resource == CPU:
+            return self.cpu_manager == "static" or (
+                self.cpu_manager is None and self.has_exclusive_cpus
+            )
         return self.memory_manager != "none" and self.lists(resource)
 
 
@@ -91,6 +96,7 @@ def read_zones(node: Node, inventory: NodeInventory | None) -> NodeZones | None:
         freshness=topology.freshness,
         reported=frozenset(topology.reported_pods),
         allocatable=frozenset(node.status.allocatable or ()),
+        has_exclusive_cpus=any(read_offer(CPU, it.allocatable.get(CPU, "0")) for it in listed),
     )
 
 
