@@ -536,6 +536,7 @@ def test_nothing_that_could_be_read_is_never_taken_for_absent() -> None:
         nodes=unread,
         inventories=unread,
         devices=unread,
+        topologies=unread,
         pending_pods=unread,
         running_pods=unread,
         workloads=dict.fromkeys(workloads.KINDS, unread),

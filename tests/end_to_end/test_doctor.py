@@ -150,6 +150,7 @@ async def test_whole_installation_is_well(harbour: Sandbox, world: DiskWorld) ->
         "dry run",
         "policies",
         "disk IO",
+        "NUMA",
         "opt-in",
     } <= parts
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
+from berthmaster.api.topology import NodeResourceTopology
 
 JsonObject = Mapping[str, Any]
 
@@ -42,6 +43,14 @@ class Right:
         name = f"/{self.name}" if self.name else ""
         where = f" in {self.namespace}" if self.namespace else ""
         return f"{self.verb} {self.resource}{group}{name}{where}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologySeen:
+    """A NodeResourceTopology, and the field managers that write what updaters write."""
+
+    topology: NodeResourceTopology
+    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +91,7 @@ class Facts:
     nodes: Listed = ()
     inventories: Listed = ()
     devices: Listed = ()
+    topologies: tuple[TopologySeen, ...] | Unread | None = ()
     pending_pods: Pods = ()
     running_pods: Pods = ()
     workloads: Mapping[str, Listed] = field(default_factory=dict)

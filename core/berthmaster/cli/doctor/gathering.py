@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import decode_pod
-from berthmaster.cli.doctor import definitions, gating, leading, programs, workloads
+from berthmaster.cli.doctor import definitions, gating, leading, programs, topologies, workloads
 from berthmaster.cli.doctor.calling import our_hook
 from berthmaster.cli.doctor.facts import (
     Facts,
@@ -54,7 +54,7 @@ async def gather(client: Client, *, namespace: str) -> Facts:
         (secret, service, slices),
         (leases, deployments, program_pods),
         (policies, namespaces, nodes),
-        (inventories, devices),
+        (inventories, devices, seen_topologies),
         (pending, running),
         (listed, rights, tried),
     ) = await asyncio.gather(
@@ -89,6 +89,7 @@ async def gather(client: Client, *, namespace: str) -> Facts:
         _all(
             reader.list(f"/apis/{names.API_VERSION}/nodeinventories"),
             reader.list(f"/apis/{names.DISKIO_API_VERSION}/nodediskdevices"),
+            reader.list_as(topologies.decode, topologies.PATH),
         ),
         _all(
             reader.list_as(decode_pod, "/api/v1/pods", {"fieldSelector": "status.phase=Pending"}),
@@ -122,6 +123,7 @@ async def gather(client: Client, *, namespace: str) -> Facts:
         nodes=nodes,
         inventories=inventories,
         devices=devices,
+        topologies=seen_topologies,
         pending_pods=pending,
         running_pods=running,
         workloads=listed,

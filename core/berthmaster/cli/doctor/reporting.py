@@ -18,6 +18,7 @@ from berthmaster.cli.doctor import (
     probing,
     programs,
     rights,
+    topologies,
     workloads,
 )
 from berthmaster.cli.doctor.facts import Facts
@@ -39,6 +40,7 @@ CHECKS: tuple[Check, ...] = (
     probing.check,
     policies.check,
     inventories.check,
+    topologies.check,
     workloads.check,
     pods.check,
 )
