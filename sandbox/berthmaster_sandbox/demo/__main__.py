@@ -12,32 +12,48 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from berthmaster.api import names
-from berthmaster.api.objects import Pod
-from berthmaster.cli.why import needs_recomputing, recompute, sentence
-from berthmaster.cluster.snapshot import Snapshot, load_engine
+from berthmaster.cluster.snapshot import load_engine
 from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.demo.numa_stories import NUMA_STORIES
 from berthmaster_sandbox.demo.stage import (
     FUNCTIONS,
     MODELS,
     NAMESPACE,
-    Landing,
     PodWatch,
     Stage,
     StoryError,
+    Worlds,
+    why,
 )
 from berthmaster_sandbox.demo.stories import PIN_KEY, PIN_TITLE, STORIES, pin_fails
 from berthmaster_sandbox.errors import SandboxError
 from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.processes import read_tail
 from berthmaster_sandbox.world.diskio import DiskWorld
+from berthmaster_sandbox.world.numa import NumaWorld
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 120
+# By number, which is the order in which they are shown.
+TITLES = {
+    **{story.key: story.title for story in STORIES},
+    PIN_KEY: PIN_TITLE,
+    **{story.key: story.title for story in NUMA_STORIES},
+}
+# One selects the pod of the pin story; the other gives the settings of pods that ask by themselves.
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    "harbour": {
+        "podSelector": {"matchLabels": {"placed-by": "policy"}},
+        "pinPatience": "3s",
+    },
+    "defaults": {"priority": -100, "concerns": {"numa": {"restricted": "Predict"}}},
+}
 
 
 def main() -> int:
@@ -62,8 +78,12 @@ async def _run(console: Console, *, stays: bool) -> int:
         seconds = await install(sandbox)
         _say(console, f"operator and webhook run, as pods, after {seconds:.1f} s")
         await _prepare(sandbox)
-        async with DiskWorld(sandbox.client, functions=FUNCTIONS) as world:
-            failures = await _play(console, sandbox, world, started)
+        async with (
+            DiskWorld(sandbox.client, functions=FUNCTIONS) as disks,
+            NumaWorld(sandbox.client) as numa,
+        ):
+            worlds = Worlds(disks=disks, numa=numa)
+            failures = await _play(console, sandbox, worlds, started)
             if failures:
                 await _print_evidence(console, sandbox)
             if stays:
@@ -72,23 +92,25 @@ async def _run(console: Console, *, stays: bool) -> int:
 
 
 async def _play(
-    console: Console, sandbox: Sandbox, world: DiskWorld, started: float
+    console: Console, sandbox: Sandbox, worlds: Worlds, started: float
 ) -> Sequence[str]:
     watch = PodWatch(sandbox.client)
     watching = asyncio.create_task(watch.run())
     try:
         await watch.synced()
-        _say(console, f"playing {len(STORIES) + 1} stories (about 15 s)")
-        landings, failures = await _tell_stories(sandbox, world, watch)
-        await _print_table(console, sandbox, landings, watch)
-        overflows = [*world.overflows, *await world.judge()]
-        failures += [f"a disk was past its line: {overflow}" for overflow in overflows]
+        _say(console, f"playing {len(TITLES)} stories (about 20 s)")
+        stages, failures = await _tell_stories(sandbox, worlds, watch)
+        told = len(TITLES) - len(failures)
+        await _print_table(console, sandbox, stages, watch)
+        _print_berths(console, stages)
+        overflows = await _judge(worlds)
+        failures += [f"past the line: {overflow}" for overflow in overflows]
         for failure in failures:
             console.print(f"FAILED {failure}", style="bold red", markup=False)
-        told = len(STORIES) + 1 - len(failures)
         console.print(
-            f"{max(told, 0)} stories came out as written, {len(failures)} did not; "
-            f"{len(overflows)} disks past their line by the simulated drivers' own books; "
+            f"{told} stories came out as written, {len(TITLES) - told} did not; by the simulated "
+            f"world's own books {len(overflows)} disks and zones past their line, "
+            f"{len(worlds.numa.rejections)} pods turned away by a kubelet; "
             f"{time.monotonic() - started:.0f} s in all",
             markup=False,
         )
@@ -98,27 +120,35 @@ async def _play(
         await asyncio.gather(watching, return_exceptions=True)
 
 
+async def _judge(worlds: Worlds) -> list[str]:
+    """Return where reality overflowed, now or at any moment."""
+    disks, numa = worlds.disks, worlds.numa
+    turned_away = (f"{it.node} turned {it.pod} away: {it.reason}" for it in numa.rejections)
+    found = [*disks.overflows, *await disks.judge(), *numa.overfilled, *await numa.judge()]
+    return [*map(str, found), *turned_away]
+
+
 async def _tell_stories(
-    sandbox: Sandbox, world: DiskWorld, watch: PodWatch
-) -> tuple[list[Landing], list[str]]:
-    """Play the disk stories side by side, then the one that ends the scheduler."""
-    stages = {story.key: Stage(story.key, sandbox.client, world, watch) for story in STORIES}
-    results = await asyncio.gather(
-        *(story.play(stages[story.key]) for story in STORIES), return_exceptions=True
-    )
-    stages[PIN_KEY] = Stage(PIN_KEY, sandbox.client, world, watch)
-    pin = await asyncio.gather(pin_fails(stages[PIN_KEY], sandbox), return_exceptions=True)
+    sandbox: Sandbox, worlds: Worlds, watch: PodWatch
+) -> tuple[list[Stage], list[str]]:
+    """Play the stories side by side, then the one that ends the scheduler; return stages, failures."""
+    stages = {key: Stage(key, sandbox.client, worlds, watch) for key in TITLES}
     failures = []
-    for key, result in zip(stages, [*results, *pin], strict=True):
-        if isinstance(result, StoryError):
-            failures.append(f"{key}: {result}")
-        elif isinstance(result, BaseException):
-            raise result
-    return [landing for stage in stages.values() for landing in stage.landings], failures
+
+    async def tell(key: str, story: Awaitable[None]) -> None:
+        try:
+            await story
+        except StoryError as error:
+            failures.append(f"{key}: {error}")
+
+    together = (*STORIES, *NUMA_STORIES)
+    await asyncio.gather(*(tell(it.key, it.play(stages[it.key])) for it in together))
+    await tell(PIN_KEY, pin_fails(stages[PIN_KEY], sandbox))
+    return list(stages.values()), failures
 
 
 async def _prepare(sandbox: Sandbox) -> None:
-    """Make the stories' namespace, the disk models, and the policy of the pin story."""
+    """Make the stories' namespace, the disk models, and their policies."""
     client = sandbox.client
     await client.create(
         "/api/v1/namespaces",
@@ -133,22 +163,20 @@ async def _prepare(sandbox: Sandbox) -> None:
             "data": {names.DISK_MODELS_KEY: json.dumps(MODELS)},
         },
     )
-    await client.create(
-        f"/apis/{names.API_VERSION}/placementpolicies",
-        {
-            "apiVersion": names.API_VERSION,
-            "kind": "PlacementPolicy",
-            "metadata": {"name": "harbour"},
-            "spec": {
-                "podSelector": {"matchLabels": {"placed-by": "policy"}},
-                "pinPatience": "3s",
+    for name, spec in POLICIES.items():
+        await client.create(
+            f"/apis/{names.API_VERSION}/placementpolicies",
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": "PlacementPolicy",
+                "metadata": {"name": name},
+                "spec": spec,
             },
-        },
-    )
+        )
 
 
 async def _print_table(
-    console: Console, sandbox: Sandbox, landings: Sequence[Landing], watch: PodWatch
+    console: Console, sandbox: Sandbox, stages: Sequence[Stage], watch: PodWatch
 ) -> None:
     """Print each pod's story, node, time to bound, and the sentence of `kubectl berth why`."""
     snapshot = await load_engine(sandbox.client)
@@ -156,28 +184,48 @@ async def _print_table(
     table.add_column("story", no_wrap=True)
     table.add_column("pod", no_wrap=True)
     table.add_column("node", no_wrap=True)
-    table.add_column("bound after", justify="right", no_wrap=True)
+    table.add_column("bound", justify="right", no_wrap=True)
     table.add_column("kubectl berth why POD", ratio=1)
-    last = ""
-    for landing in landings:
-        why = _why(watch.pods.get(landing.pod, landing.seen), snapshot)
-        after = landing.bound_after_s
-        table.add_row(
-            "" if landing.story == last else landing.story,
-            landing.pod,
-            landing.node or "waits",
-            "-" if after is None else f"{after * 1000:.0f} ms",
-            why,
-        )
-        last = landing.story
+    for stage in stages:
+        for at, landing in enumerate(stage.landings):
+            after = landing.bound_after_s
+            table.add_row(
+                "" if at else landing.story,
+                landing.pod,
+                landing.node or "waits",
+                "-" if after is None or not landing.node else f"{after * 1000:.0f} ms",
+                landing.why or why(watch.pods.get(landing.pod, landing.seen), snapshot),
+            )
     console.print(table)
-    for story in STORIES:
-        console.print(f"  {story.key}: {story.title}", markup=False)
-    console.print(f"  {PIN_KEY}: {PIN_TITLE}", markup=False)
+    for key, title in TITLES.items():
+        console.print(f"  {key}: {title}", markup=False)
 
 
-def _why(pod: Pod, snapshot: Snapshot) -> str:
-    return sentence(pod, recompute(pod, snapshot) if needs_recomputing(pod) else None)
+def _print_berths(console: Console, stages: Sequence[Stage]) -> None:
+    """Print the zones that were predicted for each pod, beside those that its kubelet chose."""
+    berths = [berth for stage in stages for berth in stage.berths]
+    table = Table(title="\nIn which zones pods lie", title_justify="left")
+    for column in ("story", "pod", "node", "kubelet's policy", "asks", "predicted", "kubelet"):
+        table.add_column(column, no_wrap=True)
+    last = ""
+    for it in berths:
+        table.add_row(
+            "" if it.story == last else it.story,
+            it.pod,
+            it.node,
+            it.policy,
+            it.asks,
+            _zones(it.predicted),
+            _zones(it.chosen),
+        )
+        last = it.story
+    console.print(table)
+    hits = sum(it.predicted == it.chosen for it in berths)
+    console.print(f"  {hits} of {len(berths)} lie where it was predicted", markup=False)
+
+
+def _zones(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids)) or "-"
 
 
 async def _print_evidence(console: Console, sandbox: Sandbox) -> None:

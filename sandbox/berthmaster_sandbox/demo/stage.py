@@ -1,4 +1,4 @@
-"""The stage on which stories play: nodes, disks, pods, and what became of each pod.
+"""The stage on which stories play: nodes, disks, zones, pods, and what became of each pod.
 
 A story's nodes carry its label and its pods select it, so that stories do not meet.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,15 +16,28 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.objects import Pod, decode_pod
+from berthmaster.cli.why import needs_recomputing, recompute, sentence
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.informers import EventKind, Informer
+from berthmaster.cluster.snapshot import Snapshot, load_engine
 from berthmaster_sandbox.simnodes import build_node, create_nodes, wait_nodes_ready
 from berthmaster_sandbox.world.disk_books import Amount, DiskFunction, SimulatedDisk
 from berthmaster_sandbox.world.diskio import DiskWorld
+from berthmaster_sandbox.world.numa import NumaWorld, UpdaterHabits
+from berthmaster_sandbox.world.numa_machines import (
+    CPU,
+    MEMORY,
+    Device,
+    KubeletSettings,
+    Machine,
+    Zone,
+)
+from berthmaster_sandbox.world.numa_verdicts import Admitted
 
 NAMESPACE = "harbour"
 STORY_LABEL = "demo.berthmaster.io/story"
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+GPU = "vendor.example/gpu"
 DEADLINE_S = 30.0
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
@@ -60,11 +73,52 @@ def io(read: int, write: int, block_size: str = "4k") -> str:
     return json.dumps({"rbps": f"{read}Mi", "wbps": f"{write}Mi", "blocksize": block_size})
 
 
+def machine(
+    policy: str,
+    *,
+    cpus: tuple[int, ...] = (8, 8),
+    gpus: tuple[int, ...] = (),
+    scope: str = "container",
+) -> Machine:
+    """Return a machine whose kubelet aligns CPUs, memory and GPUs by a topology manager policy.
+
+    `cpus` are those that pods may have, zone by zone, beside one that is reserved; each zone has 32 GiB.
+    `gpus` has the zone of each GPU.
+    """
+    return Machine(
+        zones=tuple(
+            Zone(
+                id=id_,
+                cpus=count + 1,
+                memory=33 * GIB,
+                reserved_cpus=1,
+                reserved_memory={MEMORY: GIB},
+            )
+            for id_, count in enumerate(cpus)
+        ),
+        devices=tuple(
+            Device(resource=GPU, id=f"gpu-{at}", zones=(zone,)) for at, zone in enumerate(gpus)
+        ),
+        settings=KubeletSettings(
+            topology_manager_policy=policy,
+            topology_manager_scope=scope,
+            cpu_manager_policy="static",
+            memory_manager_policy="Static",
+        ),
+    )
+
+
+def aligned(cpu: int, *, gpu: int = 0) -> dict[str, str]:
+    """Return the limits of a Guaranteed pod that kubelets align."""
+    return {CPU: str(cpu), MEMORY: "1Gi", **({GPU: str(gpu)} if gpu else {})}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
     """What became of a pod: its node and how long after its creation it was bound, or None.
 
-    `seen` is the pod as it was then: its story may delete it.
+    `seen` is the pod as it was then: its story may delete it. `why` is the sentence of `kubectl berth
+    why` as of then, empty where that of the end of the demo does.
     """
 
     story: str
@@ -72,17 +126,40 @@ class Landing:
     node: str | None
     bound_after_s: float | None
     seen: Pod
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Berth:
+    """In which zones a pod lies: as predicted when it was placed, and as its kubelet chose."""
+
+    story: str
+    pod: str
+    node: str
+    policy: str
+    asks: str
+    predicted: tuple[int, ...]
+    chosen: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worlds:
+    """The simulated worlds that all stories share."""
+
+    disks: DiskWorld
+    numa: NumaWorld
 
 
 class Stage:
-    """One story's hold on the cluster; `informer` is shared by all stages."""
+    """One story's hold on the cluster; `watch` is shared by all stages."""
 
-    def __init__(self, story: str, client: Client, world: DiskWorld, watch: PodWatch) -> None:
+    def __init__(self, story: str, client: Client, worlds: Worlds, watch: PodWatch) -> None:
         self.story = story
         self._client = client
-        self.world = world
+        self.worlds = worlds
         self._watch = watch
         self.landings: list[Landing] = []
+        self.berths: list[Berth] = []
 
     @property
     def client(self) -> Client:
@@ -95,8 +172,15 @@ class Stage:
         await create_nodes(self._client, iter([node]))
         await wait_nodes_ready(self._client, [name])
         if disks is not None:
-            await self.world.add_node(name, devices={"fakeDevice": disks})
-        await self._until_inventory(name, has_disk=disks is not None)
+            await self.worlds.disks.add_node(name, devices={"fakeDevice": disks})
+            await self._until_inventory(name, _has_reported_disks, "a reported disk")
+
+    async def numa_node(self, name: str, machine: Machine, updater: UpdaterHabits) -> None:
+        """Add a Ready node of this story with zones, a kubelet and a topology updater."""
+        labels = {STORY_LABEL: self.story}
+        await self.worlds.numa.add_node(name, machine, habits=updater, labels=labels)
+        await wait_nodes_ready(self._client, [name])
+        await self._until_inventory(name, lambda status: bool(status.get("zones")), "zones")
 
     async def pod(
         self,
@@ -105,14 +189,21 @@ class Stage:
         *,
         on: str | None = None,
         opts_in: bool = True,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
-        """Create a pod of this story; `on` limits it to one node by its own node selector."""
+        """Create a pod of this story; `on` limits it to one node by its own node selector.
+
+        `limits` are those of its container, which asks for no less, so that the pod is Guaranteed.
+        """
         annotations = {names.PLACEMENT: "required"} if opts_in else {}
         if request is not None:
             annotations[names.DISKIO_REQUEST] = request
         selector = {STORY_LABEL: self.story}
         if on is not None:
             selector["kubernetes.io/hostname"] = on
+        container: dict[str, Any] = {"name": "app", "image": "registry.k8s.io/pause:3.10"}
+        if limits is not None:
+            container["resources"] = {"limits": dict(limits)}
         self._watch.note_creation(name)
         await self._client.create(
             PODS,
@@ -122,7 +213,7 @@ class Stage:
                 "metadata": {"name": name, "annotations": annotations},
                 "spec": {
                     "nodeSelector": selector,
-                    "containers": [{"name": "app", "image": "registry.k8s.io/pause:3.10"}],
+                    "containers": [container],
                 },
             },
         )
@@ -137,6 +228,28 @@ class Stage:
         if score is not None and found != score:
             raise StoryError(f"{name}: expected disk IO score {score}, found {found}")
 
+    async def berths_at(self, name: str, *nodes: str) -> None:
+        """Wait until a kubelet of one of the nodes has taken the pod, and note in which zones."""
+        pod = await self._watch.until(
+            name, lambda it: it.status.phase in ("Running", "Failed"), "running"
+        )
+        node = pod.spec.node_name
+        verdict = self.worlds.numa.verdict(pod.metadata.uid)
+        if node not in nodes or not isinstance(verdict, Admitted):
+            raise StoryError(f"{name}: expected in {nodes}, found on {node}: {verdict}")
+        zones = allocation_of(pod).allocated.get("numa", {}).get("zones", {})
+        self.berths.append(
+            Berth(
+                story=self.story,
+                pod=name,
+                node=node,
+                policy=self.worlds.numa.kubelet(node).machine.settings.topology_manager_policy,
+                asks=", ".join(_asks(pod)),
+                predicted=tuple(sorted(map(int, zones))),
+                chosen=tuple(sorted({id_ for it in verdict.zones.values() for id_ in it})),
+            )
+        )
+
     async def waits(self, name: str, words: str) -> None:
         """Wait until the pod says why it waits, in these words."""
 
@@ -147,6 +260,14 @@ class Stage:
             )
 
         await self._watch.until(name, says_why, f'waiting with "{words}"')
+
+    async def explains(self, name: str, words: str) -> None:
+        """Note what `kubectl berth why` says of a pod that waits, and hold it against the story."""
+        pod = self._watch.pod(name)
+        told = why(pod, await load_engine(self._client))
+        if words not in told:
+            raise StoryError(f'{name}: expected "{words}", found "{told}"')
+        self._take_note(name, None, why=told)
 
     def remains_waiting(self, name: str) -> None:
         """Note that the story ends with the pod at the gate."""
@@ -169,7 +290,7 @@ class Stage:
         """Note where a pod that a controller made has landed."""
         self._take_note(name, pod.spec.node_name)
 
-    def _take_note(self, name: str, node: str | None) -> None:
+    def _take_note(self, name: str, node: str | None, *, why: str = "") -> None:
         self.landings.append(
             Landing(
                 story=self.story,
@@ -177,25 +298,42 @@ class Stage:
                 node=node,
                 bound_after_s=self._watch.bound_after_s(name),
                 seen=self._watch.pod(name),
+                why=why,
             )
         )
 
-    async def _until_inventory(self, node: str, *, has_disk: bool) -> None:
-        """Wait until the operator has published the node's disk, with its model and report."""
-        if not has_disk:
-            return
+    async def _until_inventory(
+        self, node: str, is_there: Callable[[Mapping[str, Any]], bool], what: str
+    ) -> None:
+        """Wait until the operator has published what the story needs of a node."""
         path = f"/apis/{names.API_VERSION}/nodeinventories"
         deadline = time.monotonic() + DEADLINE_S
         while True:
             found = await self._client.get(path, {"fieldSelector": f"metadata.name={node}"})
-            disks = [
-                it for item in found["items"] for it in item.get("status", {}).get("disks", ())
-            ]
-            if disks and all(it.get("function") and it.get("allocable") for it in disks):
+            statuses = [item.get("status", {}) for item in found["items"]]
+            if any(map(is_there, statuses)):
                 return
             if time.monotonic() > deadline:
-                raise StoryError(f"{node}: no inventory with a reported disk, found {disks}")
+                raise StoryError(f"{node}: no inventory with {what}, found {statuses}")
             await asyncio.sleep(0.1)
+
+
+def _has_reported_disks(status: Mapping[str, Any]) -> bool:
+    """Return whether a node's disk is there, with its model and report."""
+    disks = status.get("disks") or ()
+    return bool(disks) and all(it.get("function") and it.get("allocable") for it in disks)
+
+
+def _asks(pod: Pod) -> Iterator[str]:
+    for container in pod.spec.containers or ():
+        limits = container.resources.limits if container.resources is not None else None
+        # Each asks the same memory; what differs is told.
+        yield from (f"{amount} {name}" for name, amount in (limits or {}).items() if name != MEMORY)
+
+
+def why(pod: Pod, snapshot: Snapshot) -> str:
+    """Return the sentence of `kubectl berth why`."""
+    return sentence(pod, recompute(pod, snapshot) if needs_recomputing(pod) else None)
 
 
 def allocation_of(pod: Pod) -> Allocation:

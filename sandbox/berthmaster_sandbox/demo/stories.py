@@ -81,7 +81,7 @@ async def _coefficients(stage: Stage) -> None:
 async def _lagging_report(stage: Stage) -> None:
     await stage.node("lagging", disk(100, 100, 200))
     # Its last report says 100 free; nobody will tell it of the pods that come now.
-    stage.world.stop_driver("lagging")
+    stage.worlds.disks.stop_driver("lagging")
     await stage.pod("lagging-40", io(40, 40))
     await stage.lands("lagging-40", "lagging")
     await stage.pod("lagging-70", io(70, 70))
