@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,7 @@ from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld
 
 PIPE_WIDTH = 120
+POD_WIDTH = 12
 # By number, which is the order in which they are shown.
 TITLES = {
     **{story.key: story.title for story in STORIES},
@@ -180,9 +182,10 @@ async def _print_table(
 ) -> None:
     """Print each pod's story, node, time to bound, and the sentence of `kubectl berth why`."""
     snapshot = await load_engine(sandbox.client)
-    table = Table(title="Where each pod landed, and why", title_justify="left", expand=True)
+    table = _new_table("Where each pod landed, and why", expand=True)
     table.add_column("story", no_wrap=True)
-    table.add_column("pod", no_wrap=True)
+    # What a controller adds to a name is left out.
+    table.add_column("pod", no_wrap=True, max_width=POD_WIDTH)
     table.add_column("node", no_wrap=True)
     table.add_column("bound", justify="right", no_wrap=True)
     table.add_column("kubectl berth why POD", ratio=1)
@@ -204,7 +207,7 @@ async def _print_table(
 def _print_berths(console: Console, stages: Sequence[Stage]) -> None:
     """Print the zones that were predicted for each pod, beside those that its kubelet chose."""
     berths = [berth for stage in stages for berth in stage.berths]
-    table = Table(title="\nIn which zones pods lie", title_justify="left")
+    table = _new_table("In which zones pods lie")
     for column in ("story", "pod", "node", "kubelet's policy", "asks", "predicted", "kubelet"):
         table.add_column(column, no_wrap=True)
     last = ""
@@ -222,6 +225,12 @@ def _print_berths(console: Console, stages: Sequence[Stage]) -> None:
     console.print(table)
     hits = sum(it.predicted == it.chosen for it in berths)
     console.print(f"  {hits} of {len(berths)} lie where it was predicted", markup=False)
+
+
+def _new_table(title: str, *, expand: bool = False) -> Table:
+    return Table(
+        title=f"\n{title}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, expand=expand
+    )
 
 
 def _zones(ids: Sequence[int]) -> str:
