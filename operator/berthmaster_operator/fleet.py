@@ -175,9 +175,13 @@ class Fleet:
             return
         state = self._state(pod.node)
         known = state.pods.get(pod.uid)
-        if known is not None and known.started_s is not None:
-            # Every later write to its status moves the time; the first is the nearest to the start.
-            pod = replace(pod, started_s=known.started_s)
+        if known is not None:
+            # Every later write to its status moves the times; the first are nearest to what happened.
+            pod = replace(
+                pod,
+                started_s=pod.started_s if known.started_s is None else known.started_s,
+                refused_s=pod.refused_s if known.refused_s is None else known.refused_s,
+            )
         state.pods[pod.uid] = pod
         self._node_of_pod[pod.uid] = pod.node
         if known != pod:

@@ -29,6 +29,8 @@ from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, bu
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import PodSeen
 
+# A kubelet that turned a pod away knew better than its topology; an unchanged one counts again after this.
+DISTRUST_S = 600.0
 # Our conditions: on the inventory, and the same on the Node.
 ON_NODE = {
     names.DISK_IO_READY: names.DISK_IO_READY_ON_NODE,
@@ -52,6 +54,8 @@ class NodeFacts:
     stale_safety_percent: int
     rises: Rises
     now_s: float
+    # Seconds since the epoch by our own clock.
+    wall_s: float
     computed: NodeInventoryStatus | None
     published: NodeInventoryStatus | None
     topology: NodeResourceTopology | None = None
@@ -147,7 +151,7 @@ def plan_reserved(facts: NodeFacts) -> tuple[str, ...] | None:
 def plan_topology(
     facts: NodeFacts, previous: NodeInventoryStatus | None
 ) -> tuple[TopologyInventory, Mapping[str, float], float | None]:
-    """Return the zones, which pods they do not show and since when, and when that becomes stale."""
+    """Return the zones, which pods they do not show and since when, and when to look again."""
     if facts.topology is None:
         return TopologyInventory(), {}, None
     pods = [
@@ -163,15 +167,31 @@ def plan_topology(
         for it in facts.pods.values()
         if not it.is_finished
     ]
-    built = build_topology(facts.topology, pods, previous=previous)
+    refused, distrusted_s = _last_refused(facts, facts.topology)
+    built = build_topology(facts.topology, pods, previous=previous, refused=refused)
     since = {uid: facts.unreflected.get(uid, facts.now_s) for uid in sorted(built.unreflected)}
     if not since:
-        return built, since, None
+        return built, since, distrusted_s
     left_s = min(since.values()) + facts.topology_stale_after_s - facts.now_s
     if left_s > 0:
-        return built, since, left_s
-    stale = build_topology(facts.topology, pods, previous=previous, is_stale=True)
-    return stale, since, None
+        return built, since, left_s if distrusted_s is None else min(left_s, distrusted_s)
+    stale = build_topology(facts.topology, pods, previous=previous, refused=refused, is_stale=True)
+    return stale, since, distrusted_s
+
+
+def _last_refused(facts: NodeFacts, topology: NodeResourceTopology) -> tuple[str, float | None]:
+    """Return the pod that the kubelet turned away since the topology was written, and for how long that counts.
+
+    Empty and None where there is none, or all were turned away longer than `DISTRUST_S` ago.
+    """
+    left = [
+        (it.refused_s + DISTRUST_S - facts.wall_s, f"{it.namespace}/{it.name}")
+        for it in facts.pods.values()
+        if it.refused_s is not None
+        and (topology.written_s is None or topology.written_s <= it.refused_s)
+    ]
+    left_s, name = max(left, default=(0.0, ""))
+    return (name, left_s) if left_s > 0 else ("", None)
 
 
 def merge_conditions(

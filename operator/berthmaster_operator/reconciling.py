@@ -133,6 +133,7 @@ class NodeReconciler:
             topology=state.topology.topology if state.topology is not None else None,
             topology_stale_after_s=fleet.topology_stale_after_s,
             unreflected=state.unreflected,
+            wall_s=self._wall_clock().timestamp(),
         )
 
     def _pause_s(self, state: NodeState) -> float:

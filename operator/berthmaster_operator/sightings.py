@@ -36,6 +36,8 @@ class PodSeen:
     # first showed that the kubelet had taken it.
     created_s: float | None = None
     started_s: float | None = None
+    # When the API server first showed that the kubelet could not align it and turned it away.
+    refused_s: float | None = None
     is_guaranteed: bool = False
     devices: tuple[str, ...] = ()
 
@@ -119,6 +121,7 @@ class _PodSpec(Struct, frozen=True):
 
 class _PodStatus(Struct, frozen=True):
     phase: str = ""
+    reason: str = ""
     qos_class: str = ""
     start_time: str | None = None
 
@@ -170,14 +173,15 @@ def decode_pod(raw: bytes) -> PodSeen:
         is_finished=pod.status.phase in ("Succeeded", "Failed"),
         name=pod.metadata.name,
         created_s=_seconds(pod.metadata.creation_timestamp),
-        started_s=_started_s(pod) if pod.spec.node_name and pod.status.start_time else None,
+        started_s=_written_s(pod) if pod.spec.node_name and pod.status.start_time else None,
+        refused_s=_written_s(pod) if pod.status.reason == names.TOPOLOGY_AFFINITY_ERROR else None,
         is_guaranteed=pod.status.qos_class == GUARANTEED,
         devices=_devices(pod.spec),
     )
 
 
-def _started_s(pod: _Pod) -> float | None:
-    """Return the last write to the status: the kubelet, which alone sets the start, was no later."""
+def _written_s(pod: _Pod) -> float | None:
+    """Return the last write to the status: the kubelet, which alone tells of starts, was no later."""
     written = (it.time for it in pod.metadata.managed_fields or () if it.subresource == "status")
     times = [at_s for it in written if (at_s := _seconds(it)) is not None]
     return max(times, default=None)

@@ -165,6 +165,17 @@ def test_stale_topology(mode: str, numa: dict[str, Any], words: str) -> None:
     assert bool(text) == bool(words)
 
 
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("", "invalid node topology data"), ("strict", "invalid node topology data"), ("prefer", "")],
+)
+def test_topology_that_a_kubelet_refuted(mode: str, words: str) -> None:
+    text = reason_of(make_node(FOUR), make_pod(mode=mode), freshness=Freshness.UNRELIABLE)
+
+    assert text.startswith(words)
+    assert bool(text) == bool(words)
+
+
 def test_pod_that_only_prefers_goes_where_it_cannot_be_aligned() -> None:
     assert reason_of(make_node(FOUR), make_pod(make_container(cpu="9"), mode="prefer")) == ""
 

@@ -229,3 +229,55 @@ async def test_older_version_is_not_taken(world: World) -> None:
     await world.settle()
 
     assert status(world)["zones"][0]["available"]["cpu"] == "4"
+
+
+def make_refused(name: str, *, refused_s: float) -> Any:
+    return make_running(name, shown_s=refused_s, phase="Failed", reason="TopologyAffinityError")
+
+
+async def test_pod_that_the_kubelet_turned_away_refutes_the_topology(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    world.add_pod(make_refused("p", refused_s=1000))
+    await world.settle()
+
+    assert status(world)["topology"]["freshness"] == "Unreliable"
+    assert (condition(world)["status"], condition(world)["reason"]) == ("False", "Refuted")
+    assert "the kubelet turned team/p away (TopologyAffinityError)" in condition(world)["message"]
+    assert world.node_conditions[0]["reason"] == "Refuted"
+
+    world.now_s += 10
+    show(world, make_topology(4, written_s=1005, version=2))
+    await world.settle()
+    assert status(world)["topology"]["freshness"] == "Fresh"
+    assert condition(world)["reason"] == "Reported"
+
+
+async def test_later_writes_to_a_refused_pod_do_not_refute_a_later_topology(world: World) -> None:
+    show(world, make_topology(8, written_s=1005))
+    world.add_pod(make_refused("p", refused_s=1000))
+    world.add_pod(make_refused("p", refused_s=1009))
+    await world.settle()
+
+    assert status(world)["topology"]["freshness"] == "Fresh"
+
+
+async def test_topology_that_never_changes_is_trusted_again_after_ten_minutes(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    world.add_pod(make_refused("p", refused_s=1000))
+    again_s = await world.settle()
+    assert again_s is not None
+    assert 590 < again_s <= 600
+
+    world.now_s += again_s
+    await world.settle()
+
+    assert status(world)["topology"]["freshness"] == "Fresh"
+    assert await world.step() is None
+
+
+async def test_pods_that_end_otherwise_refute_nothing(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    world.add_pod(make_running("p", shown_s=1000, phase="Failed", reason="OutOfcpu"))
+    await world.settle()
+
+    assert status(world)["topology"]["freshness"] == "Fresh"

@@ -22,7 +22,7 @@ from berthmaster.cluster.informers import EventKind
 from berthmaster.concerns import registry
 from berthmaster_webhook.admission import Admission, Reply
 from berthmaster_webhook.answers import Answers
-from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
@@ -60,6 +60,7 @@ class World:
             state=self.state,
             answers=Answers(self.state.ledger),
             avoided=AvoidedNodes(),
+            pauses=OwnerPauses(2.0, clock=lambda: self.now_s),
             metrics=Metrics(),
             clock=lambda: self.now_s,
             own_namespace="berthmaster-system",

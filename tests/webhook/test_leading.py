@@ -16,7 +16,7 @@ from berthmaster.concerns import registry
 from berthmaster_webhook import leading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
-from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.leading import Leadership
 from berthmaster_webhook.metrics import Metrics
@@ -108,6 +108,7 @@ async def replica(cluster: Cluster, name: str, **fields: Any) -> AsyncIterator[R
             state=state,
             answers=Answers(state.ledger),
             avoided=AvoidedNodes(),
+            pauses=OwnerPauses(2.0, clock=time.monotonic),
             metrics=metrics,
             clock=time.monotonic,
             own_namespace=NAMESPACE,

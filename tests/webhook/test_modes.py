@@ -12,8 +12,7 @@ from berthmaster.cluster.events import EventRecorder
 from berthmaster.placement.ledger import State
 from berthmaster_webhook.binding import BindNotes
 from berthmaster_webhook.outcomes import Outcome
-from berthmaster_webhook.refusals import KubeletRefusals
-from support.builders import make_pod_manifest, make_taint
+from support.builders import make_taint
 from support.webhook_world import (
     GATES,
     Manifest,
@@ -37,7 +36,6 @@ LATE = {
     "volumeBindingMode": "WaitForFirstConsumer",
 }
 OURS = {"key": "berthmaster.io/exclusive", "effect": "NoSchedule"}
-CREATED_S = 1767225600.0
 TOLERATIONS = [{"key": "berthmaster.io/exclusive", "operator": "Exists"}]
 
 
@@ -245,38 +243,3 @@ class TestBind:
         ((_, event),) = server.created
         assert event["reason"] == "PlacedAsRequired"
         assert "exclusiveTaints" in event["note"]
-
-
-class TestKubeletRefusals:
-    @pytest.mark.parametrize(
-        ("reason", "avoided"),
-        [("OutOfcpu", {"n1"}), ("TopologyAffinityError", {"n1"}), ("Evicted", set()), ("", set())],
-    )
-    async def test_successors_avoid_the_node(
-        self, world: World, reason: str, avoided: set[str]
-    ) -> None:
-        refusals = KubeletRefusals(world.tools, wall_clock=lambda: CREATED_S)
-        world.state.on_pod.append(refusals.take_pod)
-
-        world.show(refused(reason))
-
-        assert world.tools.avoided.of("rs", world.now_s) == avoided
-
-    async def test_old_refusals_seen_after_a_restart_teach_nothing(self, world: World) -> None:
-        refusals = KubeletRefusals(world.tools, wall_clock=lambda: CREATED_S + 3600)
-        world.state.on_pod.append(refusals.take_pod)
-
-        world.show(refused("OutOfcpu"))
-
-        assert world.tools.avoided.of("rs", world.now_s) == set()
-
-
-def refused(reason: str) -> Manifest:
-    allocation = '{"v":1,"id":"1","node":"n1","mode":"bind"}'
-    pod = make_pod_manifest(annotations={names.ALLOCATION: allocation}, node="n1")
-    pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
-    pod["metadata"]["ownerReferences"] = [
-        {"kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": True}
-    ]
-    pod["status"] = {"phase": "Failed", "reason": reason}
-    return pod

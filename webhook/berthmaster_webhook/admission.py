@@ -217,6 +217,8 @@ class _Case:
                 return self._leave(Outcome.NAME_KNOWN, effective)
             if not ledger.admits(owner):
                 return self._leave(Outcome.WINDOW_FULL, effective)
+            if effective.may_wait and deciding.pause_of(tools, pod) is not None:
+                return self._leave(Outcome.OWNER_PAUSED, effective)
         decision = deciding.decide(tools, pod, request)
         raw = self._raw()
         if decision.node is None or not affinity.can_pin(raw, decision.node):

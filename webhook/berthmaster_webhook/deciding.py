@@ -24,7 +24,7 @@ from berthmaster.placement import affinity
 from berthmaster.placement.engine import Decision
 from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook.answers import Answer, Answers
-from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.state import ClusterState
 
@@ -59,6 +59,8 @@ class Tools:
     state: ClusterState
     answers: Answers
     avoided: AvoidedNodes
+    # Of owners whose pods kubelets turn away.
+    pauses: OwnerPauses
     metrics: Metrics
     clock: Callable[[], float]
     own_namespace: str
@@ -79,6 +81,13 @@ def avoided_by(tools: Tools, pod: Pod) -> frozenset[str]:
     if controller is None:
         return frozenset()
     return tools.avoided.of(controller.uid, tools.clock())
+
+
+def pause_of(tools: Tools, pod: Pod) -> float | None:
+    """Return until when no pod of this pod's controller is placed, None if that is not so now."""
+    controller = pod.metadata.controller()
+    until_s = tools.pauses.until_s(controller.uid) if controller is not None else 0.0
+    return until_s if until_s > tools.clock() else None
 
 
 def make_answer(

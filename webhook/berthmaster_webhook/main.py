@@ -27,7 +27,7 @@ from berthmaster.concerns import registry
 from berthmaster.json_logs import set_up_logs
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
-from berthmaster_webhook.avoiding import AvoidedNodes
+from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.binding import BindNotes
 from berthmaster_webhook.bypassing import BypassedPods
 from berthmaster_webhook.certificates import Certificates
@@ -37,7 +37,7 @@ from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
 from berthmaster_webhook.proving import WatchProof
-from berthmaster_webhook.refusals import KubeletRefusals
+from berthmaster_webhook.refusals import REFUSED_PAUSE_S, KubeletRefusals
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.server import IDLE_S, Routes
 from berthmaster_webhook.settings import Settings, SettingsError, read_settings
@@ -111,6 +111,7 @@ class Process:
             state=self.state,
             answers=Answers(self.state.ledger),
             avoided=AvoidedNodes(),
+            pauses=OwnerPauses(REFUSED_PAUSE_S, clock=time.monotonic),
             metrics=self.metrics,
             clock=time.monotonic,
             own_namespace=settings.namespace,
@@ -136,7 +137,9 @@ class Process:
         )
         self.routes = Routes(Admission(tools, self.leadership), tools, self.not_ready)
         notes = BindNotes(tools.answers, self.events)
-        refusals = KubeletRefusals(tools, on_avoid=self.queue.take_settings)
+        refusals = KubeletRefusals(
+            tools, self.events, may_write=self._is_leader, on_avoid=self.queue.take_settings
+        )
         self.state.on_pod += [
             proof.take_pod,
             self.queue.take_pod,

@@ -76,6 +76,12 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        self.kubelet_refusals = Counter(
+            "berthmaster_kubelet_refusals",
+            "Pods that asked for placement and were turned away by their kubelet, by its reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.leader = Gauge(
             "berthmaster_leader", "1 while this replica may decide.", registry=self.registry
         )

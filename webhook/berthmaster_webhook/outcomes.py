@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     NOWHERE = "nowhere"
     FOREIGN_GATE = "foreign_gate"
     WINDOW_FULL = "window_full"
+    OWNER_PAUSED = "owner_paused"
     NAME_KNOWN = "name_known"
     NOT_SYNCED = "not_synced"
     NOT_LEADER = "not_leader"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +25,7 @@ from berthmaster.cluster.client import JsonObject, Query
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook.admission import Term
-from berthmaster_webhook.avoiding import AVOID_S
+from berthmaster_webhook.avoiding import OwnerPauses
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.effective import read_effective
 from berthmaster_webhook.reporting import Reporter
@@ -38,7 +37,6 @@ REASON = "PinFailed"
 EVICT_TIMEOUT_S = 10.0
 # An owner whose evicted pod does not go away is asked again after this.
 STUCK_S = 120.0
-_OWNERS_REMEMBERED = 1024
 
 
 class Evicter(Protocol):
@@ -85,9 +83,8 @@ class FailedPins:
         self._failing: dict[str, _Failing] = {}
         # Owner uid -> the pod that is being evicted, and until when that keeps others waiting.
         self._evicting: dict[str, tuple[str, float]] = {}
-        # Owner uid -> its pauses between evictions, which grow while its pods keep failing.
-        self._pauses: OrderedDict[str, Backoff] = OrderedDict()
-        self._paused_until_s: dict[str, float] = {}
+        # Between evictions of an owner's pods.
+        self._pauses = OwnerPauses(first_backoff_s, clock=tools.clock)
         self._wake = asyncio.Event()
 
     def take_pod(self, kind: EventKind, pod: Pod) -> None:
@@ -187,23 +184,8 @@ class FailedPins:
     def _free_at_s(self, owner: str, uid: str) -> float:
         """Return from when on the owner's pod may be evicted."""
         evicted, until_s = self._evicting.get(owner, (uid, 0.0))
-        pause_s = self._paused_until_s.get(owner, 0.0)
+        pause_s = self._pauses.until_s(owner)
         return max(pause_s, until_s) if evicted != uid else pause_s
-
-    def _pause(self, owner: str) -> None:
-        pauses = self._pauses.get(owner)
-        if pauses is None:
-            pauses = self._pauses[owner] = Backoff(
-                first_s=2 * self._first_backoff_s,
-                cap_s=AVOID_S,
-                reset_after_s=2 * AVOID_S,
-                clock=self._tools.clock,
-            )
-        self._pauses.move_to_end(owner)
-        self._paused_until_s[owner] = self._tools.clock() + pauses.next_s(self._first_backoff_s)
-        if len(self._pauses) > _OWNERS_REMEMBERED:
-            forgotten, _ = self._pauses.popitem(last=False)
-            self._paused_until_s.pop(forgotten, None)
 
     async def _evict(self, failing: _Failing, controller: OwnerReference) -> None:
         """Ask for the eviction; what becomes of it shows in the watch, or it is asked again."""
@@ -231,7 +213,7 @@ class FailedPins:
             result = "failed"
             _log(failing, error)
         if result == "accepted":
-            self._pause(controller.uid)
+            self._pauses.pause(controller.uid)
         self._tools.metrics.evictions.labels(result).inc()
         wait_s = STUCK_S if result == "accepted" else failing.backoff.next_s(wish_s)
         failing.due_s = self._tools.clock() + max(wait_s, self._first_backoff_s)

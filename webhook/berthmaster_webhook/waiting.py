@@ -56,6 +56,10 @@ ROUND_S = 0.02
 RETRY_S = 0.5
 _SLICE = 100
 _OWNER = "the queue"
+_PAUSED = (
+    "a kubelet turned away a pod of the same controller; the next ones are placed after a pause, which "
+    "grows while that goes on"
+)
 _NOT_OURS_NOW = frozenset({Outcome.NOT_LEADER, Outcome.TAKING_OVER, Outcome.STOPPING})
 
 
@@ -274,6 +278,13 @@ class WaitingPods:
             return _Let.PREFER if effective.mode is Mode.PREFERRED else _Let.GO
         if effective.mode is None:
             self._tell_invalid(waiter, str(unknown_mode(effective.text)))
+            return None
+        pause_s = deciding.pause_of(tools, pod)
+        if pause_s is not None:
+            self._lines.leave(waiter)
+            waiter.why = "owner_paused"
+            heapq.heappush(self._later, (pause_s, uid))
+            self._reporter.tell_waiting(pod, "OwnerPaused", _PAUSED, frozenset({_PAUSED}))
             return None
         try:
             request = tools.state.engine.read_request(pod, effective.policy.spec)

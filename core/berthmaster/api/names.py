@@ -86,6 +86,8 @@ FINGERPRINT = "nodeTopologyPodsFingerprint"
 FINGERPRINT_METHOD = "nodeTopologyPodsFingerprintMethod"
 FINGERPRINT_EXCLUSIVE = "with-exclusive-resources"
 FINGERPRINT_ANNOTATION = f"{TOPOLOGY_GROUP}/fingerprint"
+# The reason of a pod that its kubelet could not align.
+TOPOLOGY_AFFINITY_ERROR = "TopologyAffinityError"
 
 # Kubernetes.
 MIRROR_POD = "kubernetes.io/config.mirror"

@@ -49,8 +49,7 @@ class ObjectMeta(Struct, frozen=True):
     @property
     def created_s(self) -> float | None:
         """Return the creation in seconds since the epoch, by the API server's clock."""
-        text = self.creation_timestamp
-        return datetime.fromisoformat(text).timestamp() if text else None
+        return _seconds(self.creation_timestamp)
 
     def controller(self) -> OwnerReference | None:
         """Return the owner that manages this object, if there is one."""
@@ -58,6 +57,10 @@ class ObjectMeta(Struct, frozen=True):
             if owner.controller:
                 return owner
         return None
+
+
+def _seconds(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
 
 
 class NodeSelectorRequirement(Struct, frozen=True):
@@ -284,9 +287,15 @@ class PodStatus(Struct, frozen=True):
     phase: str = ""
     reason: str = ""
     qos_class: str = ""
+    start_time: str | None = None
     conditions: list[Condition] | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None
+
+    @property
+    def started_s(self) -> float | None:
+        """Return when the kubelet took the pod up or turned it away, in seconds since the epoch."""
+        return _seconds(self.start_time)
 
 
 class Pod(Struct, frozen=True):

@@ -12,6 +12,9 @@ and nothing in them says which. So it is worked out here, and written beside the
 
 Never because the numbers moved by as much as the pod asks: something else may have.
 Pods without exclusive resources are never in the numbers, and not listed.
+
+A pod that the kubelet turned away after the numbers were written refutes them: they are Unreliable until
+they are written anew.
 """
 
 from __future__ import annotations
@@ -83,9 +86,13 @@ def build_topology(
     *,
     previous: NodeInventoryStatus | None = None,
     is_stale: bool = False,
+    refused: str = "",
     freshness: Freshness | None = None,
 ) -> TopologyInventory:
-    """Return a node's zones as of now. Pure: the clock has spoken in `is_stale`."""
+    """Return a node's zones as of now. Pure: the clock has spoken in `is_stale` and `refused`.
+
+    `refused` is a pod that the kubelet has turned away since the numbers were written.
+    """
     if nrt is None:
         return TopologyInventory()
     listed = {name for zone in nrt.zones for name in zone.resources}
@@ -100,7 +107,7 @@ def build_topology(
         gone = before - {it.uid for it in on_node}
         counted |= gone
         unreflected |= gone
-    state = freshness or (Freshness.STALE if is_stale else Freshness.FRESH)
+    state = freshness or _freshness(is_stale=is_stale, is_refuted=bool(refused))
     zones = tuple(_zone(nrt, index) for index in range(len(nrt.zones)))
     return TopologyInventory(
         topology=Topology.model_validate(
@@ -117,7 +124,7 @@ def build_topology(
         ),
         zones=zones,
         source=TopologySource.model_validate({"uid": nrt.uid, "writtenS": nrt.written_s}),
-        condition=_condition(nrt, state, len(unreflected)),
+        condition=_condition(nrt, state, len(unreflected), refused),
         free_zones=_free(nrt),
         unreflected=frozenset(unreflected),
     )
@@ -217,7 +224,15 @@ def _free(nrt: NodeResourceTopology) -> str:
     return ", ".join(shown) + (", ..." if len(nrt.zones) > 8 else "")
 
 
-def _condition(nrt: NodeResourceTopology, state: Freshness, unreflected: int) -> StatusCondition:
+def _freshness(*, is_stale: bool, is_refuted: bool) -> Freshness:
+    if is_refuted:
+        return Freshness.UNRELIABLE
+    return Freshness.STALE if is_stale else Freshness.FRESH
+
+
+def _condition(
+    nrt: NodeResourceTopology, state: Freshness, unreflected: int, refused: str
+) -> StatusCondition:
     status, reason = "True", "Reported"
     message = f"policy {nrt.policy}, scope {nrt.scope}, {len(nrt.zones)} zones"
     if not nrt.zones:
@@ -226,6 +241,13 @@ def _condition(nrt: NodeResourceTopology, state: Freshness, unreflected: int) ->
             f"NodeResourceTopology {nrt.name} has no zone of type {names.ZONE_TYPE} named "
             f"{names.ZONE_PREFIX}<number>; no pod that a kubelet with policy single-numa-node has "
             "to align fits until it has"
+        )
+    elif refused:
+        status, reason = "False", "Refuted"
+        message = (
+            f"the kubelet turned {refused} away ({names.TOPOLOGY_AFFINITY_ERROR}) after these numbers were "
+            "written; no pod that it has to align is sent here before the topology changes, for ten "
+            "minutes at most"
         )
     elif state is Freshness.STALE:
         status, reason = "False", "Stale"

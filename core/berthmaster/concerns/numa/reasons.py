@@ -28,7 +28,7 @@ _WORDS = {
     MINIMAL_CONTAINER: "cannot align container minimally",
 }
 _OF_STATES = {
-    UNRELIABLE: "pods are there that are not in the topology",
+    UNRELIABLE: "pods are there that are not in the topology, or its kubelet turned one away since",
     MISSING: "no NodeResourceTopology has this node's name",
     STALE: "what started or ended there is not in the topology",
 }
