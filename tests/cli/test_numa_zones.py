@@ -12,23 +12,8 @@ from berthmaster.cli import words
 from cli.harbour import INVENTORIES, NODES, allocation, furnish, manifest
 from cli.test_main import run_against
 from cli.test_what_if import ask, wanted
-from support.builders import make_node_manifest
+from support.builders import make_node_manifest, make_zoned_inventory
 from support.fake_api import FakeApi, Json
-
-
-def zoned(node: str, *free: str, scope: str = "container", total: str = "16") -> Json:
-    """An inventory of a node whose zones have these CPUs free."""
-    zones = [
-        {
-            "id": id_,
-            "capacity": {"cpu": total},
-            "allocatable": {"cpu": total},
-            "available": {"cpu": cpus},
-        }
-        for id_, cpus in enumerate(free)
-    ]
-    topology = {"policy": "single-numa-node", "scope": scope}
-    return {"metadata": {"name": node}, "status": {"topology": topology, "zones": zones}}
 
 
 def guaranteed(name: str, *cpus: str) -> Json:
@@ -44,7 +29,7 @@ def furnish_zones(api: FakeApi, *pods: Json) -> None:
     furnish(api, *pods)
     for name, free in {"wide-a": ("10", "6"), "wide-b": ("4", "4")}.items():
         api.put(NODES, make_node_manifest(name, cpu="32", memory="64Gi"))
-        api.put(INVENTORIES, zoned(name, *free))
+        api.put(INVENTORIES, make_zoned_inventory(name, *free))
 
 
 async def test_capacity_is_that_of_the_zones(tmp_path: Path) -> None:
@@ -148,3 +133,19 @@ async def test_why_shows_the_zones_of_waiting_and_of_placed_pods(tmp_path: Path)
 @pytest.mark.parametrize("given", [{}, {"zones": "all"}, {"zones": {"0": 3}}, {"zones": None}])
 def test_allocations_of_any_form_are_shown(given: Json) -> None:
     assert "zone 0:" not in words.allocated(given)
+
+
+async def test_simulate_warns_of_what_kubelets_will_not_align(tmp_path: Path) -> None:
+    async with FakeApi() as api:
+        furnish_zones(api)
+        fractional = guaranteed("new", "2500m")
+        _, data, _ = await ask(api, tmp_path, "simulate", fractional)
+        left = {**fractional, "metadata": {"name": "new"}}
+        _, of_others, _ = await ask(api, tmp_path, "simulate", left)
+
+    warning = (
+        "default/new: NUMA: CPUs and memory will not be aligned: container c0 asks 2.5, "
+        "no whole number"
+    )
+    assert warning in data["notes"]
+    assert warning not in of_others["notes"]

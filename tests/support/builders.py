@@ -91,3 +91,18 @@ def make_node(name: str = "node", **fields: Any) -> Node:
 def make_taint(key: str, value: str = "", effect: str = "NoSchedule") -> dict[str, str]:
     """Return a taint."""
     return {"key": key, "value": value, "effect": effect}
+
+
+def make_zoned_inventory(node: str, *free: str, total: str = "16", **topology: Any) -> Manifest:
+    """Return the inventory of a node whose zones have these CPUs free; fields are its topology's."""
+    zones = [
+        {
+            "id": id_,
+            "capacity": {"cpu": total},
+            "allocatable": {"cpu": total},
+            "available": {"cpu": cpus},
+        }
+        for id_, cpus in enumerate(free)
+    ]
+    settings = {"policy": "single-numa-node", **topology}
+    return {"metadata": {"name": node}, "status": {"topology": settings, "zones": zones}}

@@ -27,7 +27,7 @@ from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.state import ClusterState
-from support.builders import make_node, make_pod_manifest
+from support.builders import make_node, make_pod_manifest, make_zoned_inventory
 
 Manifest = dict[str, Any]
 GATES = [{"name": names.GATE}]
@@ -90,6 +90,11 @@ class World:
         inventory = inventory_from_manifest(
             {"metadata": {"name": node}, "status": {"disks": [disk]}}
         )
+        self.state.inventories._put(EventKind.ADDED, node, inventory)
+
+    def add_zones(self, node: str, *free: str, **topology: Any) -> None:
+        """Give a node NUMA zones with these CPUs free."""
+        inventory = inventory_from_manifest(make_zoned_inventory(node, *free, **topology))
         self.state.inventories._put(EventKind.ADDED, node, inventory)
 
     def add_policy(self, name: str, **spec: Any) -> None:

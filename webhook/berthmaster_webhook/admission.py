@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 _EXPECTED = "expected an AdmissionReview of admission.k8s.io/v1"
 # The API server cuts warnings above 256 characters; good practice is 120.
 _WARNING_CHARS = 120
+_MOST_WARNINGS = 4
 _NO_MODE = "none"
 
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
@@ -286,7 +287,8 @@ class _Case:
         decision_id: str | None = None,
         warning: str = "",
     ) -> Reply:
-        warnings = (warning[:_WARNING_CHARS],) if warning else ()
+        words = (*((warning,) if warning else ()), *self._advice(effective))
+        warnings = tuple(it[:_WARNING_CHARS] for it in words[:_MOST_WARNINGS])
         return Reply(
             status=200,
             body=allow(self._request.uid, operations, warnings=warnings),
@@ -294,6 +296,12 @@ class _Case:
             mode=_mode_label(effective),
             decision_id=decision_id,
         )
+
+    def _advice(self, effective: Effective | None) -> tuple[str, ...]:
+        """Return what the pod's owner should know of it, if it opted in."""
+        if effective is None or effective.mode in (None, Mode.OFF):
+            return ()
+        return self._tools.state.engine.advise(self._pod, effective.policy.spec)
 
     def _ungate(self) -> Operations:
         return deciding.ungating(self._raw()) if self._has_gate else []

@@ -73,6 +73,7 @@ class Simulated:
     allocation: Allocation | None
     at_the_end: Recomputed | None
     help: tuple[tuple[str, str], ...] = ()
+    advice: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -170,6 +171,7 @@ def _simulate(workload: Workload, snapshot: Snapshot, own_namespace: str) -> Sim
         allocation=first.allocation(str(asking.mode or Mode.REQUIRED)) if first else None,
         at_the_end=at_the_end,
         help=helping,
+        advice=engine.advise(workload.pod, asking.policy.spec) if not asking.why_not_ours else (),
     )
 
 
@@ -275,6 +277,8 @@ def _waits(it: Simulated) -> str:
 
 
 def _notes(it: Simulated) -> Iterator[str]:
+    for advice in it.advice:
+        yield f"{it.workload.key}: {advice}"
     foreign = [gate for gate in it.workload.pod.gates if gate != names.GATE]
     if foreign:
         yield f"{it.workload.key} waits for others first, and is decided then: {words.join(foreign)}"

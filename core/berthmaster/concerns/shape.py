@@ -241,6 +241,18 @@ class RelativeConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Re
         """
 
 
+@runtime_checkable
+class AdvisingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern that has something to say to the owner of a pod that opted in, whatever is decided."""
+
+    def advise(self, columns: ColumnsT, pod: Pod, policy: PlacementPolicySpec) -> Sequence[str]:
+        """Return warnings of about 120 characters, the most important first; none for most pods.
+
+        Asked while the pod is being created, so it has to be quick; never raises.
+        """
+
+
 AnyConcern = Concern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]
 AnyRelativeConcern = RelativeConcern[Any, Any, Any]
+AnyAdvisingConcern = AdvisingConcern[Any, Any, Any]

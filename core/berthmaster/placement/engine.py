@@ -25,6 +25,8 @@ from berthmaster.api.allocation import Allocation, Refusal, RunnerUp
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.shape import (
+    AdvisingConcern,
+    AnyAdvisingConcern,
     AnyConcern,
     AnyRelativeConcern,
     AnyWideConcern,
@@ -122,6 +124,9 @@ class Engine:
             for index, concern in enumerate(self.table.concerns)
             if isinstance(concern, RelativeConcern)
         }
+        self._advising: tuple[AnyAdvisingConcern, ...] = tuple(
+            it for it in self.table.concerns if isinstance(it, AdvisingConcern)
+        )
         self._shapes = Shapes(self.table, self._relative)
 
     @property
@@ -164,6 +169,14 @@ class Engine:
         if problems and is_strict:
             raise InvalidRequestError(*problems)
         return self.resolve(tuple(asks))
+
+    def advise(self, pod: Pod, policy: PlacementPolicySpec) -> tuple[str, ...]:
+        """Return what the owner of a pod that opts in should know, whatever is decided."""
+        return tuple(
+            words
+            for concern in self._advising
+            for words in concern.advise(self.table.columns[concern.name], pod, policy)
+        )
 
     def resolve(self, request: PodRequest) -> PodRequest:
         """Return a request that was read earlier with what it means now; see `WideConcern`."""

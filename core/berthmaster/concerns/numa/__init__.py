@@ -17,7 +17,7 @@ from typing import Any
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.concerns.numa import explaining, placement, request
+from berthmaster.concerns.numa import advising, explaining, placement, request
 from berthmaster.concerns.numa.columns import NumaColumns
 from berthmaster.concerns.numa.request import NumaRequest, NumaUsage
 from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
@@ -69,6 +69,12 @@ class NumaConcern:
     ) -> dict[str, Any]:
         """Return what each zone gives, by id and resource."""
         return placement.allocate_row(columns, row, request)
+
+    def advise(
+        self, columns: NumaColumns, pod: Pod, policy: PlacementPolicySpec
+    ) -> tuple[str, ...]:
+        """Return what kubelets will not align of the pod, where any node's zones are known."""
+        return advising.advise(pod) if columns.has_topologies else ()
 
     def annotations(
         self, columns: NumaColumns, pod: Pod, allocated: Mapping[str, Any], placed: Placed

@@ -216,6 +216,11 @@ class NumaColumns:
         if it.zones is not None and holder.key not in it.zones.reported:
             self._recount(row)
 
+    @property
+    def has_topologies(self) -> bool:
+        """Return whether the zones of any node are known."""
+        return bool((self.state != MISSING).any())
+
     def zones(self, row: int) -> NodeZones | None:
         """Return a node's zones as reported."""
         return self._rows[row].zones

@@ -220,7 +220,7 @@ def exclusive(amounts: Amounts, is_guaranteed: bool, has_pod_resources: bool) ->
         if amount
         and (
             is_extended(resource)
-            or (is_pinned and is_affine(resource) and not _is_fraction(resource, amount))
+            or (is_pinned and is_affine(resource) and not is_fraction(resource, amount))
         )
     )
 
@@ -317,7 +317,7 @@ def holds_exclusive(pod: Pod) -> tuple[bool, tuple[str, ...]]:
             if is_extended(resource):
                 devices.add(resource)
             elif is_guaranteed and amount and is_affine(resource):
-                native |= not _is_fraction(resource, amount)
+                native |= not is_fraction(resource, amount)
     return native, tuple(sorted(devices))
 
 
@@ -330,7 +330,7 @@ def is_aligned(request: NumaRequest, resource: str) -> bool:
     return not request.aligned_resources or resource in request.aligned_resources
 
 
-def _is_fraction(resource: str, amount: int) -> bool:
+def is_fraction(resource: str, amount: int) -> bool:
     """Return whether an amount of CPUs is no whole number of them."""
     return resource == CPU and amount % CPU_SCALE != 0
 
