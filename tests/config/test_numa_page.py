@@ -11,7 +11,8 @@ import yaml
 from berthmaster.api.policy import NumaSettings, policy_from_manifest
 from berthmaster.concerns.numa import reasons
 
-TEXT = (Path(__file__).parents[2] / "docs" / "numa.md").read_text(encoding="utf-8")
+PROJECT = Path(__file__).parents[2]
+TEXT = (PROJECT / "docs" / "numa.md").read_text(encoding="utf-8")
 BEFORE, NOW = (yaml.safe_load(it) for it in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
 
 
@@ -27,6 +28,13 @@ def test_policy_is_understood_to_the_last_field() -> None:
 
     told = policy.model_dump(mode="json", by_alias=True, exclude_unset=True)["spec"]
     assert told == NOW["spec"]
+
+
+def test_sample_is_the_policy_of_the_page() -> None:
+    sample = PROJECT / "config" / "samples" / "placement-policy-old-topology-scheduler.yaml"
+
+    assert str(sample.relative_to(PROJECT)) in TEXT
+    assert yaml.safe_load(sample.read_text(encoding="utf-8")) == NOW
 
 
 def test_policy_says_what_the_old_configuration_said() -> None:

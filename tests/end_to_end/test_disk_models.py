@@ -18,8 +18,8 @@ from berthmaster_sandbox.world.diskio import DiskWorld
 from support.harbour import (
     SYSTEM,
     apply_models,
+    condition_of,
     create,
-    disk_condition,
     inventory_of,
     io,
     make_pod,
@@ -121,7 +121,7 @@ async def place(harbour: Sandbox, name: str, node: str) -> dict[str, Any]:
 async def until_says(harbour: Sandbox, words: str) -> tuple[str, str]:
     """Wait until the condition of the node by URL has these words; return its reason and message."""
     reason, message = await until(
-        lambda: disk_condition(harbour, BY_URL), lambda it: words in it[1], 40
+        lambda: condition_of(harbour, BY_URL, "DiskIOReady"), lambda it: words in it[1], 40
     )
     return str(reason), str(message)
 
@@ -174,7 +174,9 @@ async def test_a_source_with_a_fault_leaves_the_old_model(
     # What is fetched is used, and the complaint is over.
     new = by_url(*site.put("/v.json", '{"expression": "6"}'))
     await apply_models(harbour, json.dumps([EXPRESSION, new]))
-    found = await until(lambda: disk_condition(harbour, BY_URL), lambda it: "url" not in it[1], 40)
+    found = await until(
+        lambda: condition_of(harbour, BY_URL, "DiskIOReady"), lambda it: "url" not in it[1], 40
+    )
     assert found[0] == "Reported"
     status = await inventory_of(harbour, BY_URL)
     assert status["disks"][0]["function"]["writeRatio"]["8k"] == "6"

@@ -129,18 +129,25 @@ async def apply_policy(harbour: Sandbox, name: str, spec: dict[str, Any]) -> Non
     await harbour.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
 
 
-async def disk_condition(harbour: Sandbox, node: str) -> tuple[str, str]:
-    """Return reason and message of a node's DiskIOReady."""
+async def condition_of(harbour: Sandbox, node: str, condition: str) -> tuple[str, str]:
+    """Return reason and message of a condition of a node's inventory."""
     for it in (await inventory_of(harbour, node)).get("conditions", ()):
-        if it["type"] == "DiskIOReady":
+        if it["type"] == condition:
             return it["reason"], it["message"]
     return "", ""
 
 
-async def until_reason(harbour: Sandbox, node: str, reason: str, deadline_s: float = 40) -> str:
-    """Wait until a node's DiskIOReady has a reason; return its message."""
+async def until_reason(
+    harbour: Sandbox,
+    node: str,
+    reason: str,
+    deadline_s: float = 40,
+    *,
+    condition: str = "DiskIOReady",
+) -> str:
+    """Wait until a condition of a node's inventory has a reason; return its message."""
     found = await until(
-        lambda: disk_condition(harbour, node), lambda it: it[0] == reason, deadline_s
+        lambda: condition_of(harbour, node, condition), lambda it: it[0] == reason, deadline_s
     )
     return str(found[1])
 
@@ -153,12 +160,20 @@ def make_pod(
     select: dict[str, str] | None = None,
     placement: str | None = "required",
     labels: dict[str, str] | None = None,
+    limits: dict[str, str] | None = None,
+    **further: Any,
 ) -> dict[str, Any]:
-    """Return a pod; `select` is its node selector, `on` the same by hostname."""
+    """Return a pod; `select` is its node selector, `on` the same by hostname.
+
+    `limits` are its container's, `further` are fields of its spec.
+    """
     annotations = {} if placement is None else {"berthmaster.io/placement": placement}
     if request is not None:
         annotations["blockio.kubernetes.io/resources"] = request
-    spec: dict[str, Any] = {"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10"}]}
+    container: dict[str, Any] = {"name": "c", "image": "registry.k8s.io/pause:3.10"}
+    if limits is not None:
+        container["resources"] = {"limits": limits}
+    spec: dict[str, Any] = {"containers": [container], **further}
     selector = {**(select or {}), **({} if on is None else {"kubernetes.io/hostname": on})}
     if selector:
         spec["nodeSelector"] = selector

@@ -81,7 +81,7 @@ async def _burst(stage: Stage) -> None:
 NUMA_STORIES = (
     Story("10-no-zone", "the node has room and no zone has: the pod waits until one is free",
           _no_zone_holds_it),
-    Story("11-one-node", "three nodes have 6 CPUs and a GPU, one of them in one zone",
+    Story("11-one-node", "of three nodes with 6 CPUs and a GPU one has both in one zone",
           _one_node_holds_it),
     Story("12-burst", f"a burst fills zone by zone while reports come {LATE_S:.0f} s late", _burst),
 )  # fmt: skip
