@@ -19,12 +19,14 @@ from berthmaster_sandbox.world.xpu_hosts import (
     Xpu,
     make_host,
 )
+from berthmaster_sandbox.world.xpu_kubelet import XpuKubelet
 from berthmaster_sandbox.world.xpu_playing import XpuScene
 from berthmaster_sandbox.world.xpu_pods import (
     Entry,
     encode_entries,
     parse_entries,
     parse_indices,
+    read_pod,
     spread,
 )
 from support.xpu_pods import (
@@ -319,6 +321,66 @@ def test_memory_is_used_until_the_end() -> None:
     scene.settle()
     assert scene.kubelet(SHARE).books.used(0) == 0
     assert scene.pods == {}
+
+
+def test_pod_deleted_while_it_is_admitted_leaves_nothing() -> None:
+    scene = XpuScene([make_host(SHARE, habits=Habits(allocate_s=10))])
+    uid = scene.create(share("a", 8000, "0"))
+    scene.advance(5)
+
+    scene.delete(uid)
+    scene.advance(1)
+    assert list(scene.pods) == [uid]
+
+    scene.settle()
+    assert scene.pods == {}
+    assert scene.kubelet(SHARE).books.used(0) == 0
+
+
+def test_pod_that_is_shown_again_is_admitted_once() -> None:
+    scene = XpuScene([make_host(SHARE)])
+    uid = scene.create(share("a", 8000, "0"))
+    kubelet = scene.kubelet(SHARE)
+    while kubelet.plugins[Dialect.XPUSHARE].calls == 0:
+        scene.step(SHARE)
+
+    kubelet.learn(read_pod(scene.pods[uid]))
+    scene.settle()
+    kubelet.learn(read_pod(scene.pods[uid]))
+    scene.settle()
+
+    assert kubelet.plugins[Dialect.XPUSHARE].calls == 1
+    assert kubelet.is_idle
+    assert kubelet.books.used(0) == 8000
+
+
+def test_pods_that_ran_before_have_what_their_annotations_say() -> None:
+    kubelet = XpuKubelet(make_host(SHARE), clock=lambda: 0.0)
+    early = share("a", 8000, "2")
+    early["status"] = {"phase": "Running"}
+
+    kubelet.learn(read_pod(early))
+    kubelet.learn(read_pod(early))
+
+    assert kubelet.is_idle
+    assert kubelet.books.used(2) == 8000
+    assert kubelet.plugins[Dialect.XPUSHARE].calls == 0
+    kubelet.forget("uid-a")
+    assert kubelet.books.used(2) == 0
+
+
+def test_pod_that_is_gone_in_its_admission_leaves_nothing() -> None:
+    """As when it was deleted by force."""
+    scene = XpuScene([make_host(SHARE)])
+    uid = scene.create(share("a", 8000, "0"))
+    kubelet = scene.kubelet(SHARE)
+    while kubelet.plugins[Dialect.XPUSHARE].calls == 0:
+        scene.step(SHARE)
+
+    kubelet.forget(uid)
+    scene.settle()
+
+    assert kubelet.books.used(0) == 0
 
 
 def test_finished_pod_frees_its_device() -> None:

@@ -19,19 +19,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, Query
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
+from berthmaster_sandbox.world.kubelets import VerdictWriter, insist, make_node
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
 from berthmaster_sandbox.world.numa_machines import Machine
@@ -43,7 +42,7 @@ from berthmaster_sandbox.world.numa_reports import (
     ReportHabits,
     build_report,
 )
-from berthmaster_sandbox.world.numa_verdicts import Admitted, Rejected, Verdict
+from berthmaster_sandbox.world.numa_verdicts import Rejected, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,6 @@ NFD_NAMESPACE = "node-feature-discovery"
 NFD_MANAGER = "node-feature-discovery-topology-updater"
 # How long a kubelet or an updater of the vendors' waits at the most until the next look.
 PERIOD_S = 60.0
-WRITERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ class NumaWorld(World):
         self._client = client
         self._rng = random.Random(seed)  # noqa: S311 - no secret
         self._nodes: dict[str, _Node] = {}
-        self._outbox: asyncio.Queue[_Letter] = asyncio.Queue()
+        self._verdicts = VerdictWriter(client)
         self._published = asyncio.Event()
         self._pod_event = asyncio.Event()
         self._audits: dict[str, None] = {}
@@ -125,7 +123,7 @@ class NumaWorld(World):
         return (self._pods,)
 
     def _others(self) -> Iterable[Work]:
-        return (self._write_statuses() for _ in range(WRITERS))
+        return self._verdicts.work()
 
     def _stop(self) -> None:
         for node in self._nodes.values():
@@ -152,7 +150,7 @@ class NumaWorld(World):
             raise ValueError(f"node {name} has its zones already")
         manifest = build_node(name, labels=labels)
         manifest["spec"] = {"taints": [dict(taint) for taint in taints]}
-        owner = await self._create_node(manifest, machine)
+        owner = await make_node(self._client, manifest, machine.capacity(), machine.allocatable())
         node = _Node(name, NumaKubelet(machine), habits or UpdaterHabits(), owner)
         self._nodes[name] = node
         for pod in sorted(self._pods.store.values(), key=lambda it: (it.created, it.uid)):
@@ -176,28 +174,6 @@ class NumaWorld(World):
     def stop_updater(self, node: str) -> None:
         """Kill a node's updater at once; what it published stays."""
         self._nodes[node].stop()
-
-    async def _create_node(self, manifest: Report, machine: Machine) -> dict[str, Any]:
-        """Create the Node, or set its resources, and return an owner reference to it."""
-        name = manifest["metadata"]["name"]
-        manifest["status"] = {
-            "capacity": {key: str(amount) for key, amount in machine.capacity().items()},
-            "allocatable": {key: str(amount) for key, amount in machine.allocatable().items()},
-        }
-        try:
-            node = await self._client.create(NODES, manifest)
-        except ApiError as error:
-            if not error.is_already_exists:
-                raise
-            node = await self._client.patch(
-                f"{NODES}/{name}/status", {"status": manifest["status"]}, PatchKind.MERGE
-            )
-        return {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "name": name,
-            "uid": node["metadata"]["uid"],
-        }
 
     # The judge.
 
@@ -257,7 +233,7 @@ class NumaWorld(World):
         Raises `TimeoutError`.
         """
         async with asyncio.timeout(deadline_s):
-            await self._outbox.join()
+            await self._verdicts.written()
             while any(it.updater is not None and it.is_behind for it in self._nodes.values()):
                 await self._published.wait()
 
@@ -306,26 +282,7 @@ class NumaWorld(World):
         else:
             self.admitted += 1
             node.touch()
-        self._outbox.put_nowait(_Letter(pod, verdict))
-
-    async def _write_statuses(self) -> None:
-        while True:
-            letter = await self._outbox.get()
-            try:
-                await _insist(partial(self._write_status, letter), letter.pod.key)
-            finally:
-                self._outbox.task_done()
-
-    async def _write_status(self, letter: _Letter) -> None:
-        pod = letter.pod
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/status"
-        # The uid makes the API server refuse a pod that was made anew under the name.
-        body = {"metadata": {"uid": pod.uid}, "status": _status_of(letter.verdict)}
-        try:
-            await self._client.patch(path, body, PatchKind.STRATEGIC)
-        except ApiError as error:
-            if not error.is_not_found and not error.is_conflict:
-                raise
+        self._verdicts.post(pod, verdict)
 
     # What updaters do.
 
@@ -369,9 +326,9 @@ class NumaWorld(World):
 
     async def _publish(self, name: str, report: Report, dialect: Dialect) -> None:
         if dialect is Dialect.NFD:
-            await _insist(partial(self._apply, name, report), name)
+            await insist(partial(self._apply, name, report), name)
         else:
-            await _insist(partial(self._merge, name, report), name)
+            await insist(partial(self._merge, name, report), name)
         self.reports += 1
 
     async def _apply(self, name: str, report: Report) -> None:
@@ -385,14 +342,6 @@ class NumaWorld(World):
             if not error.is_not_found:
                 raise
             await self._client.create(REPORTS, report)
-
-
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """A verdict on its way to the API server."""
-
-    pod: PodView
-    verdict: Verdict
 
 
 class _Node:
@@ -428,33 +377,3 @@ class _Node:
         if self.updater is not None:
             self.updater.cancel()
             self.updater = None
-
-
-def _status_of(verdict: Verdict) -> dict[str, Any]:
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if isinstance(verdict, Admitted):
-        condition = {
-            "type": "PodReadyToStartContainers",
-            "status": "True",
-            "lastTransitionTime": now,
-        }
-        return {"conditions": [condition]}
-    return {
-        "phase": "Failed",
-        "reason": verdict.reason,
-        "message": f"Pod was rejected: {verdict.message}",
-        "startTime": now,
-    }
-
-
-async def _insist(work: Callable[[], Awaitable[None]], what: str) -> None:
-    """Do it, again and again if need be."""
-    backoff = Backoff(first_s=0.1, cap_s=5.0)
-    while True:
-        try:
-            await work()
-        except ClusterError as error:
-            logger.warning("cannot write", extra={"object": what, "error": str(error)})
-            await asyncio.sleep(backoff.next_s())
-        else:
-            return

@@ -44,6 +44,9 @@ class XpuKubelet:
         # Pods that were turned away, with the words.
         self.rejected: dict[str, Rejected] = {}
         self._waiting: dict[str, PodView] = {}
+        # The pod that is being admitted, and whether it is over already.
+        self._under_way = ""
+        self._is_over = False
         # Fake devices held, by uid.
         self._held: dict[str, dict[Dialect, int]] = {}
 
@@ -57,23 +60,33 @@ class XpuKubelet:
     # What the kubelet knows.
 
     def learn(self, pod: PodView) -> None:
-        """Take a bound pod over, safe to repeat; one that ended lets go of everything."""
+        """Take a bound pod over, safe to repeat; one that ended lets go of everything.
+
+        One that runs without having been admitted was there before: it has what its annotations say.
+        """
         if pod.body.is_finished:
             self.forget(pod.uid)
-        elif pod.uid not in self.verdicts and not pod.body.is_going:
+        elif pod.body.phase == "Running" and pod.uid not in self.verdicts:
+            self._adopt(pod)
+        elif not pod.body.is_going and pod.uid != self._under_way and pod.uid not in self.verdicts:
             self._waiting[pod.uid] = pod
 
     def forget(self, uid: str) -> None:
         """Let a pod be over; unknown ones are ignored."""
+        if uid == self._under_way:
+            # What it is being given is free again when its admission has come to its end.
+            self._is_over = True
+            return
         self._waiting.pop(uid, None)
         self._held.pop(uid, None)
         self.books.release(uid)
 
     def next_pod(self) -> PodView | None:
-        """Return the oldest pod that waits for its admission, and stop its waiting."""
+        """Return the oldest pod that waits, which is then to be admitted."""
         if not self._waiting:
             return None
         pod = min(self._waiting.values(), key=lambda it: (it.body.created, it.key))
+        self._under_way, self._is_over = pod.uid, False
         return self._waiting.pop(pod.uid)
 
     @property
@@ -85,6 +98,14 @@ class XpuKubelet:
     def down(self) -> tuple[Dialect, ...]:
         """Return the dialects whose plugin is dead."""
         return tuple(it for it, plugin in self.plugins.items() if not plugin.is_alive)
+
+    def _adopt(self, pod: PodView) -> None:
+        self.verdicts[pod.uid] = Admitted(zones={})
+        for dialect in self.plugins:
+            asking = [it for it in pod.body.containers if pod.amount(it, dialect)]
+            if asking:
+                self._held.setdefault(pod.uid, {})[dialect] = pod.peak(dialect)
+                self.books.give(pod, asking[-1], dialect, pod.planned(dialect, self.host) or {})
 
     # Admission.
 
@@ -101,12 +122,14 @@ class XpuKubelet:
                     container=container.name,
                 )
                 break
+        self._under_way = ""
         self.verdicts[pod.uid] = verdict
         if isinstance(verdict, Rejected):
             self.rejected[pod.uid] = verdict
-            self.forget(pod.uid)
         else:
             self.books.complete(pod)
+        if self._is_over or isinstance(verdict, Rejected):
+            self.forget(pod.uid)
         return verdict
 
     def _allocate(self, pod: PodView, container: ContainerView) -> Work[None]:

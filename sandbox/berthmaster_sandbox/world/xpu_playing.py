@@ -54,6 +54,8 @@ class _Place:
     events: list[_Event] = field(default_factory=list)
     pod: PodView | None = None
     work: Work[Verdict] | None = None
+    # The pod under way is deleted, and goes when its admission is over.
+    ends_after_admission: bool = False
     # Lives of plugins whose successor is due.
     reviving: set[tuple[Dialect, int]] = field(default_factory=set)
 
@@ -236,6 +238,9 @@ class XpuScene:
         except StopIteration as done:
             place.work = None
             self._report(place, pod, done.value)
+            if place.ends_after_admission:
+                place.ends_after_admission = False
+                self._end(place, pod.uid)
             self._admit_next(place)
             return
         wait_s = effect.seconds if isinstance(effect, Wait) else 0.0
@@ -270,7 +275,7 @@ class XpuScene:
     def _end(self, place: _Place, uid: str) -> None:
         """Let a deleted pod be gone, once its admission is over."""
         if place.work is not None and place.pod is not None and place.pod.uid == uid:
-            self._later(place, 0.0, lambda: self._end(place, uid))
+            place.ends_after_admission = True
             return
         place.kubelet.forget(uid)
         self._remove(uid)
