@@ -320,6 +320,53 @@ def test_sidecars_keep_what_they_take_as_kubernetes_has_it() -> None:
     assert reason_of(make_node({**FOUR, "memory": "9Gi"}), pod, strictUpstream=True) == ""
 
 
+def test_what_init_containers_had_is_used_again_and_binds() -> None:
+    node = make_node({"cpu": "4", GPU: "1"}, {"cpu": "8", GPU: "2"})
+
+    def init(**asked: str) -> dict[str, Any]:
+        return {"initContainers": [make_container("first", **asked)]}
+
+    # CPUs: the app has to come to the zone where those of the init container are.
+    bound = make_pod(make_container("app", cpu="8"), **init(cpu="2"))
+    assert reason_of(node, bound).startswith("cannot align container: app asks 8 cpu")
+    assert reason_of(node, bound, books="Upstream") == ""
+    assert reason_of(node, make_pod(make_container("app", cpu="4"), **init(cpu="2"))) == ""
+    assert "binds it to their zones; fits if the limit of cpu were 2" in reason_of(node, bound)
+    a, b, c = (make_container(name, cpu=cpu) for name, cpu in (("a", "6"), ("b", "2"), ("c", "4")))
+    assert reason_of(node, make_pod(a, b, c, **init(cpu="8"))) == ""
+    # While some of them are left, all come there.
+    assert reason_of(node, make_pod(a, c, **init(cpu="8"))) != ""
+    # Devices likewise, unless the app asks for none.
+    assert (
+        reason_of(node, make_pod(make_container("app", gpu="2"), **init(cpu="500m", gpu="1"))) != ""
+    )
+    assert (
+        reason_of(node, make_pod(make_container("app", cpu="7"), **init(cpu="500m", gpu="1"))) == ""
+    )
+
+
+def test_memory_of_init_containers_does_not_bind() -> None:
+    node = make_node({"cpu": "9", "memory": "4Gi"}, {"cpu": "9", "memory": "8Gi"})
+    init = [make_container("first", cpu="500m", memory="3Gi")]
+
+    def with_app(memory: str, count: int = 1) -> Pod:
+        apps = [make_container(f"app-{it}", memory=memory) for it in range(count)]
+        return make_pod(*apps, initContainers=init)
+
+    assert reason_of(node, with_app("8Gi")) == ""
+    assert reason_of(node, with_app("4Gi", 3)) == ""
+    assert reason_of(node, with_app("4Gi", 4)) != ""
+
+
+def test_restricted_kubelet_uses_again_what_init_containers_had() -> None:
+    node = make_node({"cpu": "4"}, {"cpu": "4"}, {"cpu": "8"}, policy="restricted")
+    init = [make_container("first", cpu="2")]
+
+    assert reason_of(node, make_pod(make_container("app", cpu="8"))) == ""
+    assert reason_of(node, make_pod(make_container("app", cpu="8"), initContainers=init)) != ""
+    assert reason_of(node, make_pod(make_container("app", cpu="9"), initContainers=init)) == ""
+
+
 def test_requests_of_the_pod_itself_are_not_aligned() -> None:
     own = {"cpu": "9", "memory": "1Gi"}
     pod = make_pod(make_container(cpu="9"), resources={"requests": own, "limits": own})

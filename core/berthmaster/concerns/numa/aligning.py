@@ -107,7 +107,7 @@ def units(request: NumaRequest, *, is_pod_scope: bool) -> tuple[ContainerAsk, ..
 
 
 def aligned_units(request: NumaRequest, *, is_pod_scope: bool) -> tuple[ContainerAsk, ...]:
-    """Return of each unit only what has to come from fitting zones; units without any are left out."""
+    """Return of each unit what the kubelet itself aligns; units without any are left out."""
     if is_pod_scope:
         return (ContainerAsk("", APP, request.aligned_pod),) if request.aligned_pod else ()
     return request.aligned

@@ -12,11 +12,11 @@ from fractions import Fraction
 import numpy as np
 
 from berthmaster.concerns.numa import placement, reasons
-from berthmaster.concerns.numa.aligning import NOBODY, Part, align, aligned_units, constrains
-from berthmaster.concerns.numa.amounts import is_affine, whole_part
+from berthmaster.concerns.numa.aligning import NOBODY, Part, constrains
+from berthmaster.concerns.numa.amounts import is_affine, is_memory, whole_part
 from berthmaster.concerns.numa.columns import NumaColumns, View
-from berthmaster.concerns.numa.request import STRICT, Amounts, ContainerAsk, NumaRequest
-from berthmaster.concerns.numa.restricted import align_minimally, fewest_ever
+from berthmaster.concerns.numa.request import INIT, STRICT, Amounts, ContainerAsk, NumaRequest
+from berthmaster.concerns.numa.restricted import align_minimally, align_single, fewest_ever
 from berthmaster.concerns.shape import Reason
 
 Asks = tuple[ContainerAsk, ...]
@@ -27,8 +27,8 @@ def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> 
     zones = columns.zones(row)
     if zones is None or code in reasons.OF_NODE:
         return reasons.plain(code)
-    node = _Node(columns, row, request)
     is_minimal = code in (reasons.MINIMAL_POD, reasons.MINIMAL_CONTAINER)
+    node = _Node(columns, row, request, is_minimal=is_minimal)
     failed, part = node.place(node.asks, is_minimal=is_minimal)
     if failed == NOBODY:
         # The node has changed since; the code is all that is left.
@@ -60,17 +60,28 @@ def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> 
     nearest = _nearest(wanted, cells)
     lower = nearest[1] if nearest is not None and node.fits_with(failed, nearest[1]) else ()
     return reasons.cannot_align(
-        code, ask.name, wanted, cells, nearest=nearest, lower=lower, other_scope=other_scope
+        code,
+        ask.name,
+        wanted,
+        cells,
+        nearest=nearest,
+        lower=lower,
+        other_scope=other_scope,
+        is_bound=not request.is_literal and _is_bound(node.asks, failed),
     )
 
 
 class _Node:
     """One node and one request, which may be placed there as often as one likes."""
 
-    def __init__(self, columns: NumaColumns, row: int, request: NumaRequest) -> None:
+    def __init__(
+        self, columns: NumaColumns, row: int, request: NumaRequest, *, is_minimal: bool
+    ) -> None:
         self._columns, self._row, self._request = columns, row, request
         self.is_pod_scope = bool(columns.is_pod_scope[row])
-        self.asks = aligned_units(request, is_pod_scope=self.is_pod_scope)
+        self.asks = placement.filtered_units(
+            request, is_pod_scope=self.is_pod_scope, is_single=not is_minimal
+        )
 
     def place(self, asks: Asks, *, is_minimal: bool) -> tuple[int, Part]:
         """Return the first ask that is not served, and what the zones had then."""
@@ -78,12 +89,14 @@ class _Node:
         rows = np.array([self._row], dtype=np.intp)
         every = np.ones(1, dtype=np.bool_)
         _, part, _ = next(placement.parts(self._columns, rows, every, self._request, view))
-        serve = align_minimally if is_minimal else align
+        serve = align_minimally if is_minimal else align_single
         return int(serve(part, self._request, asks)[0]), part
 
     def other_scope(self, *, is_minimal: bool) -> str:
         """Return the scope that the node has not, if the pod fitted with it."""
-        asks = aligned_units(self._request, is_pod_scope=not self.is_pod_scope)
+        asks = placement.filtered_units(
+            self._request, is_pod_scope=not self.is_pod_scope, is_single=not is_minimal
+        )
         if self.place(asks, is_minimal=is_minimal)[0] != NOBODY:
             return ""
         return "container" if self.is_pod_scope else "pod"
@@ -94,6 +107,12 @@ class _Node:
         changed = {**dict(asks[failed].amounts), **dict(cut)}
         asks[failed] = asks[failed]._replace(amounts=tuple(sorted(changed.items())))
         return self.place(tuple(asks), is_minimal=False)[0] == NOBODY
+
+
+def _is_bound(asks: Asks, failed: int) -> bool:
+    """Return whether init containers had some of what the one that failed asks; memory binds nobody."""
+    had = {name for it in asks[:failed] if it.kind == INIT for name, _ in it.amounts}
+    return any(name in had and not is_memory(name) for name, _ in asks[failed].amounts)
 
 
 def _nearest(wanted: Amounts, zones: reasons.Zones) -> tuple[int, Amounts] | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from berthmaster.api.policy import NumaStrategy, RestrictedPolicy, WhenMissing, WhenStale
 from berthmaster.concerns.numa import columns as states
 from berthmaster.concerns.numa import reasons
-from berthmaster.concerns.numa.aligning import NOBODY, Part, align, aligned_units, keeps, read_part
+from berthmaster.concerns.numa.aligning import NOBODY, Part, aligned_units, keeps, read_part, units
 from berthmaster.concerns.numa.amounts import to_text
 from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
 from berthmaster.concerns.numa.request import (
@@ -20,11 +20,11 @@ from berthmaster.concerns.numa.request import (
     PREFER,
     STRICT,
     Amounts,
+    ContainerAsk,
     NumaRequest,
-    exclusive,
     is_aligned,
 )
-from berthmaster.concerns.numa.restricted import align_minimally
+from berthmaster.concerns.numa.restricted import align_minimally, align_single
 from berthmaster.concerns.numa.scoring import score_part
 from berthmaster.concerns.numa.zones import Zones, candidates, take, take_spread
 from berthmaster.concerns.shape import Codes, Rows, Scores
@@ -61,19 +61,27 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     view = View.DOUBTFUL if is_strict else View.FREE
     for at, part, is_pod_scope in parts(columns, rows, judged, request, view):
         single = policy[at] == states.SINGLE
-        asks = aligned_units(request, is_pod_scope=is_pod_scope)
-        if not asks:
-            continue
-        of_asks = np.array([reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks])
-        if single.any():
+        asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=True)
+        if asks and single.any():
+            of_asks = np.array([reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks])
             some = part.narrow(single) if not single.all() else part
-            failed = align(some, request, asks)
+            failed = align_single(some, request, asks)
             codes[at[single]] = np.where(failed == NOBODY, 0, of_asks[failed])
-        if not single.all():
+        asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=False)
+        if asks and not single.all():
             failed = align_minimally(part.narrow(~single), request, asks)
             code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
             codes[at[~single]] = np.where(failed == NOBODY, 0, code)
     return codes
+
+
+def filtered_units(
+    request: NumaRequest, *, is_pod_scope: bool, is_single: bool
+) -> tuple[ContainerAsk, ...]:
+    """Return what zones have to give, in this order, for the filter to pass a node."""
+    if is_single and request.is_literal:
+        return units(request, is_pod_scope=is_pod_scope)
+    return aligned_units(request, is_pod_scope=is_pod_scope)
 
 
 def score_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Scores:
@@ -134,9 +142,9 @@ def parts(
     places = np.flatnonzero(chosen)
     if not len(places):
         return
-    needs_totals = (
-        request.restricted is RestrictedPolicy.PREDICT
-        or request.strategy is NumaStrategy.PREDICTED_ZONE
+    foresees = request.restricted is RestrictedPolicy.PREDICT
+    needs_totals = request.strategy is NumaStrategy.PREDICTED_ZONE or (
+        foresees and bool(np.any(columns.policy[rows[places]] == states.RESTRICTED))
     )
     # Twice the size, and one more for the scope pod: one number to sort the rows by.
     kinds = columns.sizes[rows[places]].astype(np.intp) * 2 + columns.is_pod_scope[rows[places]]
@@ -162,11 +170,7 @@ def _place(
 ) -> Iterator[tuple[int, Amounts]]:
     """Yield which zone gives what, taking it off `free`: what the kubelet is going to do."""
     for ask in aligned_units(request, is_pod_scope=is_pod_scope):
-        amounts = tuple(
-            it
-            for it in exclusive(ask.amounts, request.is_guaranteed, request.has_pod_resources)
-            if is_aligned(request, it[0])
-        )
+        amounts = tuple(it for it in ask.amounts if is_aligned(request, it[0]))
         if ask.kind == INIT or not amounts or not keeps(ask.kind, request):
             continue
         slots = _choose(free, amounts)

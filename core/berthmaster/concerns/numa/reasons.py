@@ -64,16 +64,19 @@ def cannot_align(
     nearest: tuple[int, Amounts] | None = None,
     lower: Amounts = (),
     other_scope: str = "",
+    is_bound: bool = False,
 ) -> Reason:
     """Return why no zone serves the amounts; `zones` are ids with what is free there.
 
     `amounts` are only those for which zones are looked at. Names the resource that falls short
     everywhere and the zone that has most of it, else the zones between which the request is torn and
     the `nearest`, with what it has of what is short; then what would help: `lower` limits, or the
-    `other_scope`.
+    `other_scope`. Bound: to the zones of what an init container had.
     """
     short = _short(amounts, zones)
     words = short or _torn(amounts, zones, nearest)
+    if is_bound:
+        words += "; what init containers had must be used again, which binds it to their zones"
     # What is short everywhere has been named, and is short in the nearest zone, too.
     words += _help(lower, other_scope, is_named=bool(short), is_pod=not name)
     return _reason(code, name, words)

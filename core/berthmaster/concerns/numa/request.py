@@ -60,8 +60,7 @@ class NumaRequest(NamedTuple):
 
     `containers` are the init containers in order, then the others. `pod` is the whole pod's
     effective request, for the scope pod. `resources` are the names in them. `aligned` and
-    `aligned_pod` are what of them has to come from fitting zones: all, where we decide as upstream does
-    (`is_literal`), otherwise what the kubelet itself aligns.
+    `aligned_pod` are what the kubelet itself aligns of them; upstream (`is_literal`) has zones give all.
     """
 
     is_guaranteed: bool
@@ -130,21 +129,20 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
     # Upstream has every pod with requests look for zones that list them, aligned or not.
     if found.qos != GUARANTEED and not found.names_device and not _is_literal(settings):
         return None
-    is_strict, is_literal = settings.strict_upstream, _is_literal(settings)
-    pod_total = found.totals[1 if is_strict else 0]
+    is_strict = settings.strict_upstream
     return NumaRequest(
         is_guaranteed=found.qos == GUARANTEED,
         resources=found.resources,
         containers=found.containers,
-        pod=pod_total,
-        aligned=found.containers if is_literal else found.aligned,
-        aligned_pod=pod_total if is_literal else found.aligned_pod,
+        pod=found.totals[1 if is_strict else 0],
+        aligned=found.aligned,
+        aligned_pod=found.aligned_pod,
         has_pod_resources=pod.spec.resources is not None and not is_strict,
         strategy=settings.scoring_strategy.type,
         weights=_weights(settings),
         mode=mode,
         is_strict_upstream=is_strict,
-        is_literal=is_literal,
+        is_literal=_is_literal(settings),
         when_missing=settings.when_missing,
         when_stale=settings.when_stale,
         restricted=_restricted(settings),

@@ -1,9 +1,13 @@
-"""What a kubelet with policy restricted admits: every resource in the same fewest zones.
+"""What a kubelet admits container by container, where one zone is not all there is to it.
 
 A set of zones is preferred for a resource if no smaller set could *ever* hold the amount, whatever is
-free now, and it holds it now. A container is admitted where one set is preferred for each aligned
-resource it asks. So on two zones of 4 GPUs and 16 CPUs: 6 GPUs and 10 CPUs are refused (two zones
-against one), 6 GPUs and 24 CPUs are admitted on both.
+free now, and it holds it now. A kubelet with policy restricted admits a container where one set is
+preferred for each aligned resource it asks. So on two zones of 4 GPUs and 16 CPUs: 6 GPUs and 10 CPUs
+are refused (two zones against one), 6 GPUs and 24 CPUs are admitted on both.
+
+What an init container had, the containers after it use again, and until the pod goes nobody else. CPUs
+and devices even have to be used again: a container that asks for the same resource is bound to their
+zones until all of them are taken. Memory is used again by who comes to the same zone.
 """
 
 from __future__ import annotations
@@ -15,30 +19,46 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.concerns.numa.aligning import NOBODY, Part, constrains, keeps
+from berthmaster.concerns.numa.aligning import NOBODY, Part, align, constrains
+from berthmaster.concerns.numa.amounts import CPU, is_memory
 from berthmaster.concerns.numa.columns import Flags, Ints
-from berthmaster.concerns.numa.fewest import MOST_SETS, take_off
-from berthmaster.concerns.numa.request import (
-    Amounts,
-    ContainerAsk,
-    NumaRequest,
-    exclusive,
-)
+from berthmaster.concerns.numa.fewest import MOST_SETS
+from berthmaster.concerns.numa.request import INIT, ContainerAsk, NumaRequest
+
+# Resource, amount, and per row whether zones are looked at for it.
+_Binding = list[tuple[str, int, Flags]]
+# What init containers left, by resource: per row and zone.
+_Left = dict[str, Ints]
 
 
 def align_minimally(
+    part: Part, request: NumaRequest, asks: tuple[ContainerAsk, ...], *, is_single: bool = False
+) -> NDArray[np.int64]:
+    """Place the asks one after the other; return per row the first that would be refused.
+
+    Single: by the rules of single-numa-node, whose sets have one zone.
+    """
+    failed = np.full(part.count, NOBODY, dtype=np.int64)
+    left: _Left = {}
+    for index, ask in enumerate(asks):
+        binding = [(name, need, constrains(part, request, name)) for name, need in ask.amounts]
+        admitted, chosen = _preferred(part, binding, left, is_single=is_single)
+        failed[(failed == NOBODY) & ~admitted] = index
+        if index + 1 < len(asks):
+            _hold(part, ask, chosen, left)
+    return failed
+
+
+def align_single(
     part: Part, request: NumaRequest, asks: tuple[ContainerAsk, ...]
 ) -> NDArray[np.int64]:
-    """Place the asks one after the other; return per row the first that would be refused."""
-    failed = np.full(part.count, NOBODY, dtype=np.int64)
-    for index, ask in enumerate(asks):
-        amounts = exclusive(ask.amounts, request.is_guaranteed, request.has_pod_resources)
-        admitted, chosen = _preferred(part, request, amounts)
-        alive = failed == NOBODY
-        failed[alive & ~admitted] = index
-        if keeps(ask.kind, request) and index + 1 < len(asks):
-            take_off(part, amounts, alive & admitted, chosen)
-    return failed
+    """Place the asks one after the other in one zone each; return per row the first that has none.
+
+    Upstream has init containers give everything back.
+    """
+    if request.is_literal or all(it.kind != INIT for it in asks):
+        return align(part, request, asks)
+    return align_minimally(part, request, asks, is_single=True)
 
 
 def fewest_ever(part: Part, resource: str, amount: int) -> Ints:
@@ -52,14 +72,14 @@ def fewest_ever(part: Part, resource: str, amount: int) -> Ints:
     return fewest
 
 
-def _preferred(part: Part, request: NumaRequest, amounts: Amounts) -> tuple[Flags, Flags]:
+def _preferred(
+    part: Part, binding: _Binding, left: _Left, *, is_single: bool
+) -> tuple[Flags, Flags]:
     """Return per row whether some set is preferred for all, and the lowest such set of zones."""
     chosen = np.zeros((part.count, part.size), dtype=np.bool_)
     admitted = np.ones(part.count, dtype=np.bool_)
     width = np.zeros(part.count, dtype=np.int64)
-    binding = [(name, need, constrains(part, request, name)) for name, need in amounts]
-    for name, need, binds in binding:
-        fewest = fewest_ever(part, name, need)
+    for fewest, binds in _widths(part, binding, is_single=is_single):
         admitted &= ~binds | (width == 0) | (width == fewest)
         width = np.where(binds, fewest, width)
     admitted &= width <= part.size
@@ -71,11 +91,88 @@ def _preferred(part: Part, request: NumaRequest, amounts: Amounts) -> tuple[Flag
         fits = np.ones((len(rows), len(sets)), dtype=np.bool_)
         for name, need, binds in binding:
             free = np.maximum(part.amounts[name][rows], 0)[:, sets].sum(axis=2)
-            fits &= (free >= need) | ~binds[rows, None]
+            again = left[name][rows] if name in left else None
+            fits &= _holds(name, need, free, again, sets) | ~binds[rows, None]
         some = fits.any(axis=1)
         admitted[rows[~some]] = False
         chosen[rows[some, None], sets[fits[some].argmax(axis=1)]] = True
     return admitted, chosen
+
+
+def _widths(part: Part, binding: _Binding, *, is_single: bool) -> list[tuple[Ints, Flags]]:
+    """Return per resource how many zones a preferred set has; all kinds of memory are looked at as one."""
+    if is_single:
+        one = np.ones(part.count, dtype=np.int64)
+        return [(one, binds) for _, _, binds in binding]
+    found = []
+    together = [it for it in binding if is_memory(it[0])]
+    if len(together) > 1:
+        binds = np.logical_or.reduce([it[2] for it in together])
+        found.append((_fewest_together(part, together), binds))
+    for name, need, binds in binding:
+        if len(together) < 2 or not is_memory(name):
+            found.append((fewest_ever(part, name, need), binds))
+    return found
+
+
+def _fewest_together(part: Part, binding: _Binding) -> Ints:
+    fewest = np.full(part.count, part.size + 1, dtype=np.int64)
+    for count in range(part.size, 0, -1):
+        sets = _sets_by_mask(part.size, count)
+        holds = np.ones((part.count, len(sets)), dtype=np.bool_)
+        for name, need, binds in binding:
+            totals = np.maximum(part.totals[name], 0)[:, sets].sum(axis=2)
+            holds &= (totals >= need) | ~binds[:, None]
+        fewest[holds.any(axis=1)] = count
+    return fewest
+
+
+def _holds(name: str, need: int, free: Ints, again: Ints | None, sets: NDArray[np.intp]) -> Flags:
+    """Return per row and set of zones whether it has the amount, together with what is used again."""
+    holds: Flags = free >= need
+    if again is None:
+        return holds
+    if is_memory(name):
+        # Of memory that lies across zones we do not know how much lies where.
+        if sets.shape[1] == 1:
+            holds = free + again[:, sets[:, 0]] >= need
+        return holds
+    there = again > 0
+    has_all: Flags = there[:, sets].sum(axis=2) == there.sum(axis=1)[:, None]
+    has_all &= free + again.sum(axis=1)[:, None] >= need
+    return has_all
+
+
+def _hold(part: Part, ask: ContainerAsk, chosen: Flags, left: _Left) -> None:
+    """Take an ask's amounts from the chosen zones: first what is used again, then what is free."""
+    is_one = chosen.sum(axis=1) == 1
+    for name, need in ask.amounts:
+        usable = chosen & is_one[:, None] if is_memory(name) else chosen
+        again = left.get(name)
+        reused = np.zeros_like(part.amounts[name])
+        if again is not None:
+            reused = _spread(np.full(part.count, need), np.where(usable, again, 0))
+        cells = part.amounts[name]
+        offers = np.where(chosen, np.maximum(cells, 0), 0)
+        taken = _spread(need - reused.sum(axis=1), offers, is_fullest_first=name == CPU)
+        cells -= taken
+        if ask.kind == INIT:
+            more: Ints = np.where(usable, taken, 0)
+            left[name] = more if again is None else again + more
+        elif again is not None:
+            left[name] = again - reused
+
+
+def _spread(amounts: Ints, offers: Ints, *, is_fullest_first: bool = False) -> Ints:
+    """Return what each zone gives: ascending, or those that have least free first, as CPUs are taken."""
+    if not is_fullest_first or offers.shape[1] < 2:
+        before = np.cumsum(offers, axis=1) - offers
+        return np.clip(amounts[:, None] - before, 0, offers)
+    order = np.argsort(offers, axis=1, kind="stable")
+    given = _spread(amounts, np.take_along_axis(offers, order, axis=1))
+    taken = np.zeros_like(offers)
+    np.put_along_axis(taken, order, given, axis=1)
+    return taken
 
 
 @lru_cache(maxsize=64)
