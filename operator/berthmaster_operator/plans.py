@@ -163,6 +163,7 @@ def plan_topology(
             started_s=it.started_s,
             is_exclusive=it.is_guaranteed,
             devices=it.devices,
+            held=it.held,
         )
         for it in facts.pods.values()
         if not it.is_finished

@@ -6,10 +6,10 @@ node that it is bound to, else to the one that our allocation sends it to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
 
 import msgspec
 
@@ -17,8 +17,9 @@ from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Condition, ConfigMap, Struct
 from berthmaster.api.policy import Mode
-from berthmaster.concerns.numa.amounts import is_extended
-from berthmaster.concerns.numa.request import GUARANTEED
+from berthmaster.concerns.numa.amounts import is_extended, read_request
+from berthmaster.concerns.numa.inventory import HeldByContainer
+from berthmaster.concerns.numa.request import GUARANTEED, exclusive
 
 OUR_CONDITIONS = (names.DISK_IO_READY_ON_NODE, names.TOPOLOGY_READY_ON_NODE)
 
@@ -40,6 +41,8 @@ class PodSeen:
     refused_s: float | None = None
     is_guaranteed: bool = False
     devices: tuple[str, ...] = ()
+    # The containers that hold anything alone, and what; in the order in which the books have them.
+    held: tuple[HeldByContainer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +107,12 @@ class _PodMeta(_Meta, frozen=True):
 
 
 class _Resources(Struct, frozen=True):
-    requests: dict[str, Any] | None = None
-    limits: dict[str, Any] | None = None
+    requests: dict[str, str | float] | None = None
+    limits: dict[str, str | float] | None = None
 
 
 class _Container(Struct, frozen=True):
+    name: str = ""
     resources: _Resources = _Resources()
     restart_policy: str = ""
 
@@ -117,6 +121,7 @@ class _PodSpec(Struct, frozen=True):
     node_name: str = ""
     containers: list[_Container] | None = None
     init_containers: list[_Container] | None = None
+    resources: _Resources | None = None
 
 
 class _PodStatus(Struct, frozen=True):
@@ -176,7 +181,8 @@ def decode_pod(raw: bytes) -> PodSeen:
         started_s=_written_s(pod) if pod.spec.node_name and pod.status.start_time else None,
         refused_s=_written_s(pod) if pod.status.reason == names.TOPOLOGY_AFFINITY_ERROR else None,
         is_guaranteed=pod.status.qos_class == GUARANTEED,
-        devices=_devices(pod.spec),
+        devices=(devices := _devices(pod.spec)),
+        held=_held(pod) if devices or pod.status.qos_class == GUARANTEED else (),
     )
 
 
@@ -187,17 +193,41 @@ def _written_s(pod: _Pod) -> float | None:
     return max(times, default=None)
 
 
+def _staying(spec: _PodSpec) -> Iterator[_Container]:
+    """Yield the containers that last as long as the pod: sidecars, then the others."""
+    yield from (it for it in spec.init_containers or () if it.restart_policy == "Always")
+    yield from spec.containers or ()
+
+
 def _devices(spec: _PodSpec) -> tuple[str, ...]:
     """Return the devices that containers which stay ask for."""
-    staying = [it for it in spec.init_containers or () if it.restart_policy == "Always"]
     found = {
         name
-        for container in (*(spec.containers or ()), *staying)
+        for container in _staying(spec)
         for side in (container.resources.requests, container.resources.limits)
         for name in side or ()
         if is_extended(name)
     }
     return tuple(sorted(found)) if found else ()
+
+
+def _held(pod: _Pod) -> tuple[HeldByContainer, ...]:
+    is_guaranteed = pod.status.qos_class == GUARANTEED
+    has_pod_resources = pod.spec.resources is not None
+    found = []
+    for it in _staying(pod.spec):
+        asked = {**(it.resources.limits or {}), **(it.resources.requests or {})}
+        amounts = tuple((name, read_request(name, text)) for name, text in sorted(asked.items()))
+        held = exclusive(amounts, is_guaranteed, has_pod_resources)
+        if held:
+            found.append((it.name, tuple(name for name, _ in held)))
+    return _intern(tuple(found))
+
+
+@lru_cache(maxsize=4096)
+def _intern(held: tuple[HeldByContainer, ...]) -> tuple[HeldByContainer, ...]:
+    # The pods of a workload have the same.
+    return held
 
 
 def _seconds(text: str) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
 from berthmaster.concerns.numa.request import holds_exclusive
 from berthmaster.concerns.shape import Holder
+from support.placement_vectors import METADATA, VECTOR, encode
 
 GPU = "vendor.com/gpu"
 CPUS, GPUS = 8, 2
@@ -54,14 +56,21 @@ def make_topology(
     written_s: int | None = None,
     pods: list[str] | None = None,
     method: str = "",
+    placed: Mapping[str, int] | None = None,
     **fields: Any,
 ) -> NodeResourceTopology:
+    """Return a topology; `placed` are the zones of pods, where the updater tells them."""
     attributes = [{"name": "topologyManagerPolicy", "value": "single-numa-node"}]
     if pods is not None:
         text = fingerprint(("default", name) for name in pods)
         attributes.append({"name": "nodeTopologyPodsFingerprint", "value": text})
     if method:
         attributes.append({"name": "nodeTopologyPodsFingerprintMethod", "value": method})
+    vectors: dict[int, str] = {}
+    if placed is not None:
+        zone_of = {("default", name, "c"): zone for name, zone in placed.items()}
+        text, vectors = encode(zone_of, len(free))
+        attributes.append({"name": METADATA, "value": text})
     metadata: dict[str, Any] = {"name": "n", "uid": "nrt"}
     if written_s is not None:
         time = f"2026-01-01T{written_s // 3600:02}:{written_s // 60 % 60:02}:{written_s % 60:02}Z"
@@ -73,6 +82,7 @@ def make_topology(
         {
             "name": f"node-{at}",
             "type": "Node",
+            "attributes": [{"name": VECTOR, "value": vectors[at]}] if at in vectors else [],
             "resources": [
                 {"name": "cpu", "capacity": CPUS, "allocatable": CPUS, "available": cpus},
                 {"name": GPU, "capacity": GPUS, "allocatable": GPUS, "available": gpus},
@@ -98,6 +108,7 @@ def on_node(pod: Pod, created: float | None = 0, started: float | None = None) -
         started_s=None if started is None else T0 + started,
         is_exclusive=native,
         devices=devices,
+        held=(("c", ("cpu", "memory", *devices)),),
     )
 
 
@@ -318,13 +329,153 @@ def test_pod_that_is_gone_gives_nothing_back_before_the_report_says_so() -> None
     write(columns, built)
     charge(columns, pod)
 
-    usage = CONCERN.usage(pod, None)
-    assert usage is not None
-    CONCERN.release(columns, 0, holder(pod), usage)
+    release(columns, pod)
     assert free_cpus(columns) == [4]
 
     write(columns, build_topology(make_topology([(8, 2)], pods=[]), previous=to_status(built)))
     assert free_cpus(columns) == [8]
+
+
+def release(columns: NumaColumns, pod: Pod) -> None:
+    usage = CONCERN.usage(pod, None)
+    assert usage is not None
+    CONCERN.release(columns, 0, holder(pod), usage)
+
+
+def test_pod_that_is_gone_leaves_the_zone_in_which_its_updater_saw_it() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    here = [on_node(pod)]
+    topology = make_topology([(8, 2), (4, 2)], pods=["p"], placed={"p": 1})
+    built = build_topology(topology, here)
+    write(columns, built)
+    charge(columns, pod)
+    assert free_cpus(columns) == [8, 4]
+
+    release(columns, pod)
+    assert free_cpus(columns) == free_cpus(columns, View.DOUBTFUL) == [8, 8]
+
+    # The operator has seen its end, too; the numbers are still those that count it.
+    gone = build_topology(topology, previous=to_status(built))
+    write(columns, gone)
+    assert free_cpus(columns) == [8, 8]
+
+    # Numbers that do not count it any more give nothing twice.
+    newer = make_topology([(8, 2), (8, 2)], pods=[], placed={})
+    write(columns, build_topology(newer, previous=to_status(gone)))
+    assert free_cpus(columns) == [8, 8]
+
+
+def test_newer_numbers_that_do_not_tell_zones_give_nothing_back() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    built = build_topology(
+        make_topology([(8, 2), (4, 2)], pods=["p"], placed={"p": 1}), [on_node(pod)]
+    )
+    write(columns, built)
+    charge(columns, pod)
+    release(columns, pod)
+
+    # The operator has not seen its end, so the pod is taken for counted as before.
+    newer = build_topology(
+        make_topology([(8, 2), (8, 2)], written_s=9, pods=[], placed={}),
+        [on_node(pod)],
+        previous=to_status(built),
+    )
+    write(columns, newer)
+
+    assert reported(newer) == {"uid-p"}
+    assert free_cpus(columns) == [8, 8]
+
+
+def test_zones_come_back_up_to_what_they_have() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    write(
+        columns,
+        build_topology(
+            make_topology([(8, 2), (7, 2)], pods=["p"], placed={"p": 1}), [on_node(pod)]
+        ),
+    )
+    charge(columns, pod)
+
+    release(columns, pod)
+
+    assert free_cpus(columns) == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("change", "zones"),
+    [
+        ({}, ("1",)),
+        ({"placed": {"p": 1, "other": 0}}, ()),
+        ({"placed": {"p": 5}}, ()),
+        ({"pods": ["stranger"]}, ()),
+    ],
+)
+def test_zones_are_told_where_all_agrees(change: dict[str, Any], zones: tuple[str, ...]) -> None:
+    asked = {"pods": ["p"], "placed": {"p": 1}, **change}
+
+    built = build_topology(make_topology([(8, 2), (4, 2)], **asked), [on_node(make_pod("p", 4))])
+
+    assert built.topology is not None
+    assert built.topology.reported_zones == zones
+
+
+def test_zones_of_kubelets_that_may_use_several_are_not_read() -> None:
+    topology = make_topology([(8, 2), (4, 2)], pods=["p"], placed={"p": 1})
+
+    built = build_topology(replace(topology, policy="restricted"), [on_node(make_pod("p", 4))])
+
+    assert built.topology is not None
+    assert built.topology.reported_zones == ()
+
+
+def test_predictions_are_compared_once_with_what_updaters_saw() -> None:
+    columns = new_columns()
+    pods = [make_pod("hit", 4), make_pod("miss", 4)]
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    for pod in pods:
+        charge(columns, pod)
+    stranger = make_pod("stranger", 2)
+    charge(columns, stranger, ours=False)
+
+    built = build_topology(
+        make_topology(
+            [(4, 2), (2, 2)],
+            pods=["hit", "miss", "stranger"],
+            placed={"hit": 0, "miss": 1, "stranger": 1},
+        ),
+        [on_node(it) for it in (*pods, stranger)],
+    )
+    write(columns, built)
+    write(columns, built)
+
+    assert (columns.hits, columns.misses) == (1, 1)
+    # Who starts anew reads the pods after the numbers, and comes to the same.
+    fresh = new_columns()
+    write(fresh, build_topology(make_topology([(8, 2), (8, 2)])))
+    usages = [CONCERN.usage(it, {"zones": {"0": {"cpu": "4"}}}) for it in pods]
+    write(fresh, built)
+    for pod, usage in zip(pods, usages, strict=True):
+        assert usage is not None
+        CONCERN.charge(fresh, 0, holder(pod), usage)
+    assert (fresh.hits, fresh.misses) == (1, 1)
+
+
+@pytest.mark.parametrize("zones", [("0", "1"), ("x",), ("0,",), ("0,1",)])
+def test_zones_of_another_form_are_left_alone(zones: tuple[str, ...]) -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    built = build_topology(make_topology([(4, 2)], pods=["p"]), [on_node(pod)])
+    assert built.topology is not None
+    changed = built.topology.model_copy(update={"reported_zones": zones})
+    write(columns, replace(built, topology=changed))
+    charge(columns, pod)
+
+    release(columns, pod)
+
+    assert free_cpus(columns) == [4]
 
 
 @settings(max_examples=60, deadline=None)
@@ -448,14 +599,17 @@ class StrictPods(RuleBasedStateMachine):
             assert usage is not None
             CONCERN.release(self.columns, 0, holder(pod), usage)
 
-    @rule(with_fingerprint=st.booleans())
-    def report(self, with_fingerprint: bool = True) -> None:
+    @rule(with_fingerprint=st.booleans(), with_placement=st.booleans())
+    def report(self, with_fingerprint: bool = True, with_placement: bool = False) -> None:
         self.clock += 1
         self.reports.append(
             make_topology(
                 [(zone[0], zone[1]) for zone in self.kubelet.zones],
                 written_s=self.clock,
                 pods=list(self.kubelet.pods) if with_fingerprint else None,
+                placed={name: zone for name, (zone, *_) in self.kubelet.pods.items()}
+                if with_placement
+                else None,
             )
         )
 

@@ -11,6 +11,7 @@ from berthmaster.api import names
 from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster_operator.handlers import node_resource_topologies
 from operator_program.worlds import BEGIN, INVENTORY, NODE, World, make_pod, make_policy
+from support.placement_vectors import METADATA, VECTOR, encode
 
 GPU = "vendor.com/gpu"
 
@@ -281,3 +282,58 @@ async def test_pods_that_end_otherwise_refute_nothing(world: World) -> None:
     await world.settle()
 
     assert status(world)["topology"]["freshness"] == "Fresh"
+
+
+def make_container(name: str, **fields: Any) -> dict[str, Any]:
+    limits = {key.replace("gpu", GPU): value for key, value in fields.pop("limits", {}).items()}
+    return {"name": name, "resources": {"limits": limits}, **fields}
+
+
+async def test_zones_of_containers_are_published_where_the_updater_tells_them(world: World) -> None:
+    whole = {"cpu": "2", "memory": "1Gi"}
+    pod = make_running("p")
+    pod["spec"]["initContainers"] = [
+        make_container("prepare", limits=whole),
+        make_container("side", limits=whole, restartPolicy="Always"),
+    ]
+    pod["spec"]["containers"] = [
+        make_container("app", limits={**whole, "gpu": "1"}),
+        # No zone lists memory, so its kubelet has nothing of a zone for it.
+        make_container("shared", limits={"cpu": "100m", "memory": "1Gi"}),
+    ]
+    burstable = make_running("b", qosClass="Burstable")
+    burstable["spec"]["containers"] = [make_container("b", limits={"cpu": "2", "gpu": "1"})]
+    zone_of = {("team", "p", "side"): 0, ("team", "p", "app"): 1, ("team", "b", "b"): 1}
+    metadata, vectors = encode(zone_of, 2)
+    topology = make_topology(2, written_s=3, pods=["p", "b"])
+    topology["attributes"].append({"name": METADATA, "value": metadata})
+    other = {**topology["zones"][0], "name": "node-1"}
+    topology["zones"].append(other)
+    for zone, vector in vectors.items():
+        topology["zones"][zone]["attributes"] = [{"name": VECTOR, "value": vector}]
+
+    world.add_pod(pod)
+    world.add_pod(burstable)
+    show(world, topology)
+    await world.settle()
+
+    found = status(world)["topology"]
+    assert (found["reportedPods"], found["reportedZones"]) == (["b", "p"], ["1", "0,1,-"])
+
+
+async def test_zones_that_are_not_told_any_more_leave_the_inventory(world: World) -> None:
+    pod = make_running("p")
+    pod["spec"]["containers"] = [make_container("c", limits={"cpu": "2", "memory": "1Gi"})]
+    world.add_pod(pod)
+    topology = make_topology(6, written_s=3, pods=["p"])
+    metadata, _ = encode({("team", "p", "c"): 0}, 1)
+    topology["attributes"].append({"name": METADATA, "value": metadata})
+    show(world, topology)
+    await world.settle()
+    assert status(world)["topology"]["reportedZones"] == ["0"]
+
+    world.now_s += 10
+    show(world, make_topology(6, written_s=9, pods=["p"], version=2))
+    await world.settle()
+
+    assert status(world)["topology"]["reportedZones"] == []

@@ -82,6 +82,10 @@ class Zone(Model):
     )
 
 
+# The zones of a pod's containers, as text.
+LONGEST_ZONES = 256
+
+
 class Freshness(StrEnum):
     """How far a topology can be relied upon."""
 
@@ -115,6 +119,14 @@ class Topology(Model):
     reported_pods: Annotated[
         tuple[str, ...],
         Field(description="UIDs of pods with exclusive resources that `available` counts."),
+    ] = ()
+    reported_zones: Annotated[
+        tuple[Annotated[str, Field(max_length=LONGEST_ZONES)], ...],
+        Field(
+            description="Where the updater says that each of `reportedPods` lies, in their order: the zone "
+            "of each container that holds anything alone, such as `0,1`, `-` where it is none; empty: not "
+            "told. Absent: the updater tells it of no pod."
+        ),
     ] = ()
     fingerprint: Annotated[str, Field(description="The updater's fingerprint of its pods.")] = ""
 

@@ -85,6 +85,9 @@ MEMORY_MANAGER_POLICY = "memoryManagerPolicy"
 FINGERPRINT = "nodeTopologyPodsFingerprint"
 FINGERPRINT_METHOD = "nodeTopologyPodsFingerprintMethod"
 FINGERPRINT_EXCLUSIVE = "with-exclusive-resources"
+# In which zone each container lies: at the top level, and the positions in each zone.
+PLACEMENT_METADATA = f"{TOPOLOGY_GROUP}/numaplacement-metadata"
+PLACEMENT_VECTOR = f"{TOPOLOGY_GROUP}/numaplacement-vector"
 FINGERPRINT_ANNOTATION = f"{TOPOLOGY_GROUP}/fingerprint"
 # The reason of a pod that its kubelet could not align.
 TOPOLOGY_AFFINITY_ERROR = "TopologyAffinityError"

@@ -55,11 +55,15 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopologyZone:
-    """One NUMA zone; `costs` are the distances to other zones by id."""
+    """One NUMA zone; `costs` are the distances to other zones by id.
+
+    `placement` is the updater's text about the containers that lie there, empty where it says nothing.
+    """
 
     id: int
     resources: Mapping[str, Amounts]
     costs: Mapping[int, int]
+    placement: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,8 @@ class NodeResourceTopology:
     # Empty where the updater does not say which pods its fingerprint covers.
     fingerprint_method: str = ""
     is_fingerprint_annotated: bool = False
+    # What the zones' `placement` is to be read by.
+    placement: str = ""
     written_s: float | None = None
     zones: tuple[TopologyZone, ...] = ()
     problems: tuple[str, ...] = field(default=())
@@ -103,6 +109,7 @@ def topology_from_manifest(manifest: Mapping[str, Any]) -> NodeResourceTopology:
         fingerprint=fingerprint,
         fingerprint_method=_first(attributes, names.FINGERPRINT_METHOD) or "",
         is_fingerprint_annotated=is_annotated,
+        placement=_first(attributes, names.PLACEMENT_METADATA) or "",
         written_s=_written_s(metadata.get("managedFields")),
         zones=tuple(_zones(manifest.get("zones"), problems)),
         problems=tuple(problems.words),
@@ -160,10 +167,17 @@ def _manager_policy(attributes: Sequence[tuple[str, str]], name: str) -> str | N
     return value.lower() if value in _MANAGERS else None
 
 
-def _attributes(value: object, problems: _Problems) -> list[tuple[str, str]]:
+def _vector(value: object, at: str, problems: _Problems) -> str:
+    attributes = _attributes(value, problems, f"{at}.attributes") if value else []
+    return _first(attributes, names.PLACEMENT_VECTOR) or ""
+
+
+def _attributes(
+    value: object, problems: _Problems, at: str = "attributes"
+) -> list[tuple[str, str]]:
     found = []
-    for index, entry in enumerate(_list(value, "attributes", problems)):
-        it = _object(entry, f"attributes[{index}]", problems)
+    for index, entry in enumerate(_list(value, at, problems)):
+        it = _object(entry, f"{at}[{index}]", problems)
         found.append((_text(it.get("name")), _text(it.get("value"))))
     return found
 
@@ -220,6 +234,7 @@ def _zones(value: object, problems: _Problems) -> Iterator[TopologyZone]:
                 id=id_,
                 resources=_resources(zone.get("resources"), at, problems),
                 costs=_costs(zone.get("costs"), at, problems),
+                placement=_vector(zone.get("attributes"), at, problems),
             )
 
 

@@ -8,8 +8,8 @@ numbers per node, and an array is written where they change.
 
 A pod that the report does not count is taken off the zones that it was given, or else off those
 where its kubelet will have put it; only what it holds exclusively is. Released, a pod that the
-report still counts gives nothing back before the next report: which zone it leaves is known to the
-kubelet alone.
+report still counts gives back what it held to the zones in which the updater saw it. Where it tells of
+none, nothing comes back before the next report: which zone the pod leaves is known to the kubelet alone.
 """
 
 from __future__ import annotations
@@ -82,6 +82,10 @@ class _Row:
     held: dict[str, NumaUsage] = field(default_factory=dict)
     free: Zones = field(default_factory=list)
     doubtful: Zones = field(default_factory=list)
+    # Released, and still in the report, which says where they lay.
+    leaving: dict[str, NumaUsage] = field(default_factory=dict)
+    # Held, and their predicted zones compared with the observed ones.
+    compared: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -147,6 +151,9 @@ class NumaColumns:
         self.charging = Charging.PREDICTED
         self._cost_ids: dict[tuple[tuple[int, ...], ...], int] = {}
         self._is_strict = False
+        # Pods that lie where it was predicted, and others, as far as updaters tell; counted up.
+        self.hits = 0
+        self.misses = 0
         self._rows: list[_Row] = []
 
     def resize(self, rows: int) -> None:
@@ -187,6 +194,8 @@ class NumaColumns:
         it.zones = zones
         if zones is not None:
             self._enter_block(row, zones)
+            for key in zones.observed.keys() & it.held.keys():
+                self._compare(it, key, it.held[key])
         self._recount(row)
 
     def clear(self, row: int) -> None:
@@ -200,6 +209,7 @@ class NumaColumns:
         it = self._rows[row]
         is_new = holder.key not in it.held
         it.held[holder.key] = usage
+        self._compare(it, holder.key, usage)
         if is_new and it.zones is not None and self.charging is Charging.PREDICTED:
             # The last to come is the last to be counted: what was counted before it stands.
             if holder.key not in it.zones.reported:
@@ -211,9 +221,14 @@ class NumaColumns:
     def release(self, row: int, holder: Holder) -> None:
         """Give back what a holder used; unknown holders are ignored."""
         it = self._rows[row]
-        if it.held.pop(holder.key, None) is None:
+        usage = it.held.pop(holder.key, None)
+        it.compared.discard(holder.key)
+        if usage is None or it.zones is None:
             return
-        if it.zones is not None and holder.key not in it.zones.reported:
+        is_observed = holder.key in it.zones.observed
+        if is_observed:
+            it.leaving[holder.key] = usage
+        if is_observed or holder.key not in it.zones.reported:
             self._recount(row)
 
     @property
@@ -289,6 +304,7 @@ class NumaColumns:
         self.state[row] = _STATES[zones.freshness]
         it.free = [dict(zone) for zone in zones.offered]
         it.doubtful = it.free
+        self._give_back(it, zones)
         for key, usage in it.held.items():
             if key in zones.reported:
                 continue
@@ -297,6 +313,38 @@ class NumaColumns:
             elif usage.reserved is not None:
                 self._reserve(row, it, usage)
         self._publish(row, it)
+
+    def _give_back(self, it: _Row, zones: NodeZones) -> None:
+        """Add what pods held that are gone and in the report, where they lay by the same report."""
+        it.leaving = {
+            key: usage
+            for key, usage in it.leaving.items()
+            if key in zones.observed and key not in it.held
+        }
+        if self.charging is not Charging.PREDICTED:
+            return
+        slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
+        for key, usage in it.leaving.items():
+            if len(usage.containers) != len(zones.observed[key]):
+                continue
+            for amounts, id_ in zip(usage.containers, zones.observed[key], strict=True):
+                if id_ in slots:
+                    arithmetic.give(it.free, slots[id_], amounts, zones.totals[slots[id_]])
+
+    def _compare(self, it: _Row, key: str, usage: NumaUsage) -> None:
+        """Count once whether a pod that we placed lies in the zones that were foreseen."""
+        if it.zones is None or not usage.zones or key in it.compared:
+            return
+        observed = it.zones.observed.get(key)
+        if observed is None:
+            return
+        it.compared.add(key)
+        if {id_ for id_, amounts in usage.zones if amounts} == {
+            id_ for id_ in observed if id_ >= 0
+        }:
+            self.hits += 1
+        else:
+            self.misses += 1
 
     def _take(self, it: _Row, zones: NodeZones, usage: NumaUsage) -> None:
         if not usage.containers:

@@ -10,6 +10,9 @@ and nothing in them says which. So it is worked out here, and written beside the
   the API server learned that the kubelet had taken it, both by the API server's clock.
 * **Before.** What was in the numbers stays in them until the pod is gone.
 
+Where a fingerprint matches and the updater says in which zone each container lies (`observing`), that is
+written beside them, too.
+
 Never because the numbers moved by as much as the pod asks: something else may have.
 Pods without exclusive resources are never in the numbers, and not listed.
 
@@ -19,11 +22,12 @@ they are written anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from berthmaster.api import names
 from berthmaster.api.inventory import (
+    LONGEST_ZONES,
     Freshness,
     NodeInventoryStatus,
     Topology,
@@ -38,12 +42,17 @@ from berthmaster.concerns.numa.fingerprint import (
     is_fingerprint,
     pod_hash,
 )
+from berthmaster.concerns.numa.observing import decode_placement
 
 MARGIN_S = 1.0
 # So many pods may have started since the updater looked, and still its fingerprint is recognised.
 MOST_LATECOMERS = 16
 _LONGEST_MESSAGE = 4096
 _SHOWN_PROBLEMS = 5
+
+
+# A container's name, and the resources that it holds alone.
+HeldByContainer = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,7 @@ class PodOnNode:
     `started_s` is when the API server learned that the kubelet had taken the pod, None while it has
     not: seconds since the epoch by the API server's clock, as is `created_s`. `is_exclusive` tells of
     cpu, memory and hugepages; `devices` are the devices it names, which count if some zone lists them.
+    `held` are the containers that hold anything alone, in the order in which `NumaUsage` has them.
     """
 
     uid: str
@@ -62,6 +72,7 @@ class PodOnNode:
     started_s: float | None = None
     is_exclusive: bool = False
     devices: tuple[str, ...] = ()
+    held: tuple[HeldByContainer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +110,9 @@ def build_topology(
     on_node = tuple(pods)
     holding = [it for it in on_node if it.is_exclusive or not listed.isdisjoint(it.devices)]
     before = _previously(previous, nrt)
-    counted = _counted(nrt, on_node, holding, before)
+    matched = _matching(nrt, on_node, holding)
+    counted = _counted(nrt, holding, before, matched)
+    observed = _observed(nrt, matched or (), listed)
     unreflected = {it.uid for it in holding if it.started_s is not None and it.uid not in counted}
     is_unchanged = previous is not None and _is_same_report(previous, nrt)
     if is_unchanged:
@@ -107,6 +120,7 @@ def build_topology(
         gone = before - {it.uid for it in on_node}
         counted |= gone
         unreflected |= gone
+        observed = observed or _previously_observed(previous, nrt)
     state = freshness or _freshness(is_stale=is_stale, is_refuted=bool(refused))
     zones = tuple(_zone(nrt, index) for index in range(len(nrt.zones)))
     return TopologyInventory(
@@ -118,8 +132,9 @@ def build_topology(
                 "cpuManagerPolicy": nrt.cpu_manager_policy,
                 "memoryManagerPolicy": nrt.memory_manager_policy,
                 "freshness": state,
-                "reportedPods": tuple(sorted(counted)),
-                "fingerprint": nrt.fingerprint[:64],
+                "reportedPods": (reported := tuple(sorted(counted))),
+                "reportedZones": tuple(observed.get(it, "") for it in reported) if observed else (),
+                "fingerprint": _brief(nrt.fingerprint),
             }
         ),
         zones=zones,
@@ -132,17 +147,60 @@ def build_topology(
 
 def _counted(
     nrt: NodeResourceTopology,
-    pods: Sequence[PodOnNode],
     holding: Sequence[PodOnNode],
     before: frozenset[str],
+    matched: Sequence[PodOnNode] | None,
 ) -> set[str]:
     """Return the uids of those of the holding pods that the numbers count."""
     known = {it.uid for it in holding}
     counted = {it.uid for it in holding if it.uid in before or _is_later(nrt, it)}
-    matched = _matching(nrt, pods, holding)
     if matched is not None:
         counted |= {it.uid for it in matched if it.uid in known}
     return counted
+
+
+def _observed(
+    nrt: NodeResourceTopology, matched: Sequence[PodOnNode], listed: set[str]
+) -> Mapping[str, str]:
+    """Return by uid where the updater says that the pods lie which its numbers count."""
+    # With other policies a container may lie in several zones, and no position says so.
+    if not nrt.placement or not matched or nrt.policy != "single-numa-node":
+        return {}
+    # What no zone lists, the kubelet has not taken from a zone.
+    keys = {
+        it.uid: [
+            None if listed.isdisjoint(held) else (it.namespace, it.name, container)
+            for container, held in it.held
+        ]
+        for it in matched
+    }
+    vectors = {zone.id: zone.placement for zone in nrt.zones}
+    pinned = [key for each in keys.values() for key in each if key is not None]
+    zone_of = decode_placement(nrt.placement, vectors, pinned)
+    if zone_of is None or not set(zone_of.values()) <= set(vectors):
+        return {}
+    told = {
+        uid: ",".join("-" if key is None else str(zone_of[key]) for key in each)
+        for uid, each in keys.items()
+        if any(each)
+    }
+    return {uid: text for uid, text in told.items() if len(text) <= LONGEST_ZONES}
+
+
+def _previously_observed(
+    previous: NodeInventoryStatus | None, nrt: NodeResourceTopology
+) -> Mapping[str, str]:
+    """Return where the pods of the same report lay: who is gone since then was in it."""
+    before = previous.topology if previous is not None else None
+    if before is None or before.fingerprint != _brief(nrt.fingerprint):
+        return {}
+    if len(before.reported_zones) != len(before.reported_pods):
+        return {}
+    return dict(zip(before.reported_pods, before.reported_zones, strict=True))
+
+
+def _brief(fingerprint: str) -> str:
+    return fingerprint[:64]
 
 
 def _is_later(nrt: NodeResourceTopology, pod: PodOnNode) -> bool:

@@ -6,10 +6,10 @@ asked of all nodes at once is in `placement`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from berthmaster.api.inventory import Freshness, NodeInventory
+from berthmaster.api.inventory import Freshness, NodeInventory, Topology
 from berthmaster.api.objects import Node
 from berthmaster.concerns.numa.amounts import CPU, read_offer
 from berthmaster.concerns.numa.request import Amounts
@@ -39,6 +39,8 @@ class NodeZones:
     memory_manager: str | None = None
     freshness: Freshness = Freshness.FRESH
     reported: frozenset[str] = frozenset()
+    # By uid, of those of them whose zones the updater tells: the zone of each container, -1 for none.
+    observed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     allocatable: frozenset[str] = frozenset()
     # Whether the kubelet has CPUs to give away one by one.
     has_exclusive_cpus: bool = True
@@ -95,9 +97,33 @@ def read_zones(node: Node, inventory: NodeInventory | None) -> NodeZones | None:
         memory_manager=topology.memory_manager_policy,
         freshness=topology.freshness,
         reported=frozenset(topology.reported_pods),
+        observed=read_observed(topology),
         allocatable=frozenset(node.status.allocatable or ()),
         has_exclusive_cpus=any(read_offer(CPU, it.allocatable.get(CPU, "0")) for it in listed),
     )
+
+
+def read_observed(topology: Topology) -> dict[str, tuple[int, ...]]:
+    """Return by uid in which zone the updater saw each container that holds anything alone, or -1.
+
+    In the order of `NumaUsage.containers`. Text of another form, as of another version, says nothing.
+    """
+    if len(topology.reported_zones) != len(topology.reported_pods):
+        return {}
+    found = {}
+    for uid, text in zip(topology.reported_pods, topology.reported_zones, strict=True):
+        parts = text.split(",")
+        if text and all(it == "-" or it.isdecimal() for it in parts):
+            found[uid] = tuple(-1 if it == "-" else int(it) for it in parts)
+    return found
+
+
+def give(free: Zones, slot: int, amounts: Amounts, most: Mapping[str, int]) -> None:
+    """Give amounts back to one zone, up to the most that it could ever have."""
+    zone = free[slot]
+    for resource, amount in amounts:
+        if resource in zone:
+            zone[resource] = max(zone[resource], min(zone[resource] + amount, most[resource]))
 
 
 def take(free: Zones, slot: int, amounts: Amounts) -> None:
