@@ -73,7 +73,7 @@ def make_node_manifest(
 ) -> Manifest:
     """Return a node as JSON data; `others` are further allocatable resources."""
     allocatable = {"cpu": cpu, "memory": memory, "pods": str(pods), **(others or {})}
-    status: Manifest = {"allocatable": allocatable}
+    status: Manifest = {"capacity": dict(allocatable), "allocatable": allocatable}
     if conditions is not None:
         status["conditions"] = [{"type": it, "status": conditions[it]} for it in conditions]
     return {

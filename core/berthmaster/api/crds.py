@@ -20,6 +20,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 
 Schema = dict[str, Any]
 
+_CONCERNS = ("diskio", "numa", "power", "resources")
 _DROPPED = ("title", "$defs")
 _SELECTORS = ("namespaceSelector", "podSelector")
 _ONE_OF_VALUES = {
@@ -49,6 +50,11 @@ _WORDS = {
         "deviceGeneration": "metadata.generation of the NodeDiskDevice.",
         "statsGeneration": "metadata.generation of the NodeDiskIOStats.",
         "observedGeneration": "The generation of NodeDiskIOStats that its last report counts.",
+    },
+    "Exponential": {
+        "k0": "Watts of the node under full load, about.",
+        "k1": "k0 + k1 are the watts of the idle node.",
+        "k2": "How fast watts rise with usage, per percent.",
     },
     "LabelSelector": {
         "matchLabels": "Labels that must all be there with these values.",
@@ -131,8 +137,8 @@ def _policy_schema() -> Schema:
     disk["nsWhiteList"]["x-kubernetes-list-type"] = "set"
     spec["properties"]["schedulerNames"]["x-kubernetes-list-type"] = "set"
     # So that the API server fills the defaults below where a user left the level out.
-    spec["properties"]["concerns"]["default"] = {"diskio": {}, "numa": {}, "resources": {}}
-    for name in ("diskio", "numa", "resources"):
+    spec["properties"]["concerns"]["default"] = {name: {} for name in _CONCERNS}
+    for name in _CONCERNS:
         spec["properties"]["concerns"]["properties"][name]["default"] = {}
     return _with_root(
         {"spec": {**spec, "default": {}}}, "Which pods are placed, how, and with which settings."
@@ -217,6 +223,7 @@ def render() -> dict[str, Schema]:
         [
             ("Free-Disk", "string", ".status.freeDisk"),
             ("Free-CPUs", "string", ".status.freeZones"),
+            ("Power", "string", ".status.powerNow"),
             ("Disk-IO", "string", f"{disk_io}.status"),
             ("Reason", "string", f"{disk_io}.reason"),
             ("Topology", "string", f"{topology}.reason"),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from berthmaster.api.schema import Model, Size, StatusCondition
+from berthmaster.api.schema import Cores, Model, Size, StatusCondition
 
 
 class Bandwidth(Model):
@@ -141,6 +141,81 @@ class TopologySource(Model):
     ] = None
 
 
+class PowerLink(StrEnum):
+    """Where a node's curve comes from, in the order in which they are tried."""
+
+    MODEL_SERVER = "ModelServer"
+    MODEL = "Model"
+    MEASURED = "Measured"
+    UNKNOWN = "Unknown"
+
+
+class Reading(Model):
+    """One value of a sensor, when it was sampled (seconds since the epoch), and by what."""
+
+    value: Annotated[float, Field(description="In degrees Celsius, pascal or watts.")]
+    sampled_s: Annotated[float, Field(description="When, in seconds since the epoch.")]
+    source: Annotated[str, Field(max_length=64, description="By what it was read.")] = ""
+
+
+class Exponential(Model):
+    """Watts as k0 + k1 * e^(k2 * percent) of CPU usage in percent of capacity."""
+
+    k0: float
+    k1: float
+    k2: float
+
+
+class PowerCurve(Model):
+    """Watts of the whole node at some CPU usages, in rising order; between them it is straight."""
+
+    cores: Annotated[
+        tuple[float, ...], Field(max_length=256, description="CPU usages, in cores.")
+    ] = ()
+    watts: Annotated[
+        tuple[float, ...], Field(max_length=256, description="Watts, one for each of `cores`.")
+    ] = ()
+    gaps: Annotated[
+        tuple[float, ...],
+        Field(
+            max_length=256,
+            description="CPU usages that the model gave no answer for; the curve is not known there.",
+        ),
+    ] = ()
+
+
+class Power(Model):
+    """What running a pod costs here: the curve for the present temperature, and what it starts from."""
+
+    link: Annotated[
+        PowerLink, Field(description="Where the curve comes from, in the chain of fallbacks.")
+    ] = PowerLink.UNKNOWN
+    model: Annotated[str, Field(max_length=512, description="The model, for people.")] = ""
+    curve: Annotated[PowerCurve | None, Field(description="Absent: not known.")] = None
+    curve_s: Annotated[
+        float | None, Field(description="When the curve was made, in seconds since the epoch.")
+    ] = None
+    exponential: Annotated[
+        Exponential | None, Field(description="The model itself, where it has this form.")
+    ] = None
+    usage: Annotated[
+        Cores | None, Field(description="CPU usage of the node; absent: not known, or stale.")
+    ] = None
+    usage_sampled_s: Annotated[
+        float | None, Field(description="When `usage` was sampled, in seconds since the epoch.")
+    ] = None
+    usage_window_s: Annotated[
+        float, Field(description="The time before that which `usage` is an average over.")
+    ] = 0.0
+    pod_usage: Annotated[
+        dict[str, Cores], Field(description="CPU usage by UID of pods that started lately.")
+    ] = Field(default_factory=dict)
+    readings: Annotated[
+        dict[str, Reading],
+        Field(description="Last readings: inlet, deltaP, ambient, cpu1, cpu2, watts."),
+    ] = Field(default_factory=dict)
+
+
 class Sources(Model):
     """Generations of the source objects, per concern."""
 
@@ -162,7 +237,13 @@ class NodeInventoryStatus(Model):
         tuple[Zone, ...] | None,
         Field(description="NUMA zones; absent: the node has no NodeResourceTopology."),
     ] = None
+    power: Annotated[
+        Power | None, Field(description="Absent: nothing is known of the node's power.")
+    ] = None
     conditions: tuple[StatusCondition, ...] | None = None
+    power_now: Annotated[
+        str | None, Field(description="For people: watts now, and where the curve comes from.")
+    ] = None
     free_zones: Annotated[
         str | None,
         Field(

@@ -23,6 +23,8 @@ DISK_IO_READY = "DiskIOReady"
 DISK_IO_READY_ON_NODE = f"{GROUP}/{DISK_IO_READY}"
 TOPOLOGY_READY = "TopologyReady"
 TOPOLOGY_READY_ON_NODE = f"{GROUP}/{TOPOLOGY_READY}"
+POWER_READY = "PowerReady"
+POWER_READY_ON_NODE = f"{GROUP}/{POWER_READY}"
 
 # The installation.
 SYSTEM_NAMESPACE = "berthmaster-system"
@@ -92,7 +94,21 @@ FINGERPRINT_ANNOTATION = f"{TOPOLOGY_GROUP}/fingerprint"
 # The reason of a pod that its kubelet could not align.
 TOPOLOGY_AFFINITY_ERROR = "TopologyAffinityError"
 
+# Power, as WAO calls it; its second generation has two groups, which differ in nothing else.
+WAO_GROUPS = ("wao.bitmedia.co.jp", "node.waok8s.github.io")
+WAO_API_VERSIONS = tuple(f"{group}/v1beta1" for group in WAO_GROUPS)
+WAO_TEMPERATURES = ("ambient", "cpu1", "cpu2")
+WAO_HOST = "tensorflow/host"
+WAO_PORT = "tensorflow/port"
+WAO_MODEL = "tensorflow/name"
+WAO_PREDICTOR = (WAO_HOST, WAO_PORT, WAO_MODEL)
+WAO_MODEL_VERSION = "tensorflow/version"
+WAO_MODEL_SIGNATURE = "tensorflow/signature"
+SPREAD_RATES = ("wao.bitmedia.co.jp/podspread-rate", "waok8s.github.io/podspread-rate")
+METRICS_API_VERSION = "metrics.k8s.io/v1beta1"
+
 # Kubernetes.
+HOSTNAME_LABEL = "kubernetes.io/hostname"
 MIRROR_POD = "kubernetes.io/config.mirror"
 NODE_NAME_FIELD = "metadata.name"
 DEFAULT_SCHEDULER = "default-scheduler"

@@ -39,6 +39,10 @@ _MAX_EXPONENT = 40
 # The largest whole number that the columns hold: a hundred pods of it still fit 64 bits.
 LIMIT = 2**53
 
+NANO = 10**9
+# More than any node has; sums over a node's pods stay within 64 bits.
+MOST_NANOCORES = 10**15
+
 
 class QuantityError(ValueError):
     """The text is not a Kubernetes quantity; the message says what was found and expected."""
@@ -91,6 +95,25 @@ def parse_size(value: object) -> int:
     if number < 0:
         raise QuantityError(f'"{value}" is negative, expected zero or more')
     return min(ceil(number), LIMIT)
+
+
+def parse_nanocores(value: object) -> int:
+    """Return a CPU quantity in billionths of a core, rounded up, at most `MOST_NANOCORES`.
+
+    Raises:
+        QuantityError: no quantity, or a negative one.
+    """
+    number = parse_quantity(value)
+    if number < 0:
+        raise QuantityError(f'"{value}" is negative, expected zero or more')
+    return min(ceil(number * NANO), MOST_NANOCORES)
+
+
+def format_nanocores(nanocores: int) -> str:
+    """Return a CPU quantity: 1500000000 is `1500m`, 250 is `250n`."""
+    if nanocores % NANO == 0:
+        return str(nanocores // NANO)
+    return f"{nanocores // 10**6}m" if nanocores % 10**6 == 0 else f"{nanocores}n"
 
 
 def ceil(number: Fraction) -> int:

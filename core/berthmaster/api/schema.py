@@ -17,7 +17,9 @@ from berthmaster.api.quantities import (
     LIMIT,
     QuantityError,
     ceil,
+    format_nanocores,
     format_size,
+    parse_nanocores,
     parse_quantity,
     parse_size,
 )
@@ -54,6 +56,15 @@ def _read_rate(value: object) -> int:
         raise ValueError(str(error)) from error
 
 
+def _read_cores(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return parse_nanocores(value)
+    except QuantityError as error:
+        raise ValueError(str(error)) from error
+
+
 def _read_duration(value: object) -> Fraction:
     if isinstance(value, Fraction):
         return value
@@ -86,6 +97,14 @@ Rate = Annotated[
     int,
     BeforeValidator(_read_rate),
     PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _RATE_PATTERN, "maxLength": 32}),
+]
+
+# CPU in billionths of a core, written as `100m` or `2`.
+Cores = Annotated[
+    int,
+    BeforeValidator(_read_cores),
+    PlainSerializer(format_nanocores, return_type=str),
     WithJsonSchema({"type": "string", "pattern": _RATE_PATTERN, "maxLength": 32}),
 ]
 

@@ -11,28 +11,36 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from berthmaster.api import names
+from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Node, Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import (
     ConcernSettings,
     DiskIOSettings,
+    Mode,
     PlacementPolicy,
     PlacementPolicySpec,
     PolicySet,
 )
-from berthmaster.cli import case_diskio, case_numa
-from berthmaster.concerns import diskio, numa
-from berthmaster.concerns.shape import AnyConcern
+from berthmaster.cli import case_diskio, case_numa, case_power
+from berthmaster.concerns import diskio, numa, power
+from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine, Verdict
 
-_KEYS = {"name", "source", "why", "derived", "config", "cluster", "metrics", "pod", "expect"}
+_KEYS = {
+    *("name", "source", "why", "derived", "config", "cluster", "metrics", "pod", "expect"),
+    *("behaviour", "quirk", "trace"),
+}
 _CLUSTER_KEYS = {"nodes", "resources", "pods"}
-_EXPECT_KEYS = {"feasible", "reasons", "scores", "best"}
+_EXPECT_KEYS = {"feasible", "reasons", "scores", "best", "resources"}
+
+Case = Mapping[str, Any]
 
 
 class UnknownKeyError(ValueError):
@@ -43,16 +51,23 @@ class UnknownKeyError(ValueError):
 class CaseWorld:
     """What a concern's loader makes of a case: its concern, settings and inventories.
 
-    `reserved` are pods that were promised to nodes and have not been seen yet.
+    `reserved` are pods that were promised to nodes and have not been seen yet, `allocated` what pods that
+    are there were given, by namespace and name. `surroundings` are what wide concerns are told of, and
+    `made` the objects that are derived from others.
     """
 
     concern: AnyConcern
     settings: ConcernSettings
     inventories: Mapping[str, NodeInventory]
     reserved: Sequence[tuple[str, Pod]] = ()
+    allocated: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    surroundings: Sequence[Surrounding] = ()
+    made: Sequence[Mapping[str, Any]] = ()
 
 
-def _load_diskio(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseWorld:
+def _load_diskio(case: Case) -> CaseWorld:
+    config, cluster = case["config"], case["cluster"]
+    _check_no_metrics(case)
     check_keys(config, {"plugin", "scoreStrategy", "nsWhiteList", "normalizers"}, "config")
     settings = DiskIOSettings.model_validate(
         {
@@ -69,7 +84,9 @@ def _load_diskio(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseW
     )
 
 
-def _load_numa(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseWorld:
+def _load_numa(case: Case) -> CaseWorld:
+    config, cluster = case["config"], case["cluster"]
+    _check_no_metrics(case)
     check_keys(config, case_numa.CONFIG_KEYS, "config")
     check_keys(config.get("cacheState") or {}, case_numa.STATE_KEYS, "config.cacheState")
     world = case_numa.build_world(config, cluster)
@@ -81,10 +98,29 @@ def _load_numa(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> CaseWor
     )
 
 
-LOADERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], CaseWorld]] = {
+def _load_power(case: Case) -> CaseWorld:
+    check_keys(case["config"], case_power.CONFIG_KEYS, "config")
+    check_keys(case.get("metrics") or {}, case_power.METRICS_KEYS, "metrics")
+    world = case_power.build_world(case)
+    return CaseWorld(
+        concern=power.CONCERN,
+        settings=ConcernSettings(power=world.settings),
+        inventories=world.inventories,
+        allocated=world.allocated,
+        made=world.made,
+    )
+
+
+LOADERS: Mapping[str, Callable[[Case], CaseWorld]] = {
     "DiskIO": _load_diskio,
     "NodeResourceTopologyMatch": _load_numa,
+    **dict.fromkeys(case_power.PLUGINS, _load_power),
 }
+
+
+def _check_no_metrics(case: Case) -> None:
+    if case.get("metrics"):
+        raise UnknownKeyError("metrics: none are understood for this plugin")
 
 
 def check_keys(found: Mapping[str, Any], known: set[str], at: str) -> None:
@@ -99,14 +135,12 @@ def run_case(case: Mapping[str, Any]) -> list[str]:
     check_keys(case, _KEYS, "case")
     check_keys(case["cluster"], _CLUSTER_KEYS, "cluster")
     check_keys(case["expect"], _EXPECT_KEYS, "expect")
-    if case.get("metrics"):
-        raise UnknownKeyError("metrics: none are understood for this plugin")
     plugin = case["config"]["plugin"]
     if plugin not in LOADERS:
         raise UnknownKeyError(f"config.plugin: {plugin}, expected one of {', '.join(LOADERS)}")
-    world = LOADERS[plugin](case["config"], case["cluster"])
+    world = LOADERS[plugin](case)
     verdicts = {verdict.node: verdict for verdict in _decide(world, case)}
-    return list(_differences(case["expect"], verdicts))
+    return [*_differences(case["expect"], verdicts), *_other_objects(case["expect"], world.made)]
 
 
 def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
@@ -118,8 +152,10 @@ def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
     for manifest in case["cluster"].get("nodes", ()):
         node: Node = node_from_manifest(manifest)
         engine.ledger.write_node(node, world.inventories.get(node.metadata.name))
+    for found in world.surroundings:
+        engine.observe(found)
     for manifest in case["cluster"].get("pods", ()):
-        engine.ledger.see(pod_from_manifest(manifest))
+        engine.ledger.see(pod_from_manifest(_as_stored(manifest, world)))
     for number, (node_name, pod) in enumerate(world.reserved):
         given: dict[str, dict[str, Any]] = {world.concern.name: {"zones": {}}}
         engine.ledger.assume(
@@ -134,6 +170,33 @@ def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
     policy = policies.choose({}, {})
     request = engine.read_request(pod_from_manifest(case["pod"]), policy.spec, is_strict=False)
     return engine.verdicts(request)
+
+
+def _as_stored(manifest: Mapping[str, Any], world: CaseWorld) -> Mapping[str, Any]:
+    """Return a pod with what every stored one has, a uid, and with what it was given by us."""
+    metadata = manifest["metadata"]
+    key = (metadata.get("namespace", ""), metadata["name"])
+    metadata = {"uid": "/".join(key), **metadata}
+    if key in world.allocated:
+        allocation = Allocation(
+            version=1,
+            id=metadata["uid"],
+            node=manifest["spec"]["nodeName"],
+            mode=str(Mode.REQUIRED),
+            allocated={world.concern.name: dict(world.allocated[key])},
+        )
+        annotations = metadata.get("annotations") or {}
+        annotations = {**annotations, names.ALLOCATION: write_allocation(allocation)}
+        metadata = {**metadata, "annotations": annotations}
+    return {**manifest, "metadata": metadata}
+
+
+def _other_objects(expect: Mapping[str, Any], made: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    def ordered(objects: Iterable[Mapping[str, Any]]) -> list[str]:
+        return sorted(json.dumps(it, sort_keys=True) for it in objects)
+
+    if "resources" in expect and ordered(expect["resources"]) != ordered(made):
+        yield f"resources: expected {ordered(expect['resources'])}, actual {ordered(made)}"
 
 
 def _differences(expect: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> Iterator[str]:

@@ -1,0 +1,119 @@
+"""Power: pods go where running them costs the fewest additional watts.
+
+Meters and metrics say how warm a node is and how busy; a model says what that costs (WAO's model servers,
+or a PowerModel with numbers). The operator asks for the whole curve, watts over CPU usage at the present
+temperature, and puts it into `power` of the NodeInventory with its age and where it comes from
+(`questions`, `inventory`). A pod asks by its CPU requests (`request`). What it adds to a node's usage is
+read off the curve in memory (`columns`), and nodes are compared by the increase (`placement`).
+
+Metrics are late by up to a minute, so a pod counts on its node from the answer until they show it. Power
+only prefers: it refuses no node, and where nothing is known of any node it asks nothing. The rules of both
+generations of WAO, and of Peaks, are settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import PlacementPolicySpec, PowerRule
+from berthmaster.concerns.power import placement, request
+from berthmaster.concerns.power.columns import PowerColumns
+from berthmaster.concerns.power.request import PowerRequest, PowerUsage
+from berthmaster.concerns.shape import (
+    Allocated,
+    Codes,
+    Holder,
+    Placed,
+    Reason,
+    Rows,
+    Scores,
+    Surrounding,
+)
+
+
+class PowerConcern:
+    """The shapes `WideConcern` and `RelativeConcern` of `concerns.shape`, for power."""
+
+    name = "power"
+
+    def weight(self, policy: PlacementPolicySpec) -> int:
+        """Return the policy's weight for power."""
+        return policy.concerns.power.weight
+
+    def request(self, pod: Pod, policy: PlacementPolicySpec) -> PowerRequest | None:
+        """Return what the pod asks; every pod uses some power."""
+        return request.read_request(pod, policy)
+
+    def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> PowerUsage | None:
+        """Return what the pod counts until metrics show it."""
+        return request.read_usage(pod, allocated)
+
+    def new_columns(self) -> PowerColumns:
+        """Return empty columns."""
+        return PowerColumns()
+
+    def configure(self, columns: PowerColumns, policies: Sequence[PlacementPolicySpec]) -> None:
+        """Take nothing over: what policies say together is for the operator."""
+
+    def charge(self, columns: PowerColumns, row: int, holder: Holder, usage: PowerUsage) -> None:
+        """Let the holder count on the row."""
+        columns.charge(row, holder, usage)
+
+    def release(self, columns: PowerColumns, row: int, holder: Holder, usage: PowerUsage) -> None:
+        """Let the holder count no more."""
+        columns.release(row, holder)
+
+    def observe(self, columns: PowerColumns, found: Surrounding, *, is_gone: bool = False) -> None:
+        """Take nothing over: only nodes matter here."""
+
+    def news(self, columns: PowerColumns) -> int:
+        """Return a constant: nothing here keeps a pod waiting but what rows say."""
+        return 0
+
+    def resolve(self, columns: PowerColumns, request: PowerRequest) -> PowerRequest:
+        """Note whether anything is known; upstream's rules answer also where nothing is."""
+        is_answerable = request.rule is not PowerRule.LEAST_INCREASE or columns.known > 0
+        return request._replace(is_answerable=is_answerable)
+
+    def local(self, request: PowerRequest) -> PowerRequest | None:
+        """Return the request, None where nothing is known of any node."""
+        return request if request.is_answerable else None
+
+    def across(self, columns: PowerColumns, request: PowerRequest) -> Codes | None:
+        """Return what one node means for all others, which only strict WAO v1 wants."""
+        return placement.across_codes(columns, request)
+
+    def filter(self, columns: PowerColumns, rows: Rows, request: PowerRequest) -> Codes:
+        """Return 0 for all rows, but for pods that the rule refuses everywhere."""
+        return placement.filter_rows(columns, rows, request)
+
+    def score(self, columns: PowerColumns, rows: Rows, request: PowerRequest) -> Scores:
+        """Return what the pod costs on each row, in watts."""
+        return placement.cost_rows(columns, rows, request)
+
+    def normalize(self, columns: PowerColumns, values: Scores, request: PowerRequest) -> Scores:
+        """Return 0..100 by the request's rule."""
+        return placement.compare(values, request)
+
+    def allocate(
+        self, columns: PowerColumns, row: int, request: PowerRequest, beside: Allocated
+    ) -> dict[str, Any]:
+        """Return the additional watts, and where the figure comes from."""
+        return placement.allocate_row(columns, row, request)
+
+    def annotations(
+        self, columns: PowerColumns, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
+        """Return nothing."""
+        return {}
+
+    def explain(
+        self, columns: PowerColumns, row: int, code: int, request: PowerRequest, node: str
+    ) -> Reason:
+        """Return upstream's words for a refusal."""
+        return placement.explain(columns, code)
+
+
+CONCERN = PowerConcern()

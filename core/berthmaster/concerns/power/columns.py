@@ -1,0 +1,191 @@
+"""Power columns: per node its capacity, CPU usage and curve, and what pods add that metrics do not show.
+
+A pod counts from the answer that places it until the node's usage was sampled, window and all, after it
+began to run. What it counts meanwhile depends on the rule, so three sums stand side by side:
+
+    unseen    LeastIncrease: the whole request of each such pod
+    pending   WAOv2: the request of each pod that is bound or on its way and not running
+    recent    WAOv1: v - p of each pod with an assumed usage v whose own usage p is below v / 2
+
+Amounts are billionths of a core, -1 for a usage that is not known. Curves are padded on the right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.inventory import NodeInventory, Power
+from berthmaster.api.objects import Node
+from berthmaster.api.quantities import QuantityError, parse_nanocores
+from berthmaster.concerns.power.request import PowerUsage
+from berthmaster.concerns.shape import Holder, Rows
+
+UNKNOWN_USAGE = -1
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_FIRST_POINTS = 8
+
+
+@dataclass(slots=True)
+class _Row:
+    """What stands behind a row's numbers."""
+
+    power: Power | None = None
+    name: str = ""
+    held: dict[str, PowerUsage] = field(default_factory=dict)
+
+
+class PowerColumns:
+    """Arrays by row; `cores` and `watts` are the points of the curves, rows by points."""
+
+    def __init__(self) -> None:
+        self.is_node: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.is_known: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.capacity: Integers = np.zeros(0, dtype=np.int64)
+        self.usage: Integers = np.zeros(0, dtype=np.int64)
+        self.unseen: Integers = np.zeros(0, dtype=np.int64)
+        self.pending: Integers = np.zeros(0, dtype=np.int64)
+        self.recent: Integers = np.zeros(0, dtype=np.int64)
+        self.cores: Floats = np.zeros((0, _FIRST_POINTS))
+        self.watts: Floats = np.zeros((0, _FIRST_POINTS))
+        self.exponential: Floats = np.zeros((3, 0))
+        self.known = 0
+        self._rows: list[_Row] = []
+
+    def resize(self, rows: int) -> None:
+        """Make room for rows 0..rows-1."""
+        grown = rows - len(self._rows)
+        for name in ("is_node", "is_known", "capacity", "usage", "unseen", "pending", "recent"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros(grown, dtype=array.dtype)]))
+        points = self.cores.shape[1]
+        self.cores = np.concatenate([self.cores, np.full((grown, points), np.inf)])
+        self.watts = np.concatenate([self.watts, np.full((grown, points), np.nan)])
+        self.exponential = np.concatenate([self.exponential, np.full((3, grown), np.nan)], axis=1)
+        self._rows.extend(_Row() for _ in range(grown))
+
+    def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
+        """Take over a node's power; pods that its usage shows by now count no more."""
+        it = self._rows[row]
+        it.name = node.metadata.name
+        it.power = inventory.status.power if inventory is not None else None
+        self.is_node[row] = True
+        self.capacity[row] = _capacity(node)
+        self._write_power(row, it.power)
+        it.held = {key: usage for key, usage in it.held.items() if not _is_shown(usage, it.power)}
+        self._add_up(row)
+
+    def clear(self, row: int) -> None:
+        """Forget the node and everything that counts there."""
+        self._rows[row] = _Row()
+        self.is_node[row] = False
+        self.capacity[row] = 0
+        self._write_power(row, None)
+        self._add_up(row)
+
+    def charge(self, row: int, holder: Holder, usage: PowerUsage) -> None:
+        """Let a pod or an answer count, unless metrics show it already."""
+        it = self._rows[row]
+        if not _is_shown(usage, it.power):
+            it.held[holder.key] = usage
+            self._add_up(row)
+
+    def release(self, row: int, holder: Holder) -> None:
+        """Let a holder count no more; unknown holders are ignored."""
+        if self._rows[row].held.pop(holder.key, None) is not None:
+            self._add_up(row)
+
+    def power(self, row: int) -> Power | None:
+        """Return what is known of the row's power."""
+        return self._rows[row].power
+
+    def unmetered(self) -> str:
+        """Return the first node by name whose usage is not known, empty if there is none."""
+        rows = np.flatnonzero(self.is_node & (self.usage == UNKNOWN_USAGE))
+        return min((self._rows[row].name for row in rows), default="")
+
+    def watts_at(self, rows: Rows, cores: Floats, *, tolerance_cores: float) -> Floats:
+        """Return each row's watts at a CPU usage of its own; NaN where the curve is not known.
+
+        A point within the tolerance is taken as it is; between two points the curve is straight, and
+        beyond its ends and beside a gap it is not known. Worked: points 0: 100, 4: 140 -> 130 at 3.
+        """
+        points = self.cores[rows]
+        left = np.count_nonzero(points < (cores + tolerance_cores)[:, None], axis=1) - 1
+        right = np.minimum(left + 1, points.shape[1] - 1)
+        at = np.arange(len(rows))
+        start, end = points[at, left], points[at, right]
+        low, high = self.watts[rows, left], self.watts[rows, right]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Past the last point `end` is infinite, and its watts are not a number.
+            between = low + (high - low) * ((cores - start) / (end - start))
+        found: Floats = np.where(np.abs(cores - start) <= tolerance_cores, low, between)
+        found[left < 0] = np.nan
+        return found
+
+    def _write_power(self, row: int, power: Power | None) -> None:
+        usage = power.usage if power is not None else None
+        self.usage[row] = UNKNOWN_USAGE if usage is None else usage
+        points = _points(power)
+        if len(points) > self.cores.shape[1]:
+            self._widen(len(points))
+        self.cores[row] = np.inf
+        self.watts[row] = np.nan
+        if points:
+            self.cores[row, : len(points)], self.watts[row, : len(points)] = zip(
+                *points, strict=True
+            )
+        form = power.exponential if power is not None else None
+        self.exponential[:, row] = np.nan if form is None else (form.k0, form.k1, form.k2)
+        is_known = usage is not None and bool(points)
+        self.known += int(is_known) - int(self.is_known[row])
+        self.is_known[row] = is_known
+
+    def _widen(self, points: int) -> None:
+        more = max(points, 2 * self.cores.shape[1]) - self.cores.shape[1]
+        rows = len(self._rows)
+        self.cores = np.concatenate([self.cores, np.full((rows, more), np.inf)], axis=1)
+        self.watts = np.concatenate([self.watts, np.full((rows, more), np.nan)], axis=1)
+
+    def _add_up(self, row: int) -> None:
+        it = self._rows[row]
+        unseen = pending = recent = 0
+        used = it.power.pod_usage if it.power is not None else {}
+        for key, usage in it.held.items():
+            unseen += usage.whole
+            if usage.is_pending:
+                pending += usage.plain
+            own = used.get(key, 0)
+            if 2 * own < usage.assumed:
+                recent += usage.assumed - own
+        self.unseen[row], self.pending[row], self.recent[row] = unseen, pending, recent
+
+
+def _is_shown(usage: PowerUsage, power: Power | None) -> bool:
+    """Tell whether the node's usage was sampled, window and all, while the pod ran."""
+    if usage.is_pending or usage.since_s is None:
+        return False
+    if power is None or power.usage_sampled_s is None:
+        return False
+    return usage.since_s <= power.usage_sampled_s - power.usage_window_s
+
+
+def _points(power: Power | None) -> list[tuple[float, float]]:
+    """Return the curve's points with its gaps between them, as NaN."""
+    curve = power.curve if power is not None else None
+    if curve is None:
+        return []
+    points = [*zip(curve.cores, curve.watts, strict=False), *((it, np.nan) for it in curve.gaps)]
+    return sorted(points, key=lambda point: point[0])
+
+
+def _capacity(node: Node) -> int:
+    try:
+        return parse_nanocores((node.status.capacity or {}).get("cpu", "0"))
+    except QuantityError:
+        return 0
