@@ -24,6 +24,9 @@ from berthmaster.concerns.shape import Holder
 
 UNREGISTERED, NO_DISK, NO_MODEL, READY = 0, 1, 2, 3
 
+# What is asked comes from pods, so anybody may ask something new.
+_NEEDS_REMEMBERED = 1024
+
 Ratios = tuple[dict[str, Fraction], dict[str, Fraction]]
 Triple = tuple[int, int, int]
 
@@ -54,6 +57,7 @@ class DiskIOColumns:
         self.models: list[Ratios | None] = [None]
         self.white_list: frozenset[str] = frozenset()
         self._model_index: dict[tuple[object, ...], int] = {}
+        self._needs: dict[Usage, NDArray[np.int64]] = {}
         self._rows: list[_Row] = []
 
     def resize(self, rows: int) -> None:
@@ -133,6 +137,17 @@ class DiskIOColumns:
         """Return a usage as read and write in the units of the row's disk."""
         return normalise(usage, self.models[self.model[row]])
 
+    def needs(self, usage: Usage) -> NDArray[np.int64]:
+        """Return read, write and total that a usage is in the units of each model's disks."""
+        needs = self._needs.get(usage)
+        if needs is None:
+            if len(self._needs) >= _NEEDS_REMEMBERED:
+                self._needs.clear()
+            pairs = [normalise(usage, it) for it in self.models]
+            needs = np.array([(*pair, sum(pair)) for pair in pairs], dtype=np.int64).T.copy()
+            self._needs[usage] = needs
+        return needs
+
     def _counts(self, it: _Row, holder: Holder) -> bool:
         return holder.key not in it.reported and holder.namespace not in self.white_list
 
@@ -176,6 +191,7 @@ class DiskIOColumns:
         if index is None:
             # Compiled first: a function that cannot be must not leave an index behind.
             self.models.append(compile_ratios(function))
+            self._needs.clear()
             index = self._model_index[key] = len(self.models) - 1
         return index
 

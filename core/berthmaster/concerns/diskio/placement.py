@@ -10,6 +10,7 @@ share 0.025, LeastAllocated 97. Nodes without known disks score 100 under both, 
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,6 @@ from berthmaster.api.policy import Strategy
 from berthmaster.concerns.diskio import columns as states
 from berthmaster.concerns.diskio import reasons
 from berthmaster.concerns.diskio.columns import DiskIOColumns
-from berthmaster.concerns.diskio.models import normalise
 from berthmaster.concerns.diskio.request import DiskIORequest
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
@@ -31,47 +31,52 @@ _DOUBTFUL = 1e-7
 
 def filter_rows(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> Codes:
     """Return a code per row, the first of upstream's checks that fails."""
-    state = columns.state[rows]
     codes = np.zeros(len(rows), dtype=np.uint8)
-    if request.is_io_requiring:
-        codes[state == states.UNREGISTERED] = reasons.UNSUPPORTED_NODE
-    codes[state == states.NO_DISK] = reasons.NO_DISK
+    state = columns.state[rows]
     ready = _is_ready(state, request)
-    codes[(state == states.NO_MODEL) & ~ready] = reasons.NO_MODEL
+    if not ready.all():
+        if request.is_io_requiring:
+            codes[state == states.UNREGISTERED] = reasons.UNSUPPORTED_NODE
+        codes[state == states.NO_DISK] = reasons.NO_DISK
+        codes[(state == states.NO_MODEL) & ~ready] = reasons.NO_MODEL
     if request.problem:
         codes[ready] = reasons.INVALID
         return codes
-    free = columns.free[:, rows] - _reserve(columns.capacity[:, rows], request)
-    need = _needs(columns, rows, request)
-    # Later checks first: the earlier one overwrites them.
-    for dimension, code in (
-        (2, reasons.SHORT_OF_TOTAL),
-        (1, reasons.SHORT_OF_WRITE),
-        (0, reasons.SHORT_OF_READ),
-    ):
-        codes[ready & (free[dimension] < need[dimension])] = code
+    free = columns.free.take(rows, axis=1)
+    if request.reserve_percent:
+        free -= _reserve(columns.capacity.take(rows, axis=1), request)
+    lacking = free < columns.needs(request.usage).take(columns.model[rows], axis=1)
+    if lacking.any():
+        lacking &= ready
+        # Later checks first: the earlier one overwrites them.
+        for dimension, code in (
+            (2, reasons.SHORT_OF_TOTAL),
+            (1, reasons.SHORT_OF_WRITE),
+            (0, reasons.SHORT_OF_READ),
+        ):
+            codes[lacking[dimension]] = code
     return codes
 
 
 def score_rows(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> Scores:
     """Return 0..100 per row, exact: doubles near a whole number are worked out as fractions."""
-    free = columns.free[:2, rows]
-    need = _needs(columns, rows, request)[:2]
+    free = columns.free[:2].take(rows, axis=1)
+    need = columns.needs(request.usage)[:2].take(columns.model[rows], axis=1)
     ready = _is_ready(columns.state[rows], request)
-    shares = np.ones((2, len(rows)))
-    np.divide(need, free, out=shares, where=free > 0)
+    shares = need / np.maximum(free, 1)
+    shares[free <= 0] = 1.0
     percent = (shares[0] + shares[1]) * 50
     least = request.strategy is Strategy.LEAST_ALLOCATED
     value = 100 - percent if least else percent
     scores: Scores = np.floor(value)
     doubtful = ready & (np.abs(value - np.rint(value)) < _DOUBTFUL)
-    exact: dict[tuple[int, int, int, int], float] = {}
-    for at in np.flatnonzero(doubtful):
-        key = (int(need[0, at]), int(free[0, at]), int(need[1, at]), int(free[1, at]))
-        if key not in exact:
-            exact[key] = _exact_score(*key, least=least)
-        scores[at] = exact[key]
-    scores = np.clip(scores, 0, 100)
+    if doubtful.any():
+        scores[doubtful] = [
+            _exact_score(*numbers, least=least)
+            for numbers in zip(
+                *(it[doubtful].tolist() for it in (need[0], free[0], need[1], free[1])), strict=True
+            )
+        ]
     scores[~ready] = 100.0
     return scores
 
@@ -113,16 +118,7 @@ def _reserve(capacity: ArrayT, request: DiskIORequest) -> ArrayT:
     return -(-capacity * request.reserve_percent // 100)
 
 
-def _needs(columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> NDArray[np.int64]:
-    """Return read, write and total that each row's disk would have to give."""
-    per_model = np.array(
-        [(*pair, sum(pair)) for pair in (normalise(request.usage, it) for it in columns.models)],
-        dtype=np.int64,
-    )
-    needs: NDArray[np.int64] = per_model[columns.model[rows]].T
-    return needs
-
-
+@lru_cache(maxsize=4096)
 def _exact_score(read: int, free_read: int, write: int, free_write: int, *, least: bool) -> float:
     share = (_share(read, free_read) + _share(write, free_write)) / 2
     percent = (1 - share) * 100 if least else share * 100

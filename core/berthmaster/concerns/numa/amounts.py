@@ -47,6 +47,7 @@ def read_request(resource: str, quantity: str | float) -> int:
     return max(0, min(ceil(number * scale_of(resource)), HIGHEST_REQUEST))
 
 
+@lru_cache(maxsize=4096)
 def to_text(resource: str, amount: int) -> str:
     """Return an amount as the shortest exact quantity."""
     number = Fraction(amount, scale_of(resource))

@@ -43,7 +43,8 @@ def filter_rows(columns: ResourcesColumns, rows: Rows, request: ResourcesRequest
             codes[codes == 0] = OTHER_RESOURCE
             break
         lacking = amount > columns.capacity[slot][rows] - columns.used[slot][rows]
-        codes[(codes == 0) & lacking] = resource_code(slot)
+        if lacking.any():
+            codes[(codes == 0) & lacking] = resource_code(slot)
     return codes
 
 
@@ -57,14 +58,11 @@ def score_rows(columns: ResourcesColumns, rows: Rows, request: ResourcesRequest)
     with 2Gi used, asking 1 cpu and 2Gi -> (50 + 50) / 2 = 50.
     """
     usage = request.usage
-    cpu, some_cpu = _free_share(
-        columns.capacity[columns.slots[CPU]][rows], columns.scored_cpu[rows] + usage.scored_cpu
-    )
-    memory, some_memory = _free_share(
-        columns.capacity[columns.slots[MEMORY]][rows],
-        columns.scored_memory[rows] + usage.scored_memory,
-    )
-    return (cpu + memory) / np.maximum(some_cpu + some_memory, 1.0)
+    cpu, memory = (columns.capacity[columns.slots[it]][rows] for it in (CPU, MEMORY))
+    shares = _free_percent(cpu, columns.scored_cpu[rows] + usage.scored_cpu)
+    shares += _free_percent(memory, columns.scored_memory[rows] + usage.scored_memory)
+    counted = np.add(cpu > 0, memory > 0, dtype=np.int64)
+    return shares / np.maximum(counted, 1)
 
 
 def first_untolerated(taints: TaintSet, tolerations: Iterable[Toleration]) -> Taint | None:
@@ -97,8 +95,10 @@ def taint_codes(
     Each distinct set of taints among the rows is judged once.
     """
     ids = columns.taints.ids[rows]
+    if not ids.any():
+        return np.zeros(len(rows), dtype=np.uint8)
     codes = np.zeros(len(columns.taints.sets), dtype=np.uint8)
-    for index in np.flatnonzero(np.bincount(ids, minlength=1)):
+    for index in np.flatnonzero(np.bincount(ids)).tolist():
         taints = columns.taints.sets[index]
         refusing = first_untolerated(taints, tolerations)
         if refusing is UNSCHEDULABLE_TAINT:
@@ -127,8 +127,6 @@ def _matches_term(columns: ResourcesColumns, rows: Rows, term: Term) -> Mask:
     return matches
 
 
-def _free_share(capacity: Ints, used: Ints) -> tuple[Scores, Scores]:
-    """Return the free share in percent, and 1 where there is any capacity, else 0."""
-    some = (capacity > 0).astype(np.float64)
-    free = np.maximum(capacity - used, 0)
-    return some * 100.0 * free / np.maximum(capacity, 1), some
+def _free_percent(capacity: Ints, used: Ints) -> Scores:
+    percent: Scores = 100.0 * np.maximum(capacity - used, 0) / np.maximum(capacity, 1)
+    return percent
