@@ -10,7 +10,12 @@ import pytest_asyncio
 import yaml
 
 from berthmaster.api import names
-from berthmaster.api.policy import NumaSettings, PlacementPolicySpec, policy_from_manifest
+from berthmaster.api.policy import (
+    DatasetSettings,
+    NumaSettings,
+    PlacementPolicySpec,
+    policy_from_manifest,
+)
 from berthmaster.cluster.client import ApiError, Client
 from berthmaster_sandbox.cluster import Sandbox
 from config.applying import CONFIG, PLACEMENT_POLICIES, applied, eventually
@@ -143,6 +148,11 @@ def expression(operator: str, *values: str) -> dict[str, Any]:
         pytest.param({"onInvalid": "ignore"}, ("spec.onInvalid", '"refuse"'), id="on invalid"),
         pytest.param({"priority": 10**7}, ("spec.priority", "1000000"), id="priority"),
         pytest.param({"schedulerNames": [""]}, ("spec.schedulerNames[0]",), id="no scheduler"),
+        pytest.param(
+            {"concerns": {"dataset": {"tiers": {"zone": 10}}}},
+            ("spec.concerns.dataset.tiers", "a nearer tier must not score less"),
+            id="tiers that rise",
+        ),
     ],
 )
 async def test_bad_policy_is_refused(
@@ -185,6 +195,7 @@ async def test_good_policy_gets_the_models_defaults(
             "staleSafetyPercent": 0,
         },
         "numa": {key: it for key, it in NumaSettings().to_wire().items() if it != []},
+        "dataset": DatasetSettings().to_wire(),
         "resources": {"weight": 0},
     }
     filled = {"priority", "mode", "onInvalid", "pinPatience", "concerns"}

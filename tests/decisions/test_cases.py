@@ -12,7 +12,13 @@ from berthmaster.cli.cases import judge, main, read_cases
 SHARED = Path(__file__).parents[3] / "shared" / "cases"
 CASES = [
     pytest.param(case, id=name)
-    for file in ("diskio.json", "diskio-go.json", "power-go.json")
+    for file in (
+        "diskio.json",
+        "diskio-go.json",
+        "dataset.json",
+        "dataset-go.json",
+        "power-go.json",
+    )
     if (SHARED / file).exists()
     for name, case in read_cases(SHARED / file)
 ]

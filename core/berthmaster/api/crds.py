@@ -20,7 +20,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 
 Schema = dict[str, Any]
 
-_CONCERNS = ("diskio", "numa", "power", "resources")
+_CONCERNS = ("diskio", "numa", "dataset", "power", "resources")
 _DROPPED = ("title", "$defs")
 _SELECTORS = ("namespaceSelector", "podSelector")
 _ONE_OF_VALUES = {
@@ -33,6 +33,12 @@ _POLICY_RULES = [
         "(has(self.schedulerNames) && size(self.schedulerNames) > 0)",
         "message": "mode off needs a namespaceSelector, a podSelector or schedulerNames: "
         "without any the policy selects no pod and only gives settings",
+    }
+]
+_TIER_RULES = [
+    {
+        "rule": "self.node >= self.zone && self.zone >= self.region",
+        "message": "a nearer tier must not score less: expected node >= zone >= region",
     }
 ]
 # For `kubectl explain`, by model and field.
@@ -135,6 +141,8 @@ def _policy_schema() -> Schema:
         expressions["items"]["properties"]["values"]["maxItems"] = 256
     disk = spec["properties"]["concerns"]["properties"]["diskio"]["properties"]
     disk["nsWhiteList"]["x-kubernetes-list-type"] = "set"
+    dataset = spec["properties"]["concerns"]["properties"]["dataset"]["properties"]
+    dataset["tiers"]["x-kubernetes-validations"] = _TIER_RULES
     spec["properties"]["schedulerNames"]["x-kubernetes-list-type"] = "set"
     # So that the API server fills the defaults below where a user left the level out.
     spec["properties"]["concerns"]["default"] = {name: {} for name in _CONCERNS}
@@ -147,9 +155,14 @@ def _policy_schema() -> Schema:
 
 def _inventory_schema() -> Schema:
     status = schema_of(NodeInventoryStatus)
-    for name, key in (("disks", "id"), ("zones", "id"), ("conditions", "type")):
+    for name, keys in (
+        ("disks", ["id"]),
+        ("zones", ["id"]),
+        ("datasets", ["namespace", "name"]),
+        ("conditions", ["type"]),
+    ):
         status["properties"][name]["x-kubernetes-list-type"] = "map"
-        status["properties"][name]["x-kubernetes-list-map-keys"] = [key]
+        status["properties"][name]["x-kubernetes-list-map-keys"] = keys
     return _with_root({"status": status}, "What one node has, as its exporters report it.")
 
 

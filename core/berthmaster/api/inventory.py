@@ -14,6 +14,8 @@ from pydantic import Field
 
 from berthmaster.api.schema import Cores, Model, Size, StatusCondition
 
+MOST_DATASETS = 1024
+
 
 class Bandwidth(Model):
     """Bytes per second in the disk's normalised units; `total` is a limit of its own."""
@@ -216,6 +218,33 @@ class Power(Model):
     ] = Field(default_factory=dict)
 
 
+class DatasetRole(StrEnum):
+    """What a node is to a dataset: its gateway, a place of its data, or such a place behind a gateway."""
+
+    GATEWAY = "gateway"
+    DATA = "data"
+    BACKING = "backing"
+
+
+class NodeDataset(Model):
+    """A usable dataset that is here."""
+
+    namespace: Annotated[str, Field(max_length=63, description="The Dataset's namespace.")]
+    name: Annotated[str, Field(max_length=253, description="The Dataset's name.")]
+    role: Annotated[
+        DatasetRole,
+        Field(
+            description="gateway: the cache's gateway runs here. data: the data are here, and there is "
+            "no gateway. backing: the data are here, and are reached through a gateway."
+        ),
+    ]
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
 class Sources(Model):
     """Generations of the source objects, per concern."""
 
@@ -239,6 +268,17 @@ class NodeInventoryStatus(Model):
     ] = None
     power: Annotated[
         Power | None, Field(description="Absent: nothing is known of the node's power.")
+    ] = None
+    datasets: Annotated[
+        tuple[NodeDataset, ...] | None,
+        Field(
+            max_length=MOST_DATASETS,
+            description="Usable datasets whose cache is on the node; absent: none.",
+        ),
+    ] = None
+    gateway_busy: Annotated[
+        bool | None,
+        Field(description="Whether the gateways here are overloaded; absent: not measured."),
     ] = None
     conditions: tuple[StatusCondition, ...] | None = None
     power_now: Annotated[

@@ -17,6 +17,7 @@ POLICY_PRIORITY = f"{GROUP}/policy-priority"
 REPLACED_SCHEDULER = f"{GROUP}/replaced-scheduler"
 PLACED_CONDITION = f"{GROUP}/Placed"
 NUMA = f"{GROUP}/numa"
+DATASET = f"{GROUP}/dataset"
 
 # On nodes.
 DISK_IO_READY = "DiskIOReady"
@@ -25,6 +26,8 @@ TOPOLOGY_READY = "TopologyReady"
 TOPOLOGY_READY_ON_NODE = f"{GROUP}/{TOPOLOGY_READY}"
 POWER_READY = "PowerReady"
 POWER_READY_ON_NODE = f"{GROUP}/{POWER_READY}"
+DATASET_READY = "DatasetReady"
+DATASET_READY_ON_NODE = f"{GROUP}/{DATASET_READY}"
 
 # The installation.
 SYSTEM_NAMESPACE = "berthmaster-system"
@@ -107,8 +110,16 @@ WAO_MODEL_SIGNATURE = "tensorflow/signature"
 SPREAD_RATES = ("wao.bitmedia.co.jp/podspread-rate", "waok8s.github.io/podspread-rate")
 METRICS_API_VERSION = "metrics.k8s.io/v1beta1"
 
+# Datasets, as Datashim calls them: the group of 0.4.0 and later first, since it wins.
+DATASHIM_GROUPS = ("datashim.io", "com.ie.ibm.hpsys")
+DATASHIM_VERSION = "v1alpha1"
+DATASETS = "datasets"
+DATASETS_INTERNAL = "datasetsinternal"
+
 # Kubernetes.
 HOSTNAME_LABEL = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
+REGION = "topology.kubernetes.io/region"
 MIRROR_POD = "kubernetes.io/config.mirror"
 NODE_NAME_FIELD = "metadata.name"
 DEFAULT_SCHEDULER = "default-scheduler"

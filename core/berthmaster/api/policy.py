@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from berthmaster.api.names import DEFAULT_SCHEDULER
 from berthmaster.api.schema import Cores, Duration, LabelSelector, Model, Rate
@@ -373,6 +373,72 @@ class NumaSettings(Model):
         return self.books is NumaBooks.UPSTREAM
 
 
+class DatasetTiers(Model):
+    """What a node scores for a dataset by how near its cache is."""
+
+    node: Annotated[int, Field(ge=0, le=100, description="The cache is on the node itself.")] = 100
+    zone: Annotated[int, Field(ge=0, le=100, description="In the node's zone and region.")] = 50
+    region: Annotated[
+        int, Field(ge=0, le=100, description="In the node's region; 0: as upstream.")
+    ] = 25
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if not self.node >= self.zone >= self.region:
+            raise ValueError(
+                f"expected node >= zone >= region, found {self.node}, {self.zone}, {self.region}"
+            )
+        return self
+
+
+class FilesystemPolicy(StrEnum):
+    """What becomes of nodes that do not have the data of a file-system dataset."""
+
+    REQUIRE = "Require"
+    PREFER = "Prefer"
+
+
+class DatasetSettings(Model):
+    """Settings of the dataset concern."""
+
+    weight: Annotated[
+        int, Field(ge=0, le=100, description="Share in the score; 0: breaks ties only.")
+    ] = 1
+    tiers: Annotated[
+        DatasetTiers, Field(description="Scores by nearness; the nearest location counts.")
+    ] = DatasetTiers()
+    filesystem: Annotated[
+        FilesystemPolicy,
+        Field(
+            description="Datasets without a gateway. Require: pods go only where the data are. "
+            "Prefer: nodes near the data score more. A pod's annotation berthmaster.io/dataset "
+            "(require or prefer) beats this."
+        ),
+    ] = FilesystemPolicy.REQUIRE
+    claims: Annotated[
+        bool,
+        Field(
+            description="Whether a claim of a dataset's name counts as using it, without labels."
+        ),
+    ] = True
+    spare_data_locations: Annotated[
+        bool,
+        Field(
+            description="With a gateway, score nodes that hold the data behind it one less, so that "
+            "data do not cross their link twice."
+        ),
+    ] = False
+    pods_per_gateway: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="So many pods placed on a gateway's node for its data make it busy, before a "
+            "reading shows it; 0: they are not counted.",
+        ),
+    ] = 0
+
+
 class PowerRule(StrEnum):
     """How nodes are compared by what a pod would cost there."""
 
@@ -479,6 +545,7 @@ class ConcernSettings(Model):
 
     diskio: DiskIOSettings = DiskIOSettings()
     numa: NumaSettings = NumaSettings()
+    dataset: DatasetSettings = DatasetSettings()
     power: PowerSettings = PowerSettings()
     resources: ResourcesSettings = ResourcesSettings()
 

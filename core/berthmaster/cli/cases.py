@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,21 @@ from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Node, Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import (
     ConcernSettings,
+    DatasetSettings,
     DiskIOSettings,
     Mode,
     PlacementPolicy,
     PlacementPolicySpec,
     PolicySet,
 )
-from berthmaster.cli import case_diskio, case_numa, case_power
-from berthmaster.concerns import diskio, numa, power
+from berthmaster.cli import case_dataset, case_diskio, case_numa, case_power
+from berthmaster.concerns import dataset, diskio, numa, power, resources
 from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine, Verdict
 
 _KEYS = {
     *("name", "source", "why", "derived", "config", "cluster", "metrics", "pod", "expect"),
-    *("behaviour", "quirk", "trace"),
+    *("behaviour", "quirk", "trace", "defect", "expectFixed"),
 }
 _CLUSTER_KEYS = {"nodes", "resources", "pods"}
 _EXPECT_KEYS = {"feasible", "reasons", "scores", "best", "resources"}
@@ -53,7 +54,8 @@ class CaseWorld:
 
     `reserved` are pods that were promised to nodes and have not been seen yet, `allocated` what pods that
     are there were given, by namespace and name. `surroundings` are what wide concerns are told of, and
-    `made` the objects that are derived from others.
+    `made` the objects that are derived from others. `beside` are further concerns
+    that filter. `scores_alone`: scores are those of `concern`, 0 where the pod asks nothing of it.
     """
 
     concern: AnyConcern
@@ -63,6 +65,8 @@ class CaseWorld:
     allocated: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     surroundings: Sequence[Surrounding] = ()
     made: Sequence[Mapping[str, Any]] = ()
+    beside: Sequence[AnyConcern] = ()
+    scores_alone: bool = False
 
 
 def _load_diskio(case: Case) -> CaseWorld:
@@ -111,10 +115,51 @@ def _load_power(case: Case) -> CaseWorld:
     )
 
 
+def _load_dataset(case: Case) -> CaseWorld:
+    config, cluster = case["config"], case["cluster"]
+    check_keys(config, case_dataset.CONFIG_KEYS, "config")
+    others = {"NodeResourcesFit": resources.CONCERN}
+    check_keys({it: None for it in config.get("otherFilters") or ()}, set(others), "otherFilters")
+    if config.get("weights", case_dataset.UPSTREAM_WEIGHTS) != case_dataset.UPSTREAM_WEIGHTS:
+        raise UnknownKeyError(f"config.weights: expected {case_dataset.UPSTREAM_WEIGHTS}")
+    settings = DatasetSettings.model_validate({"tiers": config.get("tiers") or {}})
+    return CaseWorld(
+        concern=dataset.CONCERN,
+        settings=ConcernSettings(dataset=settings),
+        inventories=case_dataset.build_inventories(
+            cluster["resources"], cluster.get("nodes") or ()
+        ),
+        beside=[others[it] for it in config.get("otherFilters") or ()],
+        scores_alone=True,
+    )
+
+
 LOADERS: Mapping[str, Callable[[Case], CaseWorld]] = {
     "DiskIO": _load_diskio,
     "NodeResourceTopologyMatch": _load_numa,
     **dict.fromkeys(case_power.PLUGINS, _load_power),
+    "CacheAwarePlugin": _load_dataset,
+}
+
+
+def _judge_mounting(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
+    check_keys(case["config"], case_dataset.MUTATOR_KEYS, "config")
+    check_keys(expect, {"admission", "patch"}, "expect")
+    check_keys(expect.get("admission") or {}, case_dataset.ADMISSION_KEYS, "expect.admission")
+    return case_dataset.judge_mounting(case, expect)
+
+
+def _judge_injection(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
+    check_keys(case["config"], case_dataset.INJECTION_KEYS, "config")
+    check_keys(case["config"]["inject"], case_dataset.INJECT_KEYS, "config.inject")
+    check_keys(expect, {"nodeAffinity"}, "expect")
+    return case_dataset.judge_injection(case, expect)
+
+
+# What changes a pod and chooses no node.
+_CHANGES: Mapping[str, Callable[[Case, Mapping[str, Any]], Iterator[str]]] = {
+    "DatasetPodMutator": _judge_mounting,
+    "AffinityInjection": _judge_injection,
 }
 
 
@@ -134,20 +179,30 @@ def run_case(case: Mapping[str, Any]) -> list[str]:
     """Decide one case; return each difference between expected and actual."""
     check_keys(case, _KEYS, "case")
     check_keys(case["cluster"], _CLUSTER_KEYS, "cluster")
-    check_keys(case["expect"], _EXPECT_KEYS, "expect")
+    # What a correct system decides stands instead of what upstream's defect makes of it.
+    expect = case.get("expectFixed", case["expect"])
     plugin = case["config"]["plugin"]
+    if plugin in _CHANGES:
+        return list(_CHANGES[plugin](case, expect))
+    check_keys(expect, _EXPECT_KEYS, "expect")
     if plugin not in LOADERS:
-        raise UnknownKeyError(f"config.plugin: {plugin}, expected one of {', '.join(LOADERS)}")
+        known = ", ".join((*LOADERS, *_CHANGES))
+        raise UnknownKeyError(f"config.plugin: {plugin}, expected one of {known}")
     world = LOADERS[plugin](case)
     verdicts = {verdict.node: verdict for verdict in _decide(world, case)}
-    return [*_differences(case["expect"], verdicts), *_other_objects(case["expect"], world.made)]
+    if world.scores_alone:
+        own = world.concern.name
+        verdicts = {
+            name: replace(it, score=it.scores.get(own, 0.0)) for name, it in verdicts.items()
+        }
+    return [*_differences(expect, verdicts), *_other_objects(expect, world.made)]
 
 
 def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
     policies = PolicySet(
         [PlacementPolicy(name="case", spec=PlacementPolicySpec(concerns=world.settings))]
     )
-    engine = Engine([world.concern])
+    engine = Engine([*world.beside, world.concern])
     engine.configure(policies.specs)
     for manifest in case["cluster"].get("nodes", ()):
         node: Node = node_from_manifest(manifest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import cast
 
-from berthmaster.concerns import diskio, numa, power, resources
+from berthmaster.concerns import dataset, diskio, numa, power, resources
 from berthmaster.concerns.shape import AnyConcern
 
 GROUP = "berthmaster.concerns"
@@ -21,7 +21,13 @@ def load() -> tuple[AnyConcern, ...]:
     Raises:
         ValueError: a third party's concern has a name that is taken.
     """
-    concerns: list[AnyConcern] = [resources.CONCERN, numa.CONCERN, diskio.CONCERN, power.CONCERN]
+    concerns: list[AnyConcern] = [
+        resources.CONCERN,
+        numa.CONCERN,
+        diskio.CONCERN,
+        dataset.CONCERN,
+        power.CONCERN,
+    ]
     for point in sorted(entry_points(group=GROUP), key=lambda it: it.name):
         concern = cast(AnyConcern, point.load())
         if any(concern.name == known.name for known in concerns):

@@ -21,9 +21,9 @@ RawPod = Mapping[str, Any]
 
 _AFFINITY = "/spec/affinity"
 _NODE_AFFINITY = f"{_AFFINITY}/nodeAffinity"
-_REQUIRED_KEY = "requiredDuringSchedulingIgnoredDuringExecution"
-_PREFERRED_KEY = "preferredDuringSchedulingIgnoredDuringExecution"
-_TERMS_KEY = "nodeSelectorTerms"
+REQUIRED_KEY = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED_KEY = "preferredDuringSchedulingIgnoredDuringExecution"
+TERMS_KEY = "nodeSelectorTerms"
 _GATES = "/spec/schedulingGates"
 _ANNOTATIONS = "/metadata/annotations"
 
@@ -38,13 +38,13 @@ def pin_at_creation(pod: RawPod, node: str) -> list[Operation]:
     A term that names another node cannot match any more. Whether a term is left is for `can_pin`,
     and for the resources concern, whose filter accepts only nodes that the pod's terms accept.
     """
-    node_affinity, operations = _node_affinity(pod, _REQUIRED_KEY, {_TERMS_KEY: [_term(node)]})
+    node_affinity, operations = _node_affinity(pod, REQUIRED_KEY, {TERMS_KEY: [_term(node)]})
     if operations:
         return operations
-    terms = node_affinity[_REQUIRED_KEY].get(_TERMS_KEY) or ()
+    terms = node_affinity[REQUIRED_KEY].get(TERMS_KEY) or ()
     for index, term in enumerate(terms):
         fields = term.get("matchFields")
-        path = f"{_NODE_AFFINITY}/{_REQUIRED_KEY}/{_TERMS_KEY}/{index}/matchFields"
+        path = f"{_NODE_AFFINITY}/{REQUIRED_KEY}/{TERMS_KEY}/{index}/matchFields"
         if _is_empty(term) or _requirement(node) in (fields or ()):
             continue
         if fields is None:
@@ -66,12 +66,12 @@ def can_pin(pod: RawPod, node: str) -> bool:
     one; such a pin would leave the pod waiting for ever.
     """
     affinity = pod.get("spec", {}).get("affinity") or {}
-    required = (affinity.get("nodeAffinity") or {}).get(_REQUIRED_KEY)
+    required = (affinity.get("nodeAffinity") or {}).get(REQUIRED_KEY)
     if required is None:
         return True
     return any(
         not _is_empty(term) and all(_allows(it, node) for it in term.get("matchFields") or ())
-        for term in required.get(_TERMS_KEY) or ()
+        for term in required.get(TERMS_KEY) or ()
     )
 
 
@@ -80,15 +80,25 @@ def prefer(pod: RawPod, weights: Mapping[str, int]) -> list[Operation]:
     preferences = [
         {"weight": weight, "preference": _term(node)} for node, weight in weights.items()
     ]
-    node_affinity, operations = _node_affinity(pod, _PREFERRED_KEY, preferences)
+    node_affinity, operations = _node_affinity(pod, PREFERRED_KEY, preferences)
     if not operations:
-        known = node_affinity[_PREFERRED_KEY]
+        known = node_affinity[PREFERRED_KEY]
         operations = [
-            _add(f"{_NODE_AFFINITY}/{_PREFERRED_KEY}/-", preference)
+            _add(f"{_NODE_AFFINITY}/{PREFERRED_KEY}/-", preference)
             for preference in preferences
             if preference not in known
         ]
     return operations
+
+
+def set_node_affinity(pod: RawPod, parts: Mapping[str, object]) -> list[Operation]:
+    """Return what sets parts of the node affinity whole, with the levels above where they are missing."""
+    affinity = pod.get("spec", {}).get("affinity")
+    if affinity is None:
+        return [_add(_AFFINITY, {"nodeAffinity": dict(parts)})]
+    if affinity.get("nodeAffinity") is None:
+        return [_add(_NODE_AFFINITY, dict(parts))]
+    return [_add(f"{_NODE_AFFINITY}/{key}", value) for key, value in parts.items()]
 
 
 def bind(node: str) -> list[Operation]:
@@ -147,15 +157,10 @@ def _node_affinity(
     pod: RawPod, key: str, value: object
 ) -> tuple[Mapping[str, Any], list[Operation]]:
     """Return the node affinity, and what sets `key` in it where that or a level above is missing."""
-    affinity = pod.get("spec", {}).get("affinity")
-    if affinity is None:
-        return {}, [_add(_AFFINITY, {"nodeAffinity": {key: value}})]
-    node_affinity = affinity.get("nodeAffinity")
-    if node_affinity is None:
-        return {}, [_add(_NODE_AFFINITY, {key: value})]
-    if node_affinity.get(key) is None:
-        return {}, [_add(f"{_NODE_AFFINITY}/{key}", value)]
-    return node_affinity, []
+    node_affinity = (pod.get("spec", {}).get("affinity") or {}).get("nodeAffinity") or {}
+    if node_affinity.get(key) is not None:
+        return node_affinity, []
+    return {}, set_node_affinity(pod, {key: value})
 
 
 def _requirement(node: str) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""Datashim's kinds: Dataset and DatasetInternal, of its present API group and of its old one.
+
+A Dataset says how far it is; the DatasetInternal of the same namespace and name says where its cache
+is. Read leniently: what cannot be understood is left out and named in `problems`. Where the data
+come from (`spec.local`, `spec.remote`) may hold credentials, so of that nothing is kept but one flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+_MOST_PLACEMENTS = 5000
+_MOST_PROBLEMS = 20
+
+OK, PENDING, DISABLED = "OK", "Pending", "Disabled"
+
+
+class Placement(NamedTuple):
+    """Nodes by a label: those that carry `key` with `value`."""
+
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """How far a Dataset is. Status words as Datashim writes them, empty before it did.
+
+    `is_read_only` is whether its claim is to be mounted read-only.
+    """
+
+    group: str
+    namespace: str
+    name: str
+    uid: str = ""
+    provision: str = ""
+    caching: str = ""
+    caching_info: str = ""
+    is_read_only: bool = False
+    problems: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInternal:
+    """Where the cache of the Dataset of the same group, namespace and name is.
+
+    Empty entries and repeated ones are left out, the order is kept. The name of a node may stand as
+    the value of `kubernetes.io/hostname`, which is what the only known writer does.
+    """
+
+    group: str
+    namespace: str
+    name: str
+    uid: str = ""
+    gateways: tuple[Placement, ...] = ()
+    data_locations: tuple[Placement, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+def dataset_from_manifest(manifest: Mapping[str, Any]) -> Dataset:
+    """Read a Dataset of either group; never raises on odd content."""
+    problems: list[str] = []
+    spec = _object(manifest.get("spec"), "spec", problems)
+    local = _object(spec.get("local"), "spec.local", problems)
+    status = _object(manifest.get("status"), "status", problems)
+    caching = _object(status.get("caching"), "status.caching", problems)
+    provision = _object(status.get("provision"), "status.provision", problems)
+    return Dataset(
+        **_identity(manifest, problems),
+        provision=_text(provision.get("status"), "status.provision.status", problems),
+        caching=_text(caching.get("status"), "status.caching.status", problems),
+        caching_info=_text(caching.get("info"), "status.caching.info", problems),
+        is_read_only=local.get("readonly") == "true",
+        problems=tuple(problems),
+    )
+
+
+def internal_from_manifest(manifest: Mapping[str, Any]) -> DatasetInternal:
+    """Read a DatasetInternal of either group; never raises on odd content."""
+    problems: list[str] = []
+    status = _object(manifest.get("status"), "status", problems)
+    caching = _object(status.get("caching"), "status.caching", problems)
+    at = "status.caching.placements"
+    placements = _object(caching.get("placements"), at, problems)
+    found = {
+        name: tuple(dict.fromkeys(_placements(placements.get(name), f"{at}.{name}", problems)))
+        for name in ("gateways", "datalocations")
+    }
+    return DatasetInternal(
+        **_identity(manifest, problems),
+        gateways=found["gateways"],
+        data_locations=found["datalocations"],
+        problems=tuple(problems),
+    )
+
+
+def _placements(value: object, at: str, problems: list[str]) -> Iterator[Placement]:
+    entries = _list(value, at, problems)
+    if len(entries) > _MOST_PLACEMENTS:
+        _note(problems, f"{at}: {len(entries)} entries, only {_MOST_PLACEMENTS} are read")
+    for index, entry in enumerate(entries[:_MOST_PLACEMENTS]):
+        it = _object(entry, f"{at}[{index}]", problems)
+        key = _text(it.get("key"), f"{at}[{index}].key", problems)
+        text = _text(it.get("value"), f"{at}[{index}].value", problems)
+        if key and text:
+            yield Placement(key, text)
+
+
+def _identity(manifest: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
+    metadata = _object(manifest.get("metadata"), "metadata", problems)
+    group, _, _ = _text(manifest.get("apiVersion"), "apiVersion", problems).partition("/")
+    return {
+        "group": group,
+        "namespace": _text(metadata.get("namespace"), "metadata.namespace", problems),
+        "name": _text(metadata.get("name"), "metadata.name", problems),
+        "uid": _text(metadata.get("uid"), "metadata.uid", problems),
+    }
+
+
+def _object(value: object, at: str, problems: list[str]) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    _note(problems, f"{at}: expected an object, found {type(value).__name__}")
+    return {}
+
+
+def _list(value: object, at: str, problems: list[str]) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if isinstance(value, list | tuple):
+        return value
+    _note(problems, f"{at}: expected a list, found {type(value).__name__}")
+    return ()
+
+
+def _text(value: object, at: str, problems: list[str]) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    # The type is told and not the value: nothing of a Dataset is copied that need not be.
+    _note(problems, f"{at}: expected text, found {type(value).__name__}")
+    return ""
+
+
+def _note(problems: list[str], text: str) -> None:
+    if len(problems) < _MOST_PROBLEMS:
+        problems.append(text)
+    elif len(problems) == _MOST_PROBLEMS:
+        problems.append("more faults are not listed")

@@ -1,0 +1,137 @@
+"""Decision cases of datasets: Datashim's objects to inventories; its label webhook; merged affinity."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from berthmaster.api.datasets import (
+    Dataset,
+    DatasetInternal,
+    dataset_from_manifest,
+    internal_from_manifest,
+)
+from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.concerns.dataset.inventory import NodeIndex, choose, here, locate
+from berthmaster.concerns.dataset.mounting import mount
+from berthmaster.placement.injecting import inject, own_keys
+
+CONFIG_KEYS = {"plugin", "weights", "tiers", "otherFilters"}
+MUTATOR_KEYS = {"plugin", "operation"}
+INJECTION_KEYS = {"plugin", "inject", "localityKeys"}
+INJECT_KEYS = {"required", "preferred"}
+ADMISSION_KEYS = {"allowed", "code", "message"}
+# The weights of upstream's score are constants; a case with others tests another program.
+UPSTREAM_WEIGHTS = {"cacheAffinity": 2, "neighbour": 1, "balancedResource": 1}
+
+
+def build_inventories(
+    resources: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]]
+) -> dict[str, NodeInventory]:
+    """Return an inventory for each node, as the operator would write it."""
+    datasets, internals = _read(resources)
+    labels = {it["metadata"]["name"]: it["metadata"].get("labels") or {} for it in nodes}
+    index = NodeIndex(labels)
+    located = {}
+    for key in datasets.keys() | {it.key for it in internals.values()}:
+        dataset = choose(datasets.get(key, ()))
+        internal = internals.get((dataset.group, key)) if dataset is not None else None
+        located[key] = locate(dataset, internal, index)
+    inventories = {}
+    for name in labels:
+        status = NodeInventoryStatus(datasets=here(name, located))
+        # Through the wire form, as the webhook reads it.
+        wire = NodeInventoryStatus.model_validate(status.to_wire())
+        inventories[name] = NodeInventory(name=name, status=wire)
+    return inventories
+
+
+def judge_mounting(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the label webhook does differently from what a case expects."""
+    datasets, _ = _read(case["cluster"]["resources"])
+    pod = case["pod"]
+    namespace = pod["metadata"].get("namespace", "")
+
+    def find(name: str) -> Dataset | None:
+        return choose(datasets.get(f"{namespace}/{name}", ()))
+
+    found = mount(pod, namespace, find, operation=case["config"]["operation"])
+    admission = expect.get("admission", {})
+    if "allowed" in admission and admission["allowed"] != found.is_allowed:
+        yield f"allowed: expected {admission['allowed']}, actual {found.is_allowed}"
+    if "code" in admission and admission["code"] != found.code:
+        yield f"code: expected {admission['code']}, actual {found.code}"
+    if admission.get("message", "") not in found.message:
+        yield f'message: expected "{admission["message"]}", actual "{found.message}"'
+    if "patch" in expect:
+        wanted, actual = (apply(pod, it) for it in (expect["patch"], found.operations))
+        if wanted != actual:
+            yield f"patch: expected {json.dumps(expect['patch'])}, actual {json.dumps(found.operations)}"
+
+
+def judge_injection(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the merged node affinity differs from what a case expects."""
+    config, pod = case["config"], case["pod"]
+    operations = []
+    # The cases go by Fluid's rule: a pod that uses any of the keys itself is left alone as a whole.
+    if not own_keys(pod) & set(config.get("localityKeys") or ()):
+        terms = config.get("inject") or {}
+        operations = inject(
+            pod, required=terms.get("required") or (), preferred=terms.get("preferred") or ()
+        )
+    after = apply(pod, operations)
+    actual = (after["spec"].get("affinity") or {}).get("nodeAffinity")
+    if _in_order(actual) != _in_order(expect["nodeAffinity"]):
+        wanted = json.dumps(expect["nodeAffinity"])
+        yield f"nodeAffinity: expected {wanted}, actual {json.dumps(actual)}"
+
+
+def apply(pod: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the pod after JSON Patch operations, of which only `add` is understood."""
+    after = copy.deepcopy(dict(pod))
+    for operation in operations:
+        if operation["op"] != "add":
+            raise ValueError(f"patch: operation {operation['op']}, expected add")
+        *path, last = operation["path"].removeprefix("/").split("/")
+        target: Any = after
+        for part in path:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        if isinstance(target, list):
+            target.insert(len(target) if last == "-" else int(last), operation["value"])
+        else:
+            target[last] = operation["value"]
+    return after
+
+
+def _read(
+    resources: Iterable[Mapping[str, Any]],
+) -> tuple[dict[str, list[Dataset]], dict[tuple[str, str], DatasetInternal]]:
+    datasets: dict[str, list[Dataset]] = defaultdict(list)
+    internals = {}
+    for resource in resources:
+        if resource["kind"] == "Dataset":
+            dataset = dataset_from_manifest(resource)
+            datasets[dataset.key].append(dataset)
+        elif resource["kind"] == "DatasetInternal":
+            internal = internal_from_manifest(resource)
+            internals[internal.group, internal.key] = internal
+        else:
+            raise ValueError(f"cluster.resources: unknown kind {resource['kind']}")
+    return datasets, internals
+
+
+def _in_order(value: Any) -> Any:
+    """Return node affinity with the expressions of each term in one order, which means nothing."""
+    if isinstance(value, list):
+        return [_in_order(it) for it in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: sorted(it, key=json.dumps)
+        if key in ("matchExpressions", "matchFields")
+        else _in_order(it)
+        for key, it in value.items()
+    }

@@ -1,0 +1,231 @@
+"""Where the datasets are, by row, and what that makes of every other row.
+
+A row is near a dataset by its own zone and region and by those of the rows where the dataset is. For each
+request the sum over its datasets is kept for all rows, and made anew when one of them moved or any
+row has another place. Names become small numbers: a (zone, region) pair and a region have a code each.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api import names
+from berthmaster.api.inventory import DatasetRole, NodeInventory
+from berthmaster.api.objects import Node
+from berthmaster.concerns.dataset.request import DatasetRequest, Weights
+
+Found = tuple[tuple[str, int], ...]
+_SUMS_REMEMBERED = 128
+_NOWHERE: set[int] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A row's own: its name, and codes of its (zone, region) pair and its region, 0 without labels."""
+
+    name: str = ""
+    pair: int = 0
+    region: int = 0
+
+
+@dataclass(slots=True)
+class Sums:
+    """Over the datasets of a request, for all rows.
+
+    `tiers` is the sum of the tiers; `gateways` how many have a gateway here; `is_absent` whether the data
+    of one without a gateway are missing here.
+    """
+
+    stamp: int
+    tiers: NDArray[np.int32]
+    gateways: NDArray[np.int32]
+    is_absent: NDArray[np.bool_]
+
+
+class DatasetColumns:
+    """Rows of datasets and datasets of rows; `changes` moves whenever a dataset does."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.places: list[Place] = []
+        # By role and dataset: the rows; only those that there are.
+        self.where: dict[DatasetRole, dict[str, set[int]]] = {role: {} for role in DatasetRole}
+        # By dataset: the number of its latest move.
+        self.moves: dict[str, int] = {}
+        self.is_busy: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        # Pods that were placed beside a gateway, by row.
+        self.beside: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._here: list[dict[str, DatasetRole]] = []
+        self._holders: list[set[str]] = []
+        self._pairs: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._regions: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._codes: dict[tuple[str, ...], int] = {}
+        self._stamp = 0
+        self._sums: OrderedDict[tuple[Found, Weights, bool], Sums] = OrderedDict()
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows there are."""
+        return len(self.places)
+
+    def resize(self, rows: int) -> None:
+        """Make room for rows 0..rows-1."""
+        grown = rows - self.rows
+        self.places.extend(Place() for _ in range(grown))
+        self._here.extend({} for _ in range(grown))
+        self._holders.extend(set() for _ in range(grown))
+        self.is_busy = np.concatenate([self.is_busy, np.zeros(grown, dtype=np.bool_)])
+        self.beside = np.concatenate([self.beside, np.zeros(grown, dtype=np.int32)])
+        self._pairs = np.concatenate([self._pairs, np.zeros(grown, dtype=np.int32)])
+        self._regions = np.concatenate([self._regions, np.zeros(grown, dtype=np.int32)])
+        self._stamp += 1
+
+    def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
+        """Take over where the node is and which datasets are on it."""
+        labels = node.metadata.labels or {}
+        self._put(
+            row,
+            self._place(
+                node.metadata.name, labels.get(names.ZONE, ""), labels.get(names.REGION, "")
+            ),
+        )
+        status = inventory.status if inventory is not None else None
+        entries = (status.datasets if status is not None else None) or ()
+        self._settle(row, {it.key: it.role for it in entries})
+        self.is_busy[row] = bool(status is not None and status.gateway_busy)
+
+    def clear(self, row: int) -> None:
+        """Forget the node and who holds something of it."""
+        self._settle(row, {})
+        self._put(row, Place())
+        self.is_busy[row] = False
+        self._holders[row].clear()
+        self.beside[row] = 0
+
+    def charge(self, row: int, key: str) -> None:
+        """Count a pod that was placed beside a gateway."""
+        self._holders[row].add(key)
+        self.beside[row] = len(self._holders[row])
+
+    def release(self, row: int, key: str) -> None:
+        """Count it no more."""
+        self._holders[row].discard(key)
+        self.beside[row] = len(self._holders[row])
+
+    def has_gateway(self, key: str) -> bool:
+        """Return whether a dataset is reached through a gateway."""
+        return key in self.where[DatasetRole.GATEWAY] or key in self.where[DatasetRole.BACKING]
+
+    def rows_of(self, key: str) -> set[int]:
+        """Return the rows that a dataset's pods should be on or near; none: it is not usable."""
+        role = DatasetRole.GATEWAY if self.has_gateway(key) else DatasetRole.DATA
+        return self.where[role].get(key, _NOWHERE)
+
+    def tiers_of(self, key: str, weights: Weights) -> NDArray[np.int32]:
+        """Return for all rows what one usable dataset scores there, no gateway being busy."""
+        rows = _array(self.rows_of(key))
+        pair_hits = _hits(self._pairs, rows)
+        region_hits = _hits(self._regions, rows)
+        tiers: NDArray[np.int32] = np.where(
+            pair_hits, weights.zone, np.where(region_hits, weights.region, 0)
+        ).astype(np.int32)
+        tiers[rows] = weights.node
+        return tiers
+
+    def sums(self, request: DatasetRequest) -> Sums:
+        """Return the sums for a resolved request, as things are now."""
+        key = (request.found, request.weights, request.spares_data)
+        known = self._sums.get(key)
+        if known is None or known.stamp != self._stamp:
+            known = self._sums[key] = self._add_up(request)
+            if len(self._sums) > _SUMS_REMEMBERED:
+                self._sums.popitem(last=False)
+        self._sums.move_to_end(key)
+        return known
+
+    def _add_up(self, request: DatasetRequest) -> Sums:
+        sums = Sums(
+            stamp=self._stamp,
+            tiers=np.zeros(self.rows, dtype=np.int32),
+            gateways=np.zeros(self.rows, dtype=np.int32),
+            is_absent=np.zeros(self.rows, dtype=np.bool_),
+        )
+        for key, _ in request.found:
+            rows = _array(self.rows_of(key))
+            tiers = self.tiers_of(key, request.weights)
+            if self.has_gateway(key):
+                sums.gateways[rows] += 1
+                backing = _array(self.where[DatasetRole.BACKING].get(key, _NOWHERE))
+                if request.spares_data:
+                    tiers[backing] = np.maximum(tiers[backing] - 1, 0)
+            else:
+                here = np.zeros(self.rows, dtype=np.bool_)
+                here[rows] = True
+                sums.is_absent |= ~here
+            sums.tiers += tiers
+        return sums
+
+    def _settle(self, row: int, here: dict[str, DatasetRole]) -> None:
+        before = self._here[row]
+        if before == here:
+            return
+        self._here[row] = here
+        for key in before.keys() | here.keys():
+            if before.get(key) is not here.get(key):
+                self._move(row, key, before.get(key), here.get(key))
+
+    def _move(
+        self, row: int, key: str, before: DatasetRole | None, now: DatasetRole | None
+    ) -> None:
+        if before is not None:
+            rows = self.where[before][key]
+            rows.discard(row)
+            if not rows:
+                del self.where[before][key]
+        if now is not None:
+            self.where[now].setdefault(key, set()).add(row)
+        self._note(key)
+
+    def _put(self, row: int, place: Place) -> None:
+        if self.places[row] == place:
+            return
+        self.places[row] = place
+        self._pairs[row], self._regions[row] = place.pair, place.region
+        self._stamp += 1
+        for key in self._here[row]:
+            # What was near it is not any more, and the other way round.
+            self._note(key)
+
+    def _note(self, key: str) -> None:
+        self.changes += 1
+        self._stamp += 1
+        if any(key in by_dataset for by_dataset in self.where.values()):
+            self.moves[key] = self.changes
+        else:
+            self.moves.pop(key, None)
+
+    def _place(self, name: str, zone: str, region: str) -> Place:
+        return Place(
+            name=name,
+            pair=self._code(zone, region) if zone and region else 0,
+            region=self._code(region) if region else 0,
+        )
+
+    def _code(self, *words: str) -> int:
+        return self._codes.setdefault(words, len(self._codes) + 1)
+
+
+def _hits(codes: NDArray[np.int32], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return for all rows whether one of the given rows has the same code; 0 is like nothing."""
+    wanted = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.bool_)
+    wanted[codes[rows]] = True
+    wanted[0] = False
+    return wanted[codes]
+
+
+def _array(rows: set[int]) -> NDArray[np.intp]:
+    return np.fromiter(rows, dtype=np.intp, count=len(rows))

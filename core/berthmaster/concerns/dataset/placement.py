@@ -1,0 +1,108 @@
+"""Datasets: which rows have the data, and how near each row is to them.
+
+    tier(row) = node 100    the row is a gateway; or has the data, where there is no gateway
+                zone 50     a row of the dataset is in the same zone and region
+                region 25   in the same region
+                0           else; labels that are missing are like nothing
+    score     = floor(sum of the tiers / number of the pod's usable datasets), 0 without any
+
+A busy gateway's row has the zone's tier. Worked: gateway on n1, another dataset's on n2 in the same zone: n1
+scores (100 + 50) / 2 = 75, as does n2; a third node of the zone 50.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.concerns.dataset import reasons
+from berthmaster.concerns.dataset.columns import DatasetColumns
+from berthmaster.concerns.dataset.request import DatasetRequest
+from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
+
+# What an allocation tells of, at most.
+_TOLD = 8
+
+
+def resolve(columns: DatasetColumns, request: DatasetRequest) -> DatasetRequest:
+    """Return the request with the usable ones of its datasets, and which move each has made last."""
+    found = tuple(
+        (key, columns.moves[key])
+        for key in (*request.labelled, *request.claimed)
+        if columns.rows_of(key)
+    )
+    return request if found == request.found else request._replace(found=found)
+
+
+def local(request: DatasetRequest) -> DatasetRequest | None:
+    """Return what filter and score go by; None where claims turned out to be no datasets."""
+    if not request.labelled and not request.found:
+        return None
+    return request._replace(labelled=(), claimed=())
+
+
+def filter_rows(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> Codes:
+    """Return a code per row: 0 where the data of all datasets without a gateway are."""
+    codes = np.zeros(len(rows), dtype=np.uint8)
+    if request.is_required and request.found:
+        codes[columns.sums(request).is_absent[rows]] = reasons.NOT_HERE
+    return codes
+
+
+def score_rows(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> Scores:
+    """Return 0..100 per row, whole numbers."""
+    if not request.found:
+        return np.zeros(len(rows))
+    sums = columns.sums(request)
+    loss = request.weights.node - request.weights.zone
+    total = sums.tiers[rows] - loss * sums.gateways[rows] * _is_busy(columns, rows, request)
+    scores: Scores = (total // len(request.found)).astype(np.float64)
+    return scores
+
+
+def allocate_row(columns: DatasetColumns, row: int, request: DatasetRequest) -> dict[str, Any]:
+    """Return how near each dataset is, and whether the pod is beside a gateway of one."""
+    keys = [key for key, _ in request.found]
+    unusable = [it for it in request.labelled if it not in set(keys)]
+    allocated: dict[str, Any] = {}
+    if keys:
+        allocated["datasets"] = {
+            _name(key): _tell(columns, row, key, request) for key in keys[:_TOLD]
+        }
+    if unusable:
+        allocated["notUsable"] = [_name(key) for key in unusable[:_TOLD]]
+    if any(columns.has_gateway(key) and row in columns.rows_of(key) for key in keys):
+        allocated["besideGateway"] = True
+    return allocated
+
+
+def explain(columns: DatasetColumns, row: int, request: DatasetRequest) -> Reason:
+    """Return upstream's words, with the datasets that are not here and where all of them are."""
+    keys = [key for key, _ in request.found if not columns.has_gateway(key)]
+    sets = [columns.rows_of(key) for key in keys]
+    common = sorted(columns.places[it].name for it in set.intersection(*sets))
+    absent = [_name(key) for key, its in zip(keys, sets, strict=True) if row not in its]
+    return reasons.not_here(absent, common)
+
+
+def _tell(columns: DatasetColumns, row: int, key: str, request: DatasetRequest) -> dict[str, Any]:
+    rows = columns.rows_of(key)
+    return {
+        "mode": "gateway" if columns.has_gateway(key) else "filesystem",
+        "nodes": len(rows),
+        "at": sorted(columns.places[it].name for it in rows)[:1],
+        "tier": int(columns.tiers_of(key, request.weights)[row]),
+    }
+
+
+def _is_busy(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> NDArray[np.bool_]:
+    busy = columns.is_busy[rows]
+    if request.pods_per_gateway:
+        busy = busy | (columns.beside[rows] >= request.pods_per_gateway)
+    return busy
+
+
+def _name(key: str) -> str:
+    return key.partition("/")[2]
