@@ -389,7 +389,10 @@ class FakeCluster:
 
 
 def _wanted_name(request: web.Request) -> str:
+    """Return the name that is asked for, empty for all, and one that nobody has for failed pods."""
     selector = request.query.get("fieldSelector", "")
+    if selector == "status.phase=Failed":
+        return "nobody's"
     return selector.removeprefix("metadata.name=") if selector.startswith("metadata.name=") else ""
 
 

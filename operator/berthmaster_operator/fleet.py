@@ -22,7 +22,13 @@ from berthmaster.api.policy import PlacementPolicy, PolicySet
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster_operator.settling import Rises
-from berthmaster_operator.sightings import InventorySeen, NodeSeen, PodSeen, is_older
+from berthmaster_operator.sightings import (
+    FailureSeen,
+    InventorySeen,
+    NodeSeen,
+    PodSeen,
+    is_older,
+)
 
 ObjectKey = tuple[str, str]
 
@@ -67,6 +73,8 @@ class NodeState:
     stats: dict[ObjectKey, StatsSeen] = field(default_factory=dict)
     topology: TopologySeen | None = None
     pods: dict[str, PodSeen] = field(default_factory=dict)
+    # Pods that the kubelet could not align.
+    failures: dict[str, FailureSeen] = field(default_factory=dict)
     inventory: InventorySeen | None = None
     # What the last pass computed; the handshake continues from it. None: continue from the API.
     computed: NodeInventoryStatus | None = None
@@ -87,8 +95,8 @@ class NodeState:
     @property
     def is_idle(self) -> bool:
         """Return whether nothing at all is known of this node."""
-        known = (self.node, self.devices, self.stats, self.topology, self.pods, self.inventory)
-        return not any(known)
+        objects = (self.node, self.devices, self.stats, self.topology, self.inventory)
+        return not any((*objects, self.pods, self.failures))
 
 
 class Fleet:
@@ -175,13 +183,9 @@ class Fleet:
             return
         state = self._state(pod.node)
         known = state.pods.get(pod.uid)
-        if known is not None:
-            # Every later write to its status moves the times; the first are nearest to what happened.
-            pod = replace(
-                pod,
-                started_s=pod.started_s if known.started_s is None else known.started_s,
-                refused_s=pod.refused_s if known.refused_s is None else known.refused_s,
-            )
+        if known is not None and known.started_s is not None:
+            # Every later write to its status moves the time; the first is the nearest to the start.
+            pod = replace(pod, started_s=known.started_s)
         state.pods[pod.uid] = pod
         self._node_of_pod[pod.uid] = pod.node
         if known != pod:
@@ -192,6 +196,23 @@ class Fleet:
         node = self._node_of_pod.get(uid)
         if node is not None:
             self._remove_pod(uid, node)
+
+    def see_failure(self, failure: FailureSeen) -> None:
+        """Take over a pod that failed; only those that their kubelet could not align matter here."""
+        if failure.unaligned_s is None or not failure.node:
+            return
+        state = self._state(failure.node)
+        # As with the start of a pod, the first sight is the nearest to what happened.
+        if failure.uid not in state.failures:
+            state.failures[failure.uid] = failure
+            self._on_dirty(failure.node)
+
+    def lose_failure(self, failure: FailureSeen) -> None:
+        """Forget a failed pod that is gone."""
+        state = self._nodes.get(failure.node)
+        if state is not None and state.failures.pop(failure.uid, None) is not None:
+            self._on_dirty(failure.node)
+            self._prune(failure.node)
 
     def see_node(self, node: NodeSeen) -> None:
         """Take over a Node; a new uid means another machine, of which nothing was published."""

@@ -27,7 +27,7 @@ from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
 from berthmaster_operator.settling import Rises, settle
-from berthmaster_operator.sightings import PodSeen
+from berthmaster_operator.sightings import FailureSeen, PodSeen
 
 # A kubelet that turned a pod away knew better than its topology; an unchanged one counts again after this.
 DISTRUST_S = 600.0
@@ -48,6 +48,7 @@ class NodeFacts:
     stats: NodeDiskIOStats | None
     silence_s: float
     pods: Mapping[str, PodSeen]
+    failures: Mapping[str, FailureSeen]
     white_list: frozenset[str]
     models: DiskModels
     stale_after_s: float
@@ -168,7 +169,7 @@ def plan_topology(
         for it in facts.pods.values()
         if not it.is_finished
     ]
-    refused, distrusted_s = _last_refused(facts, facts.topology)
+    refused, distrusted_s = _refuting(facts, facts.topology)
     built = build_topology(facts.topology, pods, previous=previous, refused=refused)
     since = {uid: facts.unreflected.get(uid, facts.now_s) for uid in sorted(built.unreflected)}
     if not since:
@@ -180,19 +181,19 @@ def plan_topology(
     return stale, since, distrusted_s
 
 
-def _last_refused(facts: NodeFacts, topology: NodeResourceTopology) -> tuple[str, float | None]:
-    """Return the pod that the kubelet turned away since the topology was written, and for how long that counts.
+def _refuting(facts: NodeFacts, topology: NodeResourceTopology) -> tuple[str, float | None]:
+    """Return the pod that the kubelet turned away last since the topology was written.
 
-    Empty and None where there is none, or all were turned away longer than `DISTRUST_S` ago.
+    And for how many seconds that counts; empty and None where there is none, or none any more.
     """
     left = [
-        (it.refused_s + DISTRUST_S - facts.wall_s, f"{it.namespace}/{it.name}")
-        for it in facts.pods.values()
-        if it.refused_s is not None
-        and (topology.written_s is None or topology.written_s <= it.refused_s)
+        (it.unaligned_s + DISTRUST_S - facts.wall_s, it.pod)
+        for it in facts.failures.values()
+        if it.unaligned_s is not None
+        and (topology.written_s is None or topology.written_s <= it.unaligned_s)
     ]
-    left_s, name = max(left, default=(0.0, ""))
-    return (name, left_s) if left_s > 0 else ("", None)
+    left_s, pod = max(left, default=(0.0, ""))
+    return (pod, left_s) if left_s > 0 else ("", None)
 
 
 def merge_conditions(

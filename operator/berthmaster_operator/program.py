@@ -47,10 +47,12 @@ from berthmaster_operator.model_loading import ModelLoader
 from berthmaster_operator.reconciling import INVENTORIES, NodeReconciler
 from berthmaster_operator.settings import Settings
 from berthmaster_operator.sightings import (
+    FailureSeen,
     InventorySeen,
     NodeSeen,
     PodSeen,
     ReplicaSeen,
+    decode_failure,
     decode_inventory,
     decode_node,
     decode_pod,
@@ -64,6 +66,8 @@ logger = logging.getLogger(__name__)
 # Finished pods hold nothing; without them the copy of a big cluster is smaller, and a pod that
 # finishes comes as a deletion.
 UNFINISHED = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+# A deletion shows the pod as it was before, so why it failed is asked for.
+FAILED = {"fieldSelector": "status.phase=Failed"}
 KOPF_STOP_TIMEOUT_S = 10.0
 
 
@@ -156,6 +160,14 @@ class Program:
             query=UNFINISHED,
             on_event=self._pod_changed,
         )
+        self._failures = Informer(
+            client,
+            "/api/v1/pods",
+            decode=decode_failure,
+            key=lambda failure: failure.uid,
+            query=FAILED,
+            on_event=self._failure_changed,
+        )
         self._nodes_seen = Informer(
             client,
             "/api/v1/nodes",
@@ -211,6 +223,12 @@ class Program:
             self.fleet.lose_pod(pod.uid)
         else:
             self.fleet.see_pod(pod)
+
+    def _failure_changed(self, kind: EventKind, failure: FailureSeen) -> None:
+        if kind is EventKind.DELETED:
+            self.fleet.lose_failure(failure)
+        else:
+            self.fleet.see_failure(failure)
 
     def _node_changed(self, kind: EventKind, node: NodeSeen) -> None:
         if kind is EventKind.DELETED:
@@ -307,6 +325,7 @@ class Program:
             self.events.run(),
             self.elector.run(),
             self._pods.run(),
+            self._failures.run(),
             self._nodes_seen.run(),
             self._inventories.run(),
             self._disk_models.run(),
@@ -341,6 +360,7 @@ class Program:
             if not self.fleet.is_complete:
                 for informer in (
                     self._pods,
+                    self._failures,
                     self._nodes_seen,
                     self._inventories,
                     self._disk_models,

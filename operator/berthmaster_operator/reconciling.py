@@ -122,6 +122,7 @@ class NodeReconciler:
             stats=seen.stats if seen is not None else None,
             silence_s=self._clock() - seen.alive_s if seen is not None else 0.0,
             pods=state.pods,
+            failures=state.failures,
             white_list=fleet.white_list,
             models=fleet.models,
             stale_after_s=fleet.stale_after_s,

@@ -37,12 +37,24 @@ class PodSeen:
     # first showed that the kubelet had taken it.
     created_s: float | None = None
     started_s: float | None = None
-    # When the API server first showed that the kubelet could not align it and turned it away.
-    refused_s: float | None = None
     is_guaranteed: bool = False
     devices: tuple[str, ...] = ()
     # The containers that hold anything alone, and what; in the order in which the books have them.
     held: tuple[HeldByContainer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureSeen:
+    """A pod that ended as Failed.
+
+    `unaligned_s` is when the API server showed that its kubelet could not align it and turned it away, in
+    seconds since the epoch by its clock; None where it failed of something else.
+    """
+
+    uid: str
+    pod: str
+    node: str
+    unaligned_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +191,21 @@ def decode_pod(raw: bytes) -> PodSeen:
         name=pod.metadata.name,
         created_s=_seconds(pod.metadata.creation_timestamp),
         started_s=_written_s(pod) if pod.spec.node_name and pod.status.start_time else None,
-        refused_s=_written_s(pod) if pod.status.reason == names.TOPOLOGY_AFFINITY_ERROR else None,
         is_guaranteed=pod.status.qos_class == GUARANTEED,
         devices=(devices := _devices(pod.spec)),
         held=_held(pod) if devices or pod.status.qos_class == GUARANTEED else (),
+    )
+
+
+def decode_failure(raw: bytes) -> FailureSeen:
+    """Read a pod that ended as Failed; raises as `decode_pod`."""
+    pod = _pod(raw)
+    is_unaligned = pod.status.reason == names.TOPOLOGY_AFFINITY_ERROR
+    return FailureSeen(
+        uid=pod.metadata.uid,
+        pod=f"{pod.metadata.namespace}/{pod.metadata.name}",
+        node=pod.spec.node_name,
+        unaligned_s=_written_s(pod) if is_unaligned else None,
     )
 
 

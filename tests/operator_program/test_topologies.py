@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from berthmaster.api import names
 from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster_operator.handlers import node_resource_topologies
+from berthmaster_operator.sightings import decode_failure
 from operator_program.worlds import BEGIN, INVENTORY, NODE, World, make_pod, make_policy
 from support.placement_vectors import METADATA, VECTOR, encode
 
@@ -274,6 +276,19 @@ async def test_topology_that_never_changes_is_trusted_again_after_ten_minutes(wo
 
     assert status(world)["topology"]["freshness"] == "Fresh"
     assert await world.step() is None
+
+
+async def test_refused_pod_that_is_deleted_refutes_nothing_any_more(world: World) -> None:
+    show(world, make_topology(8, written_s=1))
+    world.add_pod(make_refused("p", refused_s=1000))
+    await world.settle()
+    raw = msgspec.json.encode(world.pods.pop("p"))
+
+    world.fleet.lose_failure(decode_failure(raw))
+    world.now_s += 10
+    await world.settle()
+
+    assert status(world)["topology"]["freshness"] == "Fresh"
 
 
 async def test_pods_that_end_otherwise_refute_nothing(world: World) -> None:

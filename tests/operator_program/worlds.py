@@ -16,6 +16,7 @@ from berthmaster_operator.handlers import node_disk_devices, node_disk_io_stats
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.reconciling import NodeReconciler
 from berthmaster_operator.sightings import (
+    decode_failure,
     decode_inventory,
     decode_node,
     decode_pod,
@@ -132,10 +133,17 @@ class World:
         self.show_pod(pod["metadata"]["uid"])
 
     def show_pod(self, uid: str) -> None:
-        if uid in self.pods:
-            self.fleet.see_pod(decode_pod(msgspec.json.encode(self.pods[uid])))
-        else:
+        """Show a pod as the two watches would, of pods that run and of those that failed."""
+        pod = self.pods.get(uid)
+        if pod is None or pod["status"].get("phase") == "Failed":
             self.fleet.lose_pod(uid)
+        if pod is None:
+            return
+        raw = msgspec.json.encode(pod)
+        if pod["status"].get("phase") == "Failed":
+            self.fleet.see_failure(decode_failure(raw))
+        else:
+            self.fleet.see_pod(decode_pod(raw))
 
     async def settle(self) -> float | None:
         """Reconcile until nothing is dirty, letting pauses between writes pass."""
