@@ -87,6 +87,8 @@ def test_schema_is_structural(name: str) -> None:
     for path, schema in walk(root_of(load(name))):
         assert "type" in schema or schema.get("x-kubernetes-int-or-string"), path
         assert not {"$ref", "title", "oneOf", "allOf"} & set(schema), path
+        for bound in ("exclusiveMinimum", "exclusiveMaximum"):
+            assert isinstance(schema.get(bound, True), bool), path
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -83,6 +83,7 @@ _WORDS = {
         "lastTransitionTime": "When `status` last changed.",
     },
 }
+_LIMITS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 _API_VERSION = "Group and version of this object's schema."
 _KIND = "The kind of this object."
 
@@ -116,6 +117,9 @@ def _render(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
             rendered[key] = _render(value, definitions)
         elif key == "default":
             rendered[key] = _default(value)
+        elif key in _LIMITS:
+            # In the API server's dialect a bound is a number, and whether it counts itself a flag.
+            rendered |= {_LIMITS[key]: value, key: True}
         else:
             rendered[key] = value
     return rendered
