@@ -15,11 +15,12 @@ PODS = "/api/v1/pods"
 NAMESPACES = "/api/v1/namespaces"
 INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
 POLICIES = "/apis/berthmaster.io/v1alpha1/placementpolicies"
-STORAGE = (
+SURROUNDINGS = (
     "/api/v1/persistentvolumes",
     "/api/v1/persistentvolumeclaims",
     "/apis/storage.k8s.io/v1/storageclasses",
     "/apis/storage.k8s.io/v1/csinodes",
+    "/apis/apps/v1/replicasets",
 )
 ALLOCATED = {"device": "fakeDevice", "read": 30 * 2**20, "write": 20 * 2**20}
 
@@ -98,7 +99,7 @@ def inventory(node: str, megabytes: int) -> Json:
 
 def furnish(api: FakeApi, *pods: Json) -> None:
     """Fill the API server: node-a has 1000Mi, node-b 100Mi, node-c no known disk."""
-    for collection in (NODES, PODS, NAMESPACES, INVENTORIES, POLICIES, *STORAGE):
+    for collection in (NODES, PODS, NAMESPACES, INVENTORIES, POLICIES, *SURROUNDINGS):
         api.objects.setdefault(collection, {})
     for name in ("node-a", "node-b", "node-c"):
         api.put(NODES, make_node_manifest(name))

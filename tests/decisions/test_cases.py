@@ -17,6 +17,7 @@ CASES = [
         "diskio-go.json",
         "dataset.json",
         "dataset-go.json",
+        "power.json",
         "power-go.json",
     )
     if (SHARED / file).exists()

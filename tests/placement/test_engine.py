@@ -50,6 +50,7 @@ class Emptiest(ResourcesConcern):
     """Scores a row by its rank among those that fit: the emptiest 100, the fullest 0."""
 
     name = "emptiest"
+    only_scores = False
 
     def weight(self, policy: PlacementPolicySpec) -> int:
         return 3 * policy.concerns.resources.weight

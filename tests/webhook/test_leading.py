@@ -41,6 +41,7 @@ LISTED = (
     "/api/v1/persistentvolumes",
     "/apis/storage.k8s.io/v1/storageclasses",
     "/apis/storage.k8s.io/v1/csinodes",
+    "/apis/apps/v1/replicasets",
     f"/apis/{names.API_VERSION}/placementpolicies",
 )
 

@@ -63,10 +63,11 @@ async def test_node_that_cannot_be_read_takes_no_pods(world: World) -> None:
     [
         ({}, False),
         ({"bound_to": "n1"}, False),
+        ({"bound_to": "n1", "phase": "Running"}, False),
         ({"bound_to": "n2"}, True),
         ({"bound_to": "n1", "phase": "Failed"}, True),
     ],
-    ids=["where-sent", "bound-there", "bound-elsewhere", "at-its-end"],
+    ids=["where-sent", "bound-there", "running-there", "bound-elsewhere", "at-its-end"],
 )
 async def test_room_of_an_answer_that_was_not_used_helps(
     world: World, seen: dict[str, str], helps: bool

@@ -76,7 +76,7 @@ class ClusterState:
         self.policy_objects = self._follow(kinds.POLICIES, self._take_policy)
         self.nodes = self._follow(kinds.NODES, self._take_node)
         self.inventories = self._follow(kinds.INVENTORIES, self._take_inventory)
-        for kind in kinds.STORAGE:
+        for kind in kinds.SURROUNDINGS:
             self._follow(kind, self._take_surrounding)
         # Last: where a node is there already, its pods are charged without a second look.
         self.pods = self._follow(
@@ -146,15 +146,15 @@ class ClusterState:
                 self.ledger.forget(pod)
             else:
                 self.ledger.see(pod)
+            if kind is EventKind.DELETED or pod.is_finished:
+                self.engine.observe(pod, is_gone=kind is EventKind.DELETED)
         # The boundary of one object: a concern's code that trips over it must not stop the others.
         except Exception:  # noqa: BLE001 - logged with its traceback by _skip
             self._skip("Pod", pod.key)
         after = self.ledger.entry(uid)
         for listener in self.on_pod:
             listener(kind, pod)
-        if before is not None and (
-            after is None or (before.node, before.usages) != (after.node, after.usages)
-        ):
+        if before is not None and self.ledger.frees(before, after):
             self.tell_help()
         else:
             self._tell_news()

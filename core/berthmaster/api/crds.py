@@ -20,7 +20,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 
 Schema = dict[str, Any]
 
-_CONCERNS = ("diskio", "numa", "dataset", "power", "resources")
+_CONCERNS = ("diskio", "numa", "dataset", "podspread", "power", "resources")
 _DROPPED = ("title", "$defs")
 _SELECTORS = ("namespaceSelector", "podSelector")
 _ONE_OF_VALUES = {

@@ -370,6 +370,19 @@ class Namespace(Struct, frozen=True):
     metadata: ObjectMeta = ObjectMeta()
 
 
+class ReplicaSetSpec(Struct, frozen=True):
+    """How many pods a ReplicaSet wants."""
+
+    replicas: int | None = None
+
+
+class ReplicaSet(Struct, frozen=True):
+    """A ReplicaSet, for how many of its pods are to be spread."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: ReplicaSetSpec = ReplicaSetSpec()
+
+
 class ConfigMap(Struct, frozen=True):
     """A ConfigMap."""
 
@@ -396,6 +409,22 @@ def decode_pod(raw: bytes | str) -> Pod:
 
 decode_node = msgspec.json.Decoder(Node).decode
 decode_namespace = msgspec.json.Decoder(Namespace).decode
+_decode_replica_set = msgspec.json.Decoder(ReplicaSet).decode
+
+
+def decode_replica_set(raw: bytes) -> ReplicaSet:
+    """Decode a ReplicaSet, without what nobody here reads: a cluster keeps many old ones."""
+    found = _decode_replica_set(raw)
+    annotations = found.metadata.annotations or {}
+    kept = {key: it for key, it in annotations.items() if key in names.SPREAD_RATES}
+    stripped = ObjectMeta(
+        name=found.metadata.name,
+        namespace=found.metadata.namespace,
+        uid=found.metadata.uid,
+        resource_version=found.metadata.resource_version,
+        annotations=kept or None,
+    )
+    return ReplicaSet(metadata=stripped, spec=found.spec)
 
 
 def pod_from_manifest(manifest: Any) -> Pod:
@@ -405,6 +434,11 @@ def pod_from_manifest(manifest: Any) -> Pod:
         msgspec.ValidationError: a field has the wrong type; the message holds its path.
     """
     return msgspec.convert(manifest, Pod)
+
+
+def replica_set_from_manifest(manifest: Any) -> ReplicaSet:
+    """Build a ReplicaSet from a parsed manifest; raises `msgspec.ValidationError` as above."""
+    return msgspec.convert(manifest, ReplicaSet)
 
 
 def node_from_manifest(manifest: Any) -> Node:

@@ -540,12 +540,28 @@ class PowerSettings(Model):
     ] = Fraction(90)
 
 
+class PodSpreadSettings(Model):
+    """Settings of the podspread concern, WAO's way of spreading the first part of a workload."""
+
+    owner_annotation: Annotated[
+        bool,
+        Field(
+            description="Let the annotation of the ReplicaSet do, which is that of its Deployment, "
+            "where the pod carries none."
+        ),
+    ] = False
+    strict_upstream: Annotated[
+        bool, Field(description="Count as upstream does, its known defects included.")
+    ] = False
+
+
 class ConcernSettings(Model):
     """Settings per concern."""
 
     diskio: DiskIOSettings = DiskIOSettings()
     numa: NumaSettings = NumaSettings()
     dataset: DatasetSettings = DatasetSettings()
+    podspread: PodSpreadSettings = PodSpreadSettings()
     power: PowerSettings = PowerSettings()
     resources: ResourcesSettings = ResourcesSettings()
 

@@ -19,7 +19,13 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.inventory import NodeInventory
-from berthmaster.api.objects import Node, Pod, node_from_manifest, pod_from_manifest
+from berthmaster.api.objects import (
+    Node,
+    Pod,
+    node_from_manifest,
+    pod_from_manifest,
+    replica_set_from_manifest,
+)
 from berthmaster.api.policy import (
     ConcernSettings,
     DatasetSettings,
@@ -27,10 +33,11 @@ from berthmaster.api.policy import (
     Mode,
     PlacementPolicy,
     PlacementPolicySpec,
+    PodSpreadSettings,
     PolicySet,
 )
 from berthmaster.cli import case_dataset, case_diskio, case_numa, case_power
-from berthmaster.concerns import dataset, diskio, numa, power, resources
+from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources
 from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine, Verdict
 
@@ -134,9 +141,34 @@ def _load_dataset(case: Case) -> CaseWorld:
     )
 
 
+def _load_podspread(case: Case) -> CaseWorld:
+    check_keys(case["config"], {"plugin", "generation", "annotation"}, "config")
+    _check_no_metrics(case)
+    if case["config"]["annotation"] not in names.SPREAD_RATES:
+        raise UnknownKeyError(f"config.annotation: {case['config']['annotation']}")
+    unknown = {it["kind"] for it in case["cluster"]["resources"]} - {"ReplicaSet"}
+    if unknown:
+        raise UnknownKeyError(f"cluster.resources: unknown kind {', '.join(unknown)}")
+    settings = PodSpreadSettings(strict_upstream="quirk" in case)
+    finished = [
+        pod_from_manifest({**it, "metadata": {"uid": it["metadata"]["name"], **it["metadata"]}})
+        for it in case["cluster"].get("pods", ())
+    ]
+    return CaseWorld(
+        concern=podspread.CONCERN,
+        settings=ConcernSettings(podspread=settings),
+        inventories={},
+        surroundings=[
+            *map(replica_set_from_manifest, case["cluster"]["resources"]),
+            *(pod for pod in finished if pod.is_finished),
+        ],
+    )
+
+
 LOADERS: Mapping[str, Callable[[Case], CaseWorld]] = {
     "DiskIO": _load_diskio,
     "NodeResourceTopologyMatch": _load_numa,
+    "PodSpread": _load_podspread,
     **dict.fromkeys(case_power.PLUGINS, _load_power),
     "CacheAwarePlugin": _load_dataset,
 }

@@ -14,9 +14,11 @@ from berthmaster.api.objects import (
     Namespace,
     Node,
     Pod,
+    ReplicaSet,
     decode_namespace,
     decode_node,
     decode_pod,
+    decode_replica_set,
 )
 from berthmaster.api.policy import PlacementPolicy, policy_from_manifest
 from berthmaster.api.storage import (
@@ -132,5 +134,18 @@ CSI_NODES: Kind[CSINode] = Kind(
     key=_name,
     version=_version,
 )
-# In the order in which they refer to each other.
-STORAGE: tuple[Kind[Any], ...] = (STORAGE_CLASSES, VOLUMES, CLAIMS, CSI_NODES)
+REPLICA_SETS: Kind[ReplicaSet] = Kind(
+    name="ReplicaSet",
+    path="/apis/apps/v1/replicasets",
+    decode=decode_replica_set,
+    key=lambda found: found.metadata.uid,
+    version=_version,
+)
+# What concerns are told of beside nodes and pods, in the order in which they refer to each other.
+SURROUNDINGS: tuple[Kind[Any], ...] = (
+    STORAGE_CLASSES,
+    VOLUMES,
+    CLAIMS,
+    CSI_NODES,
+    REPLICA_SETS,
+)

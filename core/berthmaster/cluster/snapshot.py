@@ -81,7 +81,7 @@ async def load_engine(
             policies = await _list(client, kinds.POLICIES, notes)
             namespaces = await _list(client, kinds.NAMESPACES, notes)
             surroundings: list[Surrounding] = list(namespaces)
-            for kind in kinds.STORAGE:
+            for kind in kinds.SURROUNDINGS:
                 surroundings += await _list(client, kind, notes, is_optional=True)
             pods = await _list(client, kinds.PODS, notes)
     except TimeoutError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import cast
 
-from berthmaster.concerns import dataset, diskio, numa, power, resources
+from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources
 from berthmaster.concerns.shape import AnyConcern
 
 GROUP = "berthmaster.concerns"
@@ -26,6 +26,7 @@ def load() -> tuple[AnyConcern, ...]:
         numa.CONCERN,
         diskio.CONCERN,
         dataset.CONCERN,
+        podspread.CONCERN,
         power.CONCERN,
     ]
     for point in sorted(entry_points(group=GROUP), key=lambda it: it.name):

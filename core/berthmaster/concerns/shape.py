@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api.inventory import NodeInventory
-from berthmaster.api.objects import Namespace, Node, Pod
+from berthmaster.api.objects import Namespace, Node, Pod, ReplicaSet
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.storage import (
     CSINode,
@@ -45,8 +45,11 @@ Scores = NDArray[np.float64]
 # What concerns gave, by their names.
 Allocated = Mapping[str, Mapping[str, Any]]
 
-# What a wide concern is told of, beside nodes and pods.
-Surrounding = Namespace | PersistentVolume | PersistentVolumeClaim | StorageClass | CSINode
+# What a wide concern is told of, beside nodes and pods; of pods only those that are finished, which hold
+# nothing any more, and those that are gone.
+Surrounding = (
+    Namespace | PersistentVolume | PersistentVolumeClaim | StorageClass | CSINode | ReplicaSet | Pod
+)
 
 RequestT = TypeVar("RequestT", bound=Hashable)
 UsageT = TypeVar("UsageT", bound=Hashable)
@@ -233,6 +236,10 @@ class RelativeConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Re
     Its `score` returns what a row says by itself, finite and in a unit of its own, such as watts; that is
     remembered until the row changes. What it comes to is asked for once per decision.
     """
+
+    @property
+    def only_scores(self) -> bool:
+        """Return whether nothing that pods hold makes it refuse a row; then what they hold frees nothing."""
 
     def normalize(self, columns: ColumnsT, values: Scores, request: RequestT) -> Scores:
         """Return 0..100 for each of the values that `score` gave to the rows that fit.

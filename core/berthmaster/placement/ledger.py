@@ -29,7 +29,7 @@ from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Node, Pod
 from berthmaster.api.policy import Mode
-from berthmaster.concerns.shape import AnyConcern, Holder
+from berthmaster.concerns.shape import AnyConcern, Holder, RelativeConcern
 from berthmaster.placement.table import NodeTable
 
 # Longer than an API server lets a request run (60 s by default), so that an answer which has not
@@ -85,6 +85,11 @@ class Ledger:
         self._windows: OrderedDict[Hashable, int] = OrderedDict()
         self._interned: dict[Usages, Usages] = {}
         self._passed_s = float("-inf")
+        self._only_scoring = frozenset(
+            index
+            for index, concern in enumerate(table.concerns)
+            if isinstance(concern, RelativeConcern) and concern.only_scores
+        )
 
     # What nodes have.
 
@@ -235,6 +240,14 @@ class Ledger:
         """Return the assumed entries by decision id."""
         return self._assumed
 
+    def frees(self, before: Entry, after: Entry | None) -> bool:
+        """Return whether a holding that became another, or ended, may have left room for others."""
+        if after is None or before.node != after.node:
+            return True
+        if before.usages == after.usages:
+            return False
+        return self._refusing(before.usages) != self._refusing(after.usages)
+
     def usages_of(self, pod: Pod, allocated: Mapping[str, Mapping[str, Any]]) -> Usages:
         """Return what a pod holds per concern, equal values shared."""
         usages = tuple(
@@ -245,6 +258,9 @@ class Ledger:
         if len(self._interned) > _USAGES_REMEMBERED:
             self._interned.clear()
         return self._interned.setdefault(usages, usages)
+
+    def _refusing(self, usages: Usages) -> Usages:
+        return tuple(it for it in usages if it[0] not in self._only_scoring)
 
     def _entry_of(self, pod: Pod, allocation: Allocation | None) -> Entry | None:
         """Return what the pod holds: where it is bound, else where we sent it, else nothing."""

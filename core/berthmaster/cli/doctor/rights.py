@@ -41,6 +41,7 @@ RIGHTS: tuple[Right, ...] = (
     *_rights(_WEBHOOK, "list watch", "", "nodes namespaces"),
     *_rights(_WEBHOOK, "list watch", "", "persistentvolumeclaims persistentvolumes"),
     *_rights(_WEBHOOK, "list watch", "storage.k8s.io", "storageclasses csinodes"),
+    *_rights(_WEBHOOK, "list watch", "apps", "replicasets"),
     *_rights(_WEBHOOK, "list watch", names.GROUP, "nodeinventories placementpolicies"),
     *_rights(_WEBHOOK, "get patch", _ADMISSION, _HOOKS, named=names.WEBHOOK_CONFIGURATION),
     *_rights(_WEBHOOK, "create patch", "events.k8s.io", "events"),

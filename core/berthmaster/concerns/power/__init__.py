@@ -37,6 +37,7 @@ class PowerConcern:
     """The shapes `WideConcern` and `RelativeConcern` of `concerns.shape`, for power."""
 
     name = "power"
+    only_scores = True
 
     def weight(self, policy: PlacementPolicySpec) -> int:
         """Return the policy's weight for power."""

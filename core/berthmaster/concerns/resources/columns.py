@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Namespace, Node, Taint
-from berthmaster.api.storage import PersistentVolume, PersistentVolumeClaim, StorageClass
+from berthmaster.api.storage import (
+    CSINode,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+)
 from berthmaster.concerns.resources.labels import Ids, LabelColumns, grow
 from berthmaster.concerns.resources.peers import Peers
 from berthmaster.concerns.resources.request import (
@@ -156,7 +161,7 @@ class ResourcesColumns:
             self.storage.take_volume(found, is_gone=is_gone)
         elif isinstance(found, StorageClass):
             self.storage.take_class(found, is_gone=is_gone)
-        else:
+        elif isinstance(found, CSINode):
             self.storage.take_csi_node(found, is_gone=is_gone)
 
     def amounts(self, row: int, resource: str) -> tuple[int, int]:
