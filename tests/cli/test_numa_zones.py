@@ -126,8 +126,38 @@ async def test_why_shows_the_zones_of_waiting_and_of_placed_pods(tmp_path: Path)
 
     lines = [" ".join(line.split()) for line in told.splitlines()]
     assert "wide-a 0 single-numa-node cpu 10 of 16" in lines
-    assert "NUMA zone: 0, as predicted; the kubelet chooses" in " ".join(of_placed.split())
+    assert "NUMA zone: 0 predicted; not told where the kubelet put it" in " ".join(
+        of_placed.split()
+    )
     assert "zone 0: 4 cpu, 8Gi memory" in of_placed
+
+
+@pytest.mark.parametrize(
+    ("predicted", "seen", "words"),
+    [
+        ("0", "0,-", "NUMA zone: 0 predicted; 0 seen, as predicted"),
+        ("0", "1,0", "NUMA zone: 0 predicted; 0 and 1 seen, not as predicted"),
+        ("", "1", "NUMA zone: 1 seen"),
+    ],
+)
+async def test_why_shows_where_the_updater_saw_a_pod(
+    predicted: str, seen: str, words: str, tmp_path: Path
+) -> None:
+    given = {"numa": {"zones": {predicted: {"cpu": "4"}}}} if predicted else {}
+    placed = manifest("placed", node="wide-a", decision=allocation(allocated=given))
+    async with FakeApi() as api:
+        furnish_zones(api, placed)
+        told = make_zoned_inventory(
+            "wide-a", "4", "4", reportedPods=["uid-placed"], reportedZones=[seen]
+        )
+        api.put(INVENTORIES, told)
+        _, out, _ = await run_against(api, tmp_path, "why", "placed", "-n", "default")
+        _, data, _ = await run_against(
+            api, tmp_path, "why", "placed", "-n", "default", "-o", "json"
+        )
+
+    assert words in " ".join(out.split())
+    assert json.loads(data)["zones"]["seen"] == sorted({int(it) for it in seen if it.isdigit()})
 
 
 @pytest.mark.parametrize("given", [{}, {"zones": "all"}, {"zones": {"0": 3}}, {"zones": None}])

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
+from pydantic import ValidationError
 
+from berthmaster.api import names
+from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import decode_pod
 from berthmaster.cli import capacity, cleaning, output, simulate, ungating, why
 from berthmaster.cli.contexts import find_namespace
@@ -39,7 +42,8 @@ async def explain(arguments: argparse.Namespace) -> int:
         recomputed = None
         if why.needs_recomputing(pod):
             recomputed = why.recompute(pod, await load_engine(client))
-    report = why.build_report(pod, recomputed, nodes_shown=arguments.nodes)
+        inventory = await _inventory(client, pod.spec.node_name)
+    report = why.build_report(pod, recomputed, inventory=inventory, nodes_shown=arguments.nodes)
     output.show(report, as_json=_is_json(arguments))
     return 0
 
@@ -132,6 +136,17 @@ COMMANDS: dict[str, Command] = {
 
 async def _connect(arguments: argparse.Namespace) -> Client:
     return await Client.connect(_kubeconfig(arguments), context=_context(arguments))
+
+
+async def _inventory(client: Client, node: str) -> NodeInventory | None:
+    """Return a node's inventory; None where it is not there, or not for us to read."""
+    if not node:
+        return None
+    try:
+        path = f"/apis/{names.API_VERSION}/nodeinventories/{node}"
+        return inventory_from_manifest(await client.get(path))
+    except (ClusterError, ValidationError):
+        return None
 
 
 async def _load_what_if(arguments: argparse.Namespace) -> tuple[Manifests, Snapshot]:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.objects import Pod
 from berthmaster.cli.output import Table
 from berthmaster.concerns.numa.amounts import describe, is_affine, read_offer
 from berthmaster.concerns.numa.columns import NumaColumns, View
 from berthmaster.concerns.numa.request import NumaRequest
+from berthmaster.concerns.numa.zones import read_observed
 from berthmaster.placement.engine import Engine
 from berthmaster.placement.shapes import PodRequest
 
@@ -108,6 +111,15 @@ def allocated_zones(allocated: Mapping[str, Any]) -> dict[str, str]:
         for id_, amounts in zones.items()
         if isinstance(amounts, Mapping)
     }
+
+
+def seen_zones(pod: Pod, inventory: NodeInventory | None) -> list[int] | None:
+    """Return the zones in which its node's updater saw the pod, None where it tells of none."""
+    topology = inventory.status.topology if inventory is not None else None
+    if topology is None:
+        return None
+    zones = read_observed(topology).get(pod.metadata.uid, ())
+    return sorted({it for it in zones if it >= 0}) or None
 
 
 def describe_allocated(allocated: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
+from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Condition, Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cli import numa_zones, words
@@ -133,9 +134,17 @@ def sentence(pod: Pod, recomputed: Recomputed | None = None) -> str:
 
 
 def build_report(
-    pod: Pod, recomputed: Recomputed | None = None, *, nodes_shown: int = NODES_SHOWN
+    pod: Pod,
+    recomputed: Recomputed | None = None,
+    *,
+    inventory: NodeInventory | None = None,
+    nodes_shown: int = NODES_SHOWN,
 ) -> Report:
-    """Return everything that is known about a pod; `nodes_shown` bounds the table, not the data."""
+    """Return everything that is known about a pod; `nodes_shown` bounds the table, not the data.
+
+    `inventory` is that of the pod's node, and tells where the pod was seen.
+    """
+    seen = numa_zones.seen_zones(pod, inventory)
     allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
     tables: list[Table] = []
     remarks: list[str] = []
@@ -154,10 +163,11 @@ def build_report(
         remarks.append("the pod is being deleted; what it holds is free once it is gone")
     return Report(
         sentence=sentence(pod, recomputed),
-        facts=tuple(_facts(pod, allocation, recomputed)),
+        facts=tuple(_facts(pod, allocation, recomputed, seen)),
         tables=tuple(tables),
         remarks=tuple(remarks),
-        data=_data(pod, allocation, recomputed),
+        data=_data(pod, allocation, recomputed)
+        | {"zones": {"predicted": _predicted(allocation), "seen": seen}},
     )
 
 
@@ -326,7 +336,10 @@ def grouped(groups: Sequence[tuple[str, int]]) -> str:
 
 
 def _facts(
-    pod: Pod, allocation: Allocation | None, recomputed: Recomputed | None
+    pod: Pod,
+    allocation: Allocation | None,
+    recomputed: Recomputed | None,
+    seen: list[int] | None,
 ) -> Iterator[tuple[str, str]]:
     mode = allocation.mode if allocation is not None else pod.annotations.get(names.PLACEMENT)
     yield "Pod", f"{pod.key} ({pod.status.phase or 'Unknown'})"
@@ -340,9 +353,7 @@ def _facts(
         yield "Decision", allocation.id
         considered = allocation.feasible + sum(it.count for it in allocation.refused)
         yield "Chosen", f"{allocation.node}, {allocation.feasible} of {considered} fitting"
-        zones = numa_zones.allocated_zones(allocation.allocated.get(numa_zones.NAME, {}))
-        if zones:
-            yield "NUMA zone", f"{words.join(zones)}, as predicted; the kubelet chooses"
+    yield from _zone_facts(_predicted(allocation), seen)
     if pod.gates:
         yield "Gates", ", ".join(pod.gates)
     condition = _condition(pod, names.PLACED_CONDITION)
@@ -354,6 +365,33 @@ def _facts(
     nearest = recomputed.nearest if recomputed is not None and not recomputed.feasible else None
     if nearest is not None and nearest.reason is not None:
         yield "Nearest", f"{nearest.node}: {nearest.reason.detail}"
+
+
+def _predicted(allocation: Allocation | None) -> list[int] | None:
+    """Return the zones that the pod was foreseen in, None where there was nothing to foresee."""
+    given = allocation.allocated.get(numa_zones.NAME, {}) if allocation is not None else {}
+    return sorted(int(it) for it in numa_zones.allocated_zones(given) if it.isdecimal()) or None
+
+
+def _zone_facts(predicted: list[int] | None, seen: list[int] | None) -> Iterator[tuple[str, str]]:
+    """Yield where the pod is to lie by our prediction, and where it lies by its node's updater."""
+    if predicted is None and seen is None:
+        return
+    parts = []
+    if predicted is not None:
+        parts.append(f"{words.join(map(str, predicted))} predicted")
+    if seen is not None:
+        agrees = (
+            ""
+            if predicted is None
+            else ", as predicted"
+            if seen == predicted
+            else ", not as predicted"
+        )
+        parts.append(f"{words.join(map(str, seen))} seen{agrees}")
+    else:
+        parts.append("not told where the kubelet put it")
+    yield "NUMA zone", "; ".join(parts)
 
 
 def decision_tables(allocation: Allocation) -> Iterator[Table]:
