@@ -11,11 +11,13 @@ defect D4: an empty list of pods written at start makes the drivers drop their r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.policy import PlacementPolicy, PolicySet
@@ -61,6 +63,15 @@ class TopologySeen:
 
     topology: NodeResourceTopology
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyFigures:
+    """All topologies together: how many by reason, the age of the oldest, the longest lag."""
+
+    by_reason: Mapping[str, int]
+    oldest_s: float
+    lag_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,6 +182,24 @@ class Fleet:
     def policies(self) -> Mapping[str, PlacementPolicy]:
         """Return the policies by name."""
         return self._policies
+
+    def measure_topologies(self) -> TopologyFigures:
+        """Return how many topologies there are by reason, the age of the oldest, the longest lag.
+
+        Ages are by our clock and the API server's; one in the future is none.
+        """
+        now_s, wall_s = self._clock(), self._wall_clock().timestamp()
+        by_reason: Counter[str] = Counter()
+        oldest_s = lag_s = 0.0
+        for state in self._nodes.values():
+            if state.topology is None or state.node is None:
+                continue
+            written_s = state.topology.topology.written_s
+            oldest_s = max(oldest_s, wall_s - written_s if written_s is not None else 0.0)
+            lag_s = max(lag_s, now_s - min(state.unreflected.values(), default=now_s))
+            conditions = (state.computed.conditions if state.computed is not None else None) or ()
+            by_reason.update(it.reason for it in conditions if it.type == names.TOPOLOGY_READY)
+        return TopologyFigures(by_reason=by_reason, oldest_s=oldest_s, lag_s=lag_s)
 
     # What watches show.
 

@@ -5,6 +5,8 @@ Figures that are a number of nodes are kept per node here and summed when a page
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,6 +51,20 @@ class Metrics:
             "berthmaster_diskio_model_problems",
             "Entries of the model ConfigMap that cannot be used.",
         )
+        self._topologies = Gauge(
+            "berthmaster_numa_topologies",
+            "Nodes with a NodeResourceTopology, by whether it can be relied upon (Reported) or why not.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._topology_age = self._gauge(
+            "berthmaster_numa_topology_age_max_seconds",
+            "Time since the updater wrote the oldest topology; updaters of idle nodes write nothing.",
+        )
+        self._topology_lag = self._gauge(
+            "berthmaster_numa_topology_lag_max_seconds",
+            "Longest time for which a pod's start or end has not been in its node's topology.",
+        )
         self.is_leader = self._gauge(
             "berthmaster_operator_leader", "1 while this process may write, else 0."
         )
@@ -86,6 +102,16 @@ class Metrics:
         if ignored_report is not None and self._last_ignored.get(name) != ignored_report:
             self._last_ignored[name] = ignored_report
             self._ignored.inc()
+
+    def account_topologies(
+        self, by_reason: Mapping[str, int], *, oldest_s: float, lag_s: float
+    ) -> None:
+        """Take over the figures of all topologies; a reason that is not named has no node any more."""
+        self._topologies.clear()
+        for reason, count in by_reason.items():
+            self._topologies.labels(reason).set(count)
+        self._topology_age.set(oldest_s)
+        self._topology_lag.set(lag_s)
 
     def forget_node(self, name: str) -> None:
         """Drop a node's figures."""

@@ -343,6 +343,10 @@ class Program:
     def _refresh_metrics(self) -> None:
         self.metrics.queue_length.set(len(self.nodes))
         self.metrics.strays.set(self.fleet.strays)
+        topologies = self.fleet.measure_topologies()
+        self.metrics.account_topologies(
+            topologies.by_reason, oldest_s=topologies.oldest_s, lag_s=topologies.lag_s
+        )
         self.metrics.is_leader.set(1 if self.elector.is_leader() else 0)
 
     async def _complete(self) -> None:

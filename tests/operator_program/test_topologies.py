@@ -352,3 +352,32 @@ async def test_zones_that_are_not_told_any_more_leave_the_inventory(world: World
     await world.settle()
 
     assert status(world)["topology"]["reportedZones"] == []
+
+
+async def test_topologies_are_measured_together(world: World) -> None:
+    world.now_s = 1000
+    show(world, make_topology(8, written_s=400))
+    world.add_pod(make_running("p", shown_s=990))
+    await world.settle()
+    world.now_s += 30
+
+    figures = world.fleet.measure_topologies()
+
+    assert figures.by_reason == {"Reported": 1}
+    assert figures.oldest_s == pytest.approx(630, abs=1)
+    # Since it was noticed that the topology does not show the pod.
+    assert figures.lag_s == pytest.approx(30, abs=1)
+
+    world.wall_step_s = -10_000
+    assert world.fleet.measure_topologies().oldest_s == 0
+
+
+async def test_figures_of_topologies_are_those_of_the_last_scrape(world: World) -> None:
+    world.metrics.account_topologies({"Stale": 2, "Reported": 1}, oldest_s=5, lag_s=3)
+    world.metrics.account_topologies({"Reported": 3}, oldest_s=6, lag_s=0)
+
+    page = world.metrics.render().decode()
+
+    assert 'berthmaster_numa_topologies{reason="Reported"} 3.0' in page
+    assert "Stale" not in page
+    assert "berthmaster_numa_topology_age_max_seconds 6.0" in page

@@ -339,6 +339,10 @@ class Harbour(RuleBasedStateMachine):
             assert len(self.ledger.on_node(name)) == expected["pods"]
 
     @invariant()
+    def holdings_are_counted(self) -> None:
+        assert self.ledger.holdings == {"resources": sum(len(it.usages) for it in self.ledger)}
+
+    @invariant()
     def no_node_is_past_its_line(self) -> None:
         for name in self.nodes.keys() - self.foreign:
             coming = sum(it.cpus * 1000 for it in self.answers.values() if it.node == name)

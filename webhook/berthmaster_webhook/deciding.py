@@ -25,6 +25,7 @@ from berthmaster.placement.engine import Decision
 from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook.answers import Answer, Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
+from berthmaster_webhook.measuring import count_refusals
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.state import ClusterState
 
@@ -72,7 +73,9 @@ def decide(tools: Tools, pod: Pod, request: PodRequest) -> Decision:
     """Return the best node for a pod now, leaving out those that its owner's pods avoid."""
     with tools.metrics.decision_duration.time():
         avoid = avoided_by(tools, pod)
-        return tools.state.engine.decide(request, tools.make_id(), avoid=avoid)
+        decision = tools.state.engine.decide(request, tools.make_id(), avoid=avoid)
+    count_refusals(tools.metrics, decision)
+    return decision
 
 
 def avoided_by(tools: Tools, pod: Pod) -> frozenset[str]:

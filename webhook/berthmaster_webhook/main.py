@@ -33,6 +33,7 @@ from berthmaster_webhook.bypassing import BypassedPods
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.leading import Leadership
+from berthmaster_webhook.measuring import Books
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
@@ -152,6 +153,7 @@ class Process:
         self.state.on_help.append(self.queue.take_help)
         self.leadership.on_ready += [self.queue.take_settings, self.pins.take_ready]
         self.state.on_pod.append(BypassedPods(self.metrics).take_pod)
+        Books(self.state, self.metrics)
         self.metrics.before_render.append(
             lambda: self.metrics.synced.set(1 if self.state.is_synced else 0)
         )

@@ -82,6 +82,29 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.holdings = Gauge(
+            "berthmaster_holdings",
+            "Pods and answers that hold something on a node, by concern.",
+            ["concern"],
+            registry=self.registry,
+        )
+        self.numa_refused_nodes = Counter(
+            "berthmaster_numa_refused_nodes",
+            "Nodes whose zones could not serve a pod, by reason, summed over decisions.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.numa_unreported_holdings = Gauge(
+            "berthmaster_numa_unreported_holdings",
+            "Pods and answers that hold something of zones and that no topology counts yet.",
+            registry=self.registry,
+        )
+        self.numa_predictions = Counter(
+            "berthmaster_numa_predictions",
+            "Placed pods whose zones an updater told, by result: hit, as predicted, or miss.",
+            ["result"],
+            registry=self.registry,
+        )
         self.leader = Gauge(
             "berthmaster_leader", "1 while this replica may decide.", registry=self.registry
         )

@@ -84,6 +84,7 @@ class Ledger:
         self._unconfirmed: dict[Hashable, int] = {}
         self._windows: OrderedDict[Hashable, int] = OrderedDict()
         self._interned: dict[Usages, Usages] = {}
+        self._holdings = [0] * len(table.concerns)
         self._passed_s = float("-inf")
         self._only_scoring = frozenset(
             index
@@ -236,6 +237,12 @@ class Ledger:
         return tuple(self._entries[key] for key in self._by_node.get(name, ()))
 
     @property
+    def holdings(self) -> Mapping[str, int]:
+        """Return how many pods and answers hold something of each concern."""
+        counts = zip(self._table.concerns, self._holdings, strict=True)
+        return {concern.name: count for concern, count in counts}
+
+    @property
     def assumed(self) -> Mapping[str, Entry]:
         """Return the assumed entries by decision id."""
         return self._assumed
@@ -322,6 +329,8 @@ class Ledger:
     def _add(self, entry: Entry) -> None:
         self._entries[entry.holder.key] = entry
         self._by_node.setdefault(entry.node, set()).add(entry.holder.key)
+        for index, _ in entry.usages:
+            self._holdings[index] += 1
         row = self._table.row_of(entry.node)
         if row is not None:
             self._charge(row, entry)
@@ -329,6 +338,8 @@ class Ledger:
     def _remove(self, entry: Entry) -> None:
         key = entry.holder.key
         del self._entries[key]
+        for index, _ in entry.usages:
+            self._holdings[index] -= 1
         held = self._by_node[entry.node]
         held.discard(key)
         if not held:

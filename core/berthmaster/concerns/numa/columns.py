@@ -151,6 +151,8 @@ class NumaColumns:
         self.charging = Charging.PREDICTED
         self._cost_ids: dict[tuple[tuple[int, ...], ...], int] = {}
         self._is_strict = False
+        # Pods and answers per node that the updater's numbers do not count.
+        self.unreported: Ints = np.zeros(0, dtype=np.int64)
         # Pods that lie where it was predicted, and others, as far as updaters tell; counted up.
         self.hits = 0
         self.misses = 0
@@ -162,6 +164,7 @@ class NumaColumns:
         self.policy = _grow(self.policy, rows)
         self.is_pod_scope = _grow(self.is_pod_scope, rows)
         self.max_numa_nodes = _grow(self.max_numa_nodes, rows)
+        self.unreported = _grow(self.unreported, rows)
         self.sizes = _grow(self.sizes, rows)
         self.indices = _grow(self.indices, rows)
         self._rows.extend(_Row() for _ in range(rows - len(self._rows)))
@@ -203,6 +206,7 @@ class NumaColumns:
         self._leave_block(row, self._rows[row])
         self._rows[row] = _Row()
         self.state[row] = MISSING
+        self.unreported[row] = 0
 
     def charge(self, row: int, holder: Holder, usage: NumaUsage) -> None:
         """Let a pod or an answer use the node's zones; one that is there is not charged twice."""
@@ -214,6 +218,7 @@ class NumaColumns:
             # The last to come is the last to be counted: what was counted before it stands.
             if holder.key not in it.zones.reported:
                 self._take(it, it.zones, usage)
+                self.unreported[row] += bool(usage.containers)
                 self._publish(row, it)
         else:
             self._recount(row)
@@ -300,18 +305,22 @@ class NumaColumns:
         zones = it.zones
         if zones is None:
             self.state[row] = MISSING
+            self.unreported[row] = 0
             return
         self.state[row] = _STATES[zones.freshness]
         it.free = [dict(zone) for zone in zones.offered]
         it.doubtful = it.free
         self._give_back(it, zones)
+        unreported = 0
         for key, usage in it.held.items():
             if key in zones.reported:
                 continue
+            unreported += bool(usage.containers)
             if self.charging is Charging.PREDICTED:
                 self._take(it, zones, usage)
             elif usage.reserved is not None:
                 self._reserve(row, it, usage)
+        self.unreported[row] = unreported
         self._publish(row, it)
 
     def _give_back(self, it: _Row, zones: NodeZones) -> None:

@@ -32,6 +32,8 @@ _OF_STATES = {
     MISSING: "no NodeResourceTopology has this node's name",
     STALE: "what started or ended there is not in the topology",
 }
+# By the words, which are what refusals are counted by.
+LABELS = {words: words.title().replace(" ", "") for words in _WORDS.values()}
 OF_NODE = frozenset(_OF_STATES)
 Zones = list[tuple[int, dict[str, int]]]
 
