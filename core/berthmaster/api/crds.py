@@ -16,11 +16,12 @@ from pydantic import BaseModel
 
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventoryStatus
+from berthmaster.api.node_xpus import NodeXPUSpec, NodeXPUStatus
 from berthmaster.api.policy import PlacementPolicySpec
 
 Schema = dict[str, Any]
 
-_CONCERNS = ("diskio", "numa", "dataset", "podspread", "power", "resources")
+_CONCERNS = ("diskio", "numa", "xpu", "dataset", "podspread", "power", "resources")
 _DROPPED = ("title", "$defs")
 _SELECTORS = ("namespaceSelector", "podSelector")
 _ONE_OF_VALUES = {
@@ -33,6 +34,12 @@ _POLICY_RULES = [
         "(has(self.schedulerNames) && size(self.schedulerNames) > 0)",
         "message": "mode off needs a namespaceSelector, a podSelector or schedulerNames: "
         "without any the policy selects no pod and only gives settings",
+    }
+]
+_NODE_XPU_RULES = [
+    {
+        "rule": "self.all(one, self.exists_one(other, other.id == one.id))",
+        "message": "ids must be unique; devices of one board share its serial number: add -0, -1 to it",
     }
 ]
 _TIER_RULES = [
@@ -73,6 +80,20 @@ _WORDS = {
     },
     "NodeInventoryStatus": {
         "conditions": "Whether each concern's part can be relied upon, and why."
+    },
+    "NodeXPUStatus": {
+        "observedGeneration": "The generation of `spec` that the status speaks of.",
+        "conditions": "Whether the devices are known, fresh and not past their memory.",
+    },
+    "XPUSource": {"generation": "metadata.generation of the NodeXPU."},
+    "XPUTotals": {
+        "devices": "Devices.",
+        "healthy": "Devices that can be used.",
+        "memoryMiB": "Memory of all.",
+        "allocatedMiB": "What pods have.",
+        "freeMiB": "What is left on healthy devices.",
+        "largestFreeMiB": "What one pod can still get of one device.",
+        "pendingMiB": "What bound pods without a device ask for.",
     },
     "StatusCondition": {
         "type": "What the condition is about.",
@@ -162,12 +183,26 @@ def _inventory_schema() -> Schema:
     for name, keys in (
         ("disks", ["id"]),
         ("zones", ["id"]),
+        ("xpus", ["index"]),
         ("datasets", ["namespace", "name"]),
         ("conditions", ["type"]),
     ):
         status["properties"][name]["x-kubernetes-list-type"] = "map"
         status["properties"][name]["x-kubernetes-list-map-keys"] = keys
     return _with_root({"status": status}, "What one node has, as its exporters report it.")
+
+
+def _node_xpu_schema() -> Schema:
+    spec, status = schema_of(NodeXPUSpec), schema_of(NodeXPUStatus)
+    for part, name, key in (
+        (spec, "devices", "index"),
+        (status, "devices", "index"),
+        (status, "conditions", "type"),
+    ):
+        part["properties"][name]["x-kubernetes-list-type"] = "map"
+        part["properties"][name]["x-kubernetes-list-map-keys"] = [key]
+    spec["properties"]["devices"]["x-kubernetes-validations"] = _NODE_XPU_RULES
+    return _with_root({"spec": spec, "status": status}, "A node's accelerators, and who has them.")
 
 
 def _with_root(parts: Mapping[str, Schema], description: str) -> Schema:
@@ -240,6 +275,7 @@ def render() -> dict[str, Schema]:
         [
             ("Free-Disk", "string", ".status.freeDisk"),
             ("Free-CPUs", "string", ".status.freeZones"),
+            ("XPUs", "string", ".status.xpuSummary"),
             ("Power", "string", ".status.powerNow"),
             ("Disk-IO", "string", f"{disk_io}.status"),
             ("Reason", "string", f"{disk_io}.reason"),
@@ -248,6 +284,20 @@ def render() -> dict[str, Schema]:
         wide=[
             ("NUMA-Policy", "string", ".status.topology.policy"),
             ("NUMA-Scope", "string", ".status.topology.scope"),
+        ],
+    )
+    node_xpus = _crd(
+        "NodeXPU",
+        "nodexpus",
+        "nxpu",
+        _node_xpu_schema(),
+        [
+            ("Devices", "integer", ".status.totals.devices"),
+            ("Healthy", "integer", ".status.totals.healthy"),
+            ("Total", "integer", ".status.totals.memoryMiB"),
+            ("Allocated", "integer", ".status.totals.allocatedMiB"),
+            ("Largest-Free", "integer", ".status.totals.largestFreeMiB"),
+            ("Source", "string", ".spec.source"),
         ],
     )
     policies = _crd(
@@ -259,7 +309,7 @@ def render() -> dict[str, Schema]:
     )
     return {
         f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": crd
-        for crd in (inventories, policies)
+        for crd in (inventories, node_xpus, policies)
     }
 
 

@@ -143,6 +143,42 @@ class TopologySource(Model):
     ] = None
 
 
+class XPU(Model):
+    """One accelerator with memory of its own."""
+
+    index: Annotated[int, Field(ge=0, lt=64, description="Its place on the node.")]
+    id: Annotated[str, Field(description="Its id, unique on the node.")]
+    registered_id: Annotated[
+        str, Field(description="Its id by HAMi's registration; empty: slices are not served.")
+    ] = ""
+    model: Annotated[str, Field(description="Its model.")] = ""
+    memory_mib: Annotated[int, Field(ge=0, alias="memoryMiB", description="Its memory.")] = 0
+    healthy: Annotated[bool, Field(description="Whether it can be used.")] = True
+    cordoned: Annotated[bool, Field(description="Whether it takes no new pods.")] = False
+    numa_node: Annotated[int, Field(ge=-1, le=63, description="-1: not known.")] = -1
+    board: Annotated[str, Field(description="The board's serial number.")] = ""
+
+
+class XPUNode(Model):
+    """How the node's devices are known, and which dialects it serves."""
+
+    source: Annotated[
+        Literal["Capacity", "HAMiAnnotation", "Agent"], Field(description="Who tells the devices.")
+    ] = "Capacity"
+    topology: Annotated[
+        Literal["Auto", "None", "P800x8"], Field(description="Which cards go together.")
+    ] = "Auto"
+    shared: Annotated[bool, Field(description="Whether shares by memory are served.")] = False
+    cards: Annotated[int, Field(ge=0, description="Whole cards that are served.")] = 0
+    sliced: Annotated[bool, Field(description="Whether slices of cards are served.")] = False
+
+
+class XPUSource(Model):
+    """Which state of the NodeXPU `xpus` comes from."""
+
+    generation: int = 0
+
+
 class PowerLink(StrEnum):
     """Where a node's curve comes from, in the order in which they are tried."""
 
@@ -250,6 +286,7 @@ class Sources(Model):
 
     diskio: DiskSource | None = None
     topology: TopologySource | None = None
+    xpu: XPUSource | None = None
 
 
 class NodeInventoryStatus(Model):
@@ -266,6 +303,13 @@ class NodeInventoryStatus(Model):
         tuple[Zone, ...] | None,
         Field(description="NUMA zones; absent: the node has no NodeResourceTopology."),
     ] = None
+    xpu: Annotated[
+        XPUNode | None, Field(description="Absent: nothing tells of accelerators here.")
+    ] = None
+    xpus: Annotated[
+        tuple[XPU, ...] | None,
+        Field(max_length=64, description="Accelerators; absent: nothing tells of any."),
+    ] = None
     power: Annotated[
         Power | None, Field(description="Absent: nothing is known of the node's power.")
     ] = None
@@ -281,6 +325,9 @@ class NodeInventoryStatus(Model):
         Field(description="Whether the gateways here are overloaded; absent: not measured."),
     ] = None
     conditions: tuple[StatusCondition, ...] | None = None
+    xpu_summary: Annotated[
+        str | None, Field(description="For people: devices that take pods, of all, and their size.")
+    ] = None
     power_now: Annotated[
         str | None, Field(description="For people: watts now, and where the curve comes from.")
     ] = None

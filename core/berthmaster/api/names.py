@@ -24,6 +24,8 @@ DISK_IO_READY = "DiskIOReady"
 DISK_IO_READY_ON_NODE = f"{GROUP}/{DISK_IO_READY}"
 TOPOLOGY_READY = "TopologyReady"
 TOPOLOGY_READY_ON_NODE = f"{GROUP}/{TOPOLOGY_READY}"
+XPU_READY = "XPUReady"
+XPU_READY_ON_NODE = f"{GROUP}/{XPU_READY}"
 POWER_READY = "PowerReady"
 POWER_READY_ON_NODE = f"{GROUP}/{POWER_READY}"
 DATASET_READY = "DatasetReady"
@@ -96,6 +98,16 @@ PLACEMENT_VECTOR = f"{TOPOLOGY_GROUP}/numaplacement-vector"
 FINGERPRINT_ANNOTATION = f"{TOPOLOGY_GROUP}/fingerprint"
 # The reason of a pod that its kubelet could not align.
 TOPOLOGY_AFFINITY_ERROR = "TopologyAffinityError"
+
+# XPU, as the three dialects call it; policies may rename what stands in `api.xpu_names`.
+SHARE_DIALECT = "xpushare"
+CARD_DIALECT = "hami-kunlun"
+SLICE_DIALECT = "hami-vxpu"
+XPU_DIALECTS = (SHARE_DIALECT, CARD_DIALECT, SLICE_DIALECT)
+# What HAMi writes beside its devices, and whole cards are, whatever they are.
+CARD_TYPE, SLICE_TYPE = "kunlun", "XPU"
+WHOLE_CARD_MIB = 98304
+GPUSHARE_ALLOCATION = "scheduler.framework.gpushare.allocation"
 
 # Power, as WAO calls it; its second generation has two groups, which differ in nothing else.
 WAO_GROUPS = ("wao.bitmedia.co.jp", "node.waok8s.github.io")

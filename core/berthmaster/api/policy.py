@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from berthmaster.api.names import DEFAULT_SCHEDULER
 from berthmaster.api.schema import Cores, Duration, LabelSelector, Model, Rate
+from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
 
 
 class Mode(StrEnum):
@@ -373,6 +374,99 @@ class NumaSettings(Model):
         return self.books is NumaBooks.UPSTREAM
 
 
+class DeviceStrategy(StrEnum):
+    """Which devices of a node a share gets."""
+
+    BINPACK = "Binpack"
+    SPREAD = "Spread"
+    NUMA_NODE = "NUMANode"
+    BOARD = "Board"
+
+
+class XPUNodeStrategy(StrEnum):
+    """Which of two nodes is better for devices."""
+
+    LEAST_FRAGMENT = "LeastFragment"
+    BINPACK = "Binpack"
+    SPREAD = "Spread"
+
+
+class TopologyScore(StrEnum):
+    """Which cards count as busy in the score of whole cards."""
+
+    DOCUMENTED = "Documented"
+    UPSTREAM = "Upstream"
+
+
+class XPUSettings(Model):
+    """Settings of the XPU concern."""
+
+    weight: Annotated[
+        int, Field(ge=0, le=100, description="Share in the score; 0: breaks ties only.")
+    ] = 1
+    device_strategy: Annotated[
+        DeviceStrategy,
+        Field(
+            description="Devices of a share. Binpack: those with the least free memory that fit. "
+            "Spread: those with the most. NUMANode: all on one NUMA node if possible, then Binpack. "
+            "Board: all on one board if possible, then Binpack."
+        ),
+    ] = DeviceStrategy.BINPACK
+    node_strategy: Annotated[
+        XPUNodeStrategy,
+        Field(
+            description="Nodes. LeastFragment: that which keeps the largest free device. Binpack: "
+            "the fuller. Spread: the emptier. Whole cards: that which needs the fewest further jobs "
+            "to be full, with Spread the contrary."
+        ),
+    ] = XPUNodeStrategy.LEAST_FRAGMENT
+    topology_score: Annotated[
+        TopologyScore,
+        Field(
+            description="Whole cards: Documented counts all busy cards, Upstream those of the new "
+            "pod alone, as HAMi's code does."
+        ),
+    ] = TopologyScore.DOCUMENTED
+    max_handles: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=4096,
+            description="Most handles of a node's driver, one per card and one per slice; 0: not "
+            "checked.",
+        ),
+    ] = 0
+    plugins_without_identity: Annotated[
+        tuple[Literal["xpushare", "hami-kunlun", "hami-vxpu"], ...],
+        Field(
+            max_length=3,
+            description="Dialects whose device plugin is not told which pod it serves, and takes "
+            "the oldest that waits: of pods that it could mistake for each other, one at a time "
+            "goes to a node.",
+        ),
+    ] = ("xpushare", "hami-kunlun", "hami-vxpu")
+    stale_after: Annotated[
+        Duration,
+        Field(
+            description="How old an agent's heartbeat in NodeXPU may grow before what device plugins "
+            "say counts instead. The shortest of all policies counts for the cluster.",
+            json_schema_extra={"default": "90s"},
+        ),
+    ] = Fraction(90)
+    names: Annotated[
+        XPUNames | None,
+        Field(
+            description="What the dialects call things; absent: as xpushare and HAMi do. One for the "
+            "cluster: of the policies that name it, the most important counts."
+        ),
+    ] = None
+
+    @property
+    def names_in_force(self) -> XPUNames:
+        """Return the names, which are the same in every policy that `PolicySet.choose` returns."""
+        return self.names or DEFAULT_NAMES
+
+
 class DatasetTiers(Model):
     """What a node scores for a dataset by how near its cache is."""
 
@@ -560,6 +654,7 @@ class ConcernSettings(Model):
 
     diskio: DiskIOSettings = DiskIOSettings()
     numa: NumaSettings = NumaSettings()
+    xpu: XPUSettings = XPUSettings()
     dataset: DatasetSettings = DatasetSettings()
     podspread: PodSpreadSettings = PodSpreadSettings()
     power: PowerSettings = PowerSettings()
@@ -670,11 +765,18 @@ def policy_from_manifest(manifest: Mapping[str, Any]) -> PlacementPolicy:
     )
 
 
+def find_xpu_names(specs: Iterable[PlacementPolicySpec]) -> XPUNames:
+    """Return the names of the XPU dialects: of policies by importance, those of the first with some."""
+    named = (it.concerns.xpu.names for it in specs)
+    return next((it for it in named if it is not None), DEFAULT_NAMES)
+
+
 class PolicySet:
     """All policies of a cluster together: which one counts for a pod, and what all say jointly.
 
     The disk IO white lists are one list for the cluster, so each policy that `choose` returns
-    carries all of them. So are the taints of exclusive nodes: `exclusive_taints`.
+    carries all of them; so it does the names of the XPU dialects. One list are the taints of exclusive
+    nodes, too: `exclusive_taints`.
     """
 
     def __init__(self, policies: Iterable[PlacementPolicy] = ()) -> None:
@@ -685,8 +787,9 @@ class PolicySet:
         self.exclusive_taints = tuple(
             dict.fromkeys(taint for it in ordered for taint in it.spec.exclusive_taints)
         )
-        self._policies = tuple(self._with_white_list(it) for it in ordered)
-        self._default = self._with_white_list(DEFAULT_POLICY)
+        self.xpu_names = find_xpu_names(it.spec for it in ordered)
+        self._policies = tuple(self._with_joint(it) for it in ordered)
+        self._default = self._with_joint(DEFAULT_POLICY)
 
     @property
     def specs(self) -> tuple[PlacementPolicySpec, ...]:
@@ -727,8 +830,9 @@ class PolicySet:
     def __iter__(self) -> Iterator[PlacementPolicy]:
         return iter(self._policies)
 
-    def _with_white_list(self, policy: PlacementPolicy) -> PlacementPolicy:
+    def _with_joint(self, policy: PlacementPolicy) -> PlacementPolicy:
         diskio = policy.spec.concerns.diskio.model_copy(update={"ns_white_list": self.white_list})
-        concerns = policy.spec.concerns.model_copy(update={"diskio": diskio})
+        xpu = policy.spec.concerns.xpu.model_copy(update={"names": self.xpu_names})
+        concerns = policy.spec.concerns.model_copy(update={"diskio": diskio, "xpu": xpu})
         spec = policy.spec.model_copy(update={"concerns": concerns})
         return policy.model_copy(update={"spec": spec})

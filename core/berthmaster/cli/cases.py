@@ -36,17 +36,18 @@ from berthmaster.api.policy import (
     PodSpreadSettings,
     PolicySet,
 )
-from berthmaster.cli import case_dataset, case_diskio, case_numa, case_power
-from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources
+from berthmaster.cli import case_dataset, case_diskio, case_numa, case_power, case_xpu
+from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources, xpu
 from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine, Verdict
+from berthmaster.placement.shapes import PodRequest
 
 _KEYS = {
     *("name", "source", "why", "derived", "config", "cluster", "metrics", "pod", "expect"),
     *("behaviour", "quirk", "trace", "defect", "expectFixed"),
 }
 _CLUSTER_KEYS = {"nodes", "resources", "pods"}
-_EXPECT_KEYS = {"feasible", "reasons", "scores", "best", "resources"}
+_EXPECT_KEYS = {"feasible", "reasons", "scores", "best", "resources", "devices", "annotations"}
 
 Case = Mapping[str, Any]
 
@@ -165,12 +166,24 @@ def _load_podspread(case: Case) -> CaseWorld:
     )
 
 
+def _load_xpu(case: Case) -> CaseWorld:
+    _check_no_metrics(case)
+    check_keys(case["config"], case_xpu.CONFIG_KEYS, "config")
+    settings = case_xpu.read_settings(case["config"])
+    return CaseWorld(
+        concern=xpu.CONCERN,
+        settings=ConcernSettings(xpu=settings),
+        inventories=case_xpu.build_inventories(case["cluster"], settings.names_in_force),
+    )
+
+
 LOADERS: Mapping[str, Callable[[Case], CaseWorld]] = {
     "DiskIO": _load_diskio,
     "NodeResourceTopologyMatch": _load_numa,
     "PodSpread": _load_podspread,
     **dict.fromkeys(case_power.PLUGINS, _load_power),
     "CacheAwarePlugin": _load_dataset,
+    **dict.fromkeys(names.XPU_DIALECTS, _load_xpu),
 }
 
 
@@ -213,7 +226,8 @@ def run_case(case: Mapping[str, Any]) -> list[str]:
     check_keys(case["cluster"], _CLUSTER_KEYS, "cluster")
     # What a correct system decides stands instead of what upstream's defect makes of it.
     expect = case.get("expectFixed", case["expect"])
-    plugin = case["config"]["plugin"]
+    # Of the XPU dialects none is a plugin.
+    plugin = case["config"].get("plugin") or case["config"].get("dialect")
     if plugin in _CHANGES:
         return list(_CHANGES[plugin](case, expect))
     check_keys(expect, _EXPECT_KEYS, "expect")
@@ -221,16 +235,22 @@ def run_case(case: Mapping[str, Any]) -> list[str]:
         known = ", ".join((*LOADERS, *_CHANGES))
         raise UnknownKeyError(f"config.plugin: {plugin}, expected one of {known}")
     world = LOADERS[plugin](case)
-    verdicts = {verdict.node: verdict for verdict in _decide(world, case)}
+    pod = pod_from_manifest(case["pod"])
+    engine, request = _build(world, case, pod)
+    verdicts = {verdict.node: verdict for verdict in engine.verdicts(request)}
     if world.scores_alone:
         own = world.concern.name
         verdicts = {
             name: replace(it, score=it.scores.get(own, 0.0)) for name, it in verdicts.items()
         }
-    return [*_differences(expect, verdicts), *_other_objects(expect, world.made)]
+    differences = [*_differences(expect, verdicts), *_other_objects(expect, world.made)]
+    if world.concern is xpu.CONCERN:
+        fitting = {name: it.score for name, it in verdicts.items() if it.reason is None}
+        differences += case_xpu.find_differences(expect, engine, request, pod, fitting)
+    return differences
 
 
-def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
+def _build(world: CaseWorld, case: Case, pod: Pod) -> tuple[Engine, PodRequest]:
     policies = PolicySet(
         [PlacementPolicy(name="case", spec=PlacementPolicySpec(concerns=world.settings))]
     )
@@ -243,20 +263,19 @@ def _decide(world: CaseWorld, case: Mapping[str, Any]) -> Iterator[Verdict]:
         engine.observe(found)
     for manifest in case["cluster"].get("pods", ()):
         engine.ledger.see(pod_from_manifest(_as_stored(manifest, world)))
-    for number, (node_name, pod) in enumerate(world.reserved):
+    for number, (node_name, other) in enumerate(world.reserved):
         given: dict[str, dict[str, Any]] = {world.concern.name: {"zones": {}}}
         engine.ledger.assume(
             f"reserved-{number}",
             node=node_name,
-            usages=engine.ledger.usages_of(pod, given),
-            namespace=pod.metadata.namespace,
-            name=pod.metadata.name,
+            usages=engine.ledger.usages_of(other, given),
+            namespace=other.metadata.namespace,
+            name=other.metadata.name,
             owner=None,
             now_s=0.0,
         )
     policy = policies.choose({}, {})
-    request = engine.read_request(pod_from_manifest(case["pod"]), policy.spec, is_strict=False)
-    return engine.verdicts(request)
+    return engine, engine.read_request(pod, policy.spec, is_strict=False)
 
 
 def _as_stored(manifest: Mapping[str, Any], world: CaseWorld) -> Mapping[str, Any]:

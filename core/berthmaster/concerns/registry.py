@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import cast
 
-from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources
+from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources, xpu
 from berthmaster.concerns.shape import AnyConcern
 
 GROUP = "berthmaster.concerns"
@@ -24,6 +24,7 @@ def load() -> tuple[AnyConcern, ...]:
     concerns: list[AnyConcern] = [
         resources.CONCERN,
         numa.CONCERN,
+        xpu.CONCERN,
         diskio.CONCERN,
         dataset.CONCERN,
         podspread.CONCERN,

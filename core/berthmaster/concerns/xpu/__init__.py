@@ -1,0 +1,87 @@
+"""XPU: several pods on one accelerator, by memory, never past it; and whole cards that belong together.
+
+Agents, device plugins and administrators tell of a node's devices (NodeXPU, annotations and capacity of
+the Node). The operator makes one list of them, `xpus[]` of the NodeInventory (`inventory`). A pod asks in
+one of three dialects (`request`), all of which take from the same devices: a share of memory goes to the
+fullest devices that have it (`shares`), whole cards and slices to cards that are linked (`cards`). What
+pods have is told by the pods alone, by our allocation or by the dialects' annotations (`holdings`), and
+taken off (`columns`). The answer is written in the dialect's words (`annotating`), so that its device
+plugin, unmodified, hands out what was decided; a plugin that is not told which pod it serves gets pods
+that it could mistake for each other one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from berthmaster.api.objects import Pod
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
+from berthmaster.concerns.xpu import annotating, holdings, placement, request
+from berthmaster.concerns.xpu.columns import XPUColumns
+from berthmaster.concerns.xpu.holdings import XPUHolding
+from berthmaster.concerns.xpu.request import XPURequest
+
+
+class XPUConcern:
+    """The shape of `concerns.shape.Concern`, for accelerators."""
+
+    name = "xpu"
+
+    def weight(self, policy: PlacementPolicySpec) -> int:
+        """Return the policy's weight for accelerators."""
+        return policy.concerns.xpu.weight
+
+    def request(self, pod: Pod, policy: PlacementPolicySpec) -> XPURequest | None:
+        """Return what the pod asks; raises `InvalidRequestError` as `request.read_request`."""
+        return request.read_request(pod, policy)
+
+    def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> XPUHolding | None:
+        """Return what the pod says of its devices; None if nothing."""
+        return holdings.read_holding(pod, allocated)
+
+    def new_columns(self) -> XPUColumns:
+        """Return empty columns."""
+        return XPUColumns()
+
+    def configure(self, columns: XPUColumns, policies: Sequence[PlacementPolicySpec]) -> None:
+        """Take over what the cluster's dialects call things."""
+        columns.configure(policies)
+
+    def charge(self, columns: XPUColumns, row: int, holder: Holder, usage: XPUHolding) -> None:
+        """Let the holder have its devices of the row."""
+        columns.charge(row, holder, usage)
+
+    def release(self, columns: XPUColumns, row: int, holder: Holder, usage: XPUHolding) -> None:
+        """Give back what the holder had."""
+        columns.release(row, holder)
+
+    def filter(self, columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
+        """Return why each row's devices will not do, 0 if they will."""
+        return placement.filter_rows(columns, rows, request)
+
+    def score(self, columns: XPUColumns, rows: Rows, request: XPURequest) -> Scores:
+        """Return 0..100 per row by the request's strategy."""
+        return placement.score_rows(columns, rows, request)
+
+    def allocate(
+        self, columns: XPUColumns, row: int, request: XPURequest, beside: Allocated
+    ) -> dict[str, Any]:
+        """Return which devices give what, near the pod's CPUs if they can."""
+        return placement.allocate_row(columns, row, request, beside)
+
+    def annotations(
+        self, columns: XPUColumns, pod: Pod, allocated: Mapping[str, Any], placed: Placed
+    ) -> Mapping[str, str]:
+        """Return what the dialect's device plugin reads."""
+        return annotating.write_annotations(pod, allocated, placed, columns.names)
+
+    def explain(
+        self, columns: XPUColumns, row: int, code: int, request: XPURequest, node: str
+    ) -> Reason:
+        """Return the dialect's words for a refusal, with what would help."""
+        return placement.explain(columns, row, code, request, node)
+
+
+CONCERN = XPUConcern()

@@ -1,0 +1,277 @@
+"""What a pod has of its node's accelerators, by what stands on it.
+
+What we gave is told by our allocation. Others' placements, and those from before we were installed,
+are told by the dialects' own annotations. A bound pod that asks for devices and tells of none is
+pending: its device plugin will find it one, or leave it without.
+
+Which annotations those are depends on the cluster's names, which `read_holding` does not know; so a
+holding is what a pod says, and `resolve` what that means on a node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from berthmaster.api.hami import PodDevice, read_devices
+from berthmaster.api.names import (
+    CARD_DIALECT,
+    GPUSHARE_ALLOCATION,
+    GROUP,
+    SHARE_DIALECT,
+    SLICE_DIALECT,
+    WHOLE_CARD_MIB,
+)
+from berthmaster.api.objects import Pod
+from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
+from berthmaster.concerns.xpu.request import Asks, ContainerUse, read_asks, read_containers
+
+_INDEX = re.compile(r"[0-9]{1,4}")
+_MIB = re.compile(r"[0-9]{1,12}")
+_LONGEST_ANNOTATION = 4096
+_MOST_ANNOTATIONS = 64
+_OTHERS = (f"{GROUP}/", "kubectl.kubernetes.io/")
+_KNOWN_KEYS = frozenset(DEFAULT_NAMES.placed)
+_ALLOCATED = ("true", "success", "failed")
+
+_decode = msgspec.json.Decoder(dict[str, dict[str, int]]).decode
+
+
+class Share(NamedTuple):
+    """MiB of the device of an index or an id; None is all of it. `position` is the container's."""
+
+    device: int | str
+    mib: int | None
+    position: int = 0
+
+
+class XPUHolding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a pod says of its devices. `shares` are ours, None where we did not place it."""
+
+    containers: tuple[ContainerUse, ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    dialect: str = ""
+    shares: tuple[Share, ...] | None = None
+    is_running: bool = False
+
+
+class Held(NamedTuple):
+    """What a holding means on a node: MiB and entries by device, and MiB of no known device.
+
+    `waits_for` is what a device plugin could mistake the pod for while it has not been served: its
+    dialect, and for shares its size.
+    """
+
+    mib: tuple[tuple[int, int], ...]
+    entries: tuple[tuple[int, int], ...]
+    pending_mib: int
+    waits_for: tuple[str, int] | None
+    dialect: str
+
+
+class Devices(NamedTuple):
+    """A node's devices as far as holdings refer to them: sizes by index, indices by id."""
+
+    node: str
+    sizes: Mapping[int, int]
+    indices: Mapping[str, int]
+
+
+NOTHING = Held((), (), 0, None, "")
+
+
+def read_holding(pod: Pod, allocated: Mapping[str, Any] | None) -> XPUHolding | None:
+    """Return what a pod says of devices, None for nothing; never raises."""
+    extended = _extended(pod)
+    annotations = pod.annotations
+    if not allocated and not extended and _KNOWN_KEYS.isdisjoint(annotations):
+        return None
+    shares, dialect = _read_allocated(allocated) if allocated else (None, "")
+    return XPUHolding(
+        containers=read_containers(pod, extended),
+        annotations=tuple(sorted(_kept(annotations)))[:_MOST_ANNOTATIONS],
+        dialect=dialect,
+        shares=shares,
+        is_running=pod.status.phase == "Running",
+    )
+
+
+def resolve(holding: XPUHolding, names: XPUNames, devices: Devices) -> Held:
+    """Return what a holding means on a node with these devices."""
+    asks = read_asks(holding.containers, names, [])
+    annotations = dict(holding.annotations)
+    if holding.shares is not None:
+        dialect, shares = holding.dialect, holding.shares
+    else:
+        dialect, shares = _find_shares(annotations, asks, names, devices.node)
+    if not shares:
+        return Held((), (), _asked_mib(asks), None, dialect)
+    inits = {number for number, it in enumerate(holding.containers) if it.is_init}
+    return _collapse(
+        shares, inits, devices, waits_for=_waits_for(holding, annotations, dialect, names, shares)
+    )._replace(dialect=dialect)
+
+
+def _collapse(
+    shares: Iterable[Share],
+    inits: set[int],
+    devices: Devices,
+    *,
+    waits_for: tuple[str, int] | None,
+) -> Held:
+    """Sum up by device: the containers that stay together, against the largest init container."""
+    staying: dict[int, int] = {}
+    peaks: dict[int, int] = {}
+    entries: dict[int, int] = {}
+    pending = 0
+    for share in shares:
+        index = devices.indices.get(share.device) if isinstance(share.device, str) else share.device
+        if index is None or index not in devices.sizes:
+            pending += WHOLE_CARD_MIB if share.mib is None else share.mib
+            continue
+        mib = devices.sizes[index] if share.mib is None else share.mib
+        entries[index] = entries.get(index, 0) + 1
+        if share.position in inits:
+            peaks[index] = max(peaks.get(index, 0), mib)
+        else:
+            staying[index] = staying.get(index, 0) + mib
+    most = tuple(
+        (index, max(staying.get(index, 0), peaks.get(index, 0))) for index in sorted(entries)
+    )
+    return Held(most, tuple(sorted(entries.items())), pending, waits_for, "")
+
+
+def _find_shares(
+    annotations: Mapping[str, str], asks: Asks, names: XPUNames, node: str
+) -> tuple[str, tuple[Share, ...]]:
+    """Return the dialect and the devices that the dialects' own annotations tell."""
+    shares = _read_shares(annotations, asks, names)
+    if shares:
+        return SHARE_DIALECT, shares
+    # A pod that was sent elsewhere than it is bound has nothing of what was meant for it there.
+    if annotations.get(names.node, node) == node:
+        cards = _read_devices(annotations.get(names.cards_allocated, ""), is_whole=True)
+        cards = cards or tuple(
+            Share(index, None) for index in _read_indices(annotations.get(names.card_index, ""))
+        )
+        if cards:
+            return CARD_DIALECT, cards
+        for key in (names.slices_allocated, names.slices_to_allocate):
+            slices = _read_devices(annotations.get(key, ""), is_whole=False)
+            if slices:
+                return SLICE_DIALECT, slices
+    return next(iter(sorted(asks.dialects)), ""), ()
+
+
+def _read_shares(annotations: Mapping[str, str], asks: Asks, names: XPUNames) -> tuple[Share, ...]:
+    by_container = annotations.get(GPUSHARE_ALLOCATION)
+    if by_container:
+        try:
+            return tuple(
+                Share(int(index), max(0, mib))
+                for amounts in _decode(by_container).values()
+                for index, mib in amounts.items()
+                if _INDEX.fullmatch(index)
+            )
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            pass
+    indices = _read_indices(annotations.get(names.share_index, ""))
+    if not indices:
+        return ()
+    text = annotations.get(names.share_pod, "")
+    total = int(text) if _MIB.fullmatch(text) else asks.total_mib
+    return split_share(indices, total)
+
+
+def split_share(indices: Iterable[int], total_mib: int) -> tuple[Share, ...]:
+    """Return a total over devices in the order written: the first carry the remainder."""
+    ordered = tuple(indices)
+    each, more = divmod(total_mib, len(ordered))
+    return tuple(Share(index, each + (at < more)) for at, index in enumerate(ordered))
+
+
+def _read_indices(text: str) -> tuple[int, ...]:
+    words = [it.strip() for it in text.split(",")]
+    if not all(_INDEX.fullmatch(it) for it in words) or len(set(words)) < len(words):
+        return ()
+    return tuple(map(int, words))
+
+
+def _read_devices(text: str, *, is_whole: bool) -> tuple[Share, ...]:
+    containers: tuple[tuple[PodDevice, ...], ...] = (read_devices(text) or ()) if text else ()
+    return tuple(
+        Share(device.id, None if is_whole else device.mib, position)
+        for position, of_container in enumerate(containers)
+        for device in of_container
+    )
+
+
+def _waits_for(
+    holding: XPUHolding,
+    annotations: Mapping[str, str],
+    dialect: str,
+    names: XPUNames,
+    shares: tuple[Share, ...],
+) -> tuple[str, int] | None:
+    if holding.is_running:
+        return None
+    if dialect == SHARE_DIALECT:
+        is_served = annotations.get(names.share_assigned) in _ALLOCATED
+        is_known = holding.shares is not None or names.share_assume_time in annotations
+        total = sum(it.mib or 0 for it in shares)
+        return (dialect, total) if is_known and not is_served else None
+    is_served = annotations.get(names.bind_phase) in _ALLOCATED
+    is_known = holding.shares is not None or names.bind_phase in annotations
+    return (dialect, 0) if is_known and not is_served else None
+
+
+def _asked_mib(asks: Asks) -> int:
+    cards = (
+        ask.cards * (ask.mib or WHOLE_CARD_MIB)
+        for ask in (*asks.cards, *asks.slices)
+        if not ask.is_init
+    )
+    return asks.total_mib + sum(cards)
+
+
+def _read_allocated(allocated: Mapping[str, Any]) -> tuple[tuple[Share, ...] | None, str]:
+    devices, dialect = allocated.get("devices"), allocated.get("dialect")
+    if not isinstance(devices, list) or not isinstance(dialect, str):
+        return None, ""
+    shares = []
+    for device in devices:
+        # An allocation that was forged before our policies were there may hold anything.
+        if not isinstance(device, Mapping):
+            return None, ""
+        index, mib, position = device.get("i"), device.get("mem"), device.get("c", 0)
+        if not (isinstance(index, int) and all(_is_amount(it) for it in (index, mib, position))):
+            return None, ""
+        shares.append(Share(index, None if dialect == CARD_DIALECT else mib, position))
+    return tuple(shares), dialect
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _extended(pod: Pod) -> frozenset[str]:
+    """Return the device resources that the pod names, whosever they are."""
+    found: set[str] = set()
+    for container in (*(pod.spec.init_containers or ()), *(pod.spec.containers or ())):
+        asked = container.resources
+        if asked is None:
+            continue
+        for side in (asked.limits, asked.requests):
+            for name in side or ():
+                if "/" in name:
+                    found.add(name)
+    return frozenset(found)
+
+
+def _kept(annotations: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key, value in annotations.items():
+        if len(value) <= _LONGEST_ANNOTATION and not key.startswith(_OTHERS):
+            yield key, value

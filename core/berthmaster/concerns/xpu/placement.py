@@ -1,0 +1,416 @@
+"""XPU: which nodes have the devices for a pod, which have them best, and which of them it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthmaster.api.inventory import XPU
+from berthmaster.api.names import CARD_DIALECT, SHARE_DIALECT, WHOLE_CARD_MIB
+from berthmaster.api.policy import DeviceStrategy, TopologyScore, XPUNodeStrategy
+from berthmaster.concerns.shape import Allocated, Codes, Reason, Rows, Scores
+from berthmaster.concerns.xpu import reasons
+from berthmaster.concerns.xpu.cards import CARDS, CHOSEN, JOBS, SCORES
+from berthmaster.concerns.xpu.columns import Flags, Ints, XPUColumns
+from berthmaster.concerns.xpu.inventory import card_id
+from berthmaster.concerns.xpu.request import CARD_COUNTS, XPURequest
+from berthmaster.concerns.xpu.shares import choose, choose_rows, fits, need_of
+
+_BITS = 1 << np.arange(CARDS)
+
+
+class _Served(NamedTuple):
+    """Which rows serve the cards that containers ask, and which each gets: by ask, rows by devices."""
+
+    fits: Flags
+    chosen: tuple[Flags, ...]
+
+
+def filter_rows(columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
+    """Return a code per row, 0 where the devices are there."""
+    if request.problem:
+        return np.full(len(rows), reasons.INVALID, dtype=np.uint8)
+    if request.dialect == SHARE_DIALECT:
+        codes = _filter_shares(columns, rows, request)
+    else:
+        codes = _filter_cards(columns, rows, request)
+    if request.is_mistakable:
+        busy = columns.waiting.get(_mistaken_for(request))
+        if busy:
+            is_busy = np.array([row in busy for row in rows.tolist()], dtype=np.bool_)
+            codes[is_busy & (codes == 0)] = reasons.WAITING
+    return codes
+
+
+def score_rows(columns: XPUColumns, rows: Rows, request: XPURequest) -> Scores:
+    """Return 0..100 per row by the request's strategy; rows that do not fit score 0."""
+    scores = np.zeros(len(rows))
+    places = np.flatnonzero(filter_rows(columns, rows, request) == 0)
+    if not len(places):
+        return scores
+    at = rows[places]
+    if request.dialect == SHARE_DIALECT:
+        given = _give_shares(columns, at, request)
+        scores[places] = _score(columns, at, request.node_strategy, given)
+    else:
+        served = _serve_cards(columns, at, request)
+        if request.dialect == CARD_DIALECT:
+            scores[places] = _score_cards(columns, at, request, served)
+        else:
+            given = _given_slices(request, served)
+            scores[places] = _score(columns, at, request.node_strategy, given)
+    return scores
+
+
+def allocate_row(
+    columns: XPUColumns, row: int, request: XPURequest, beside: Allocated
+) -> dict[str, Any]:
+    """Return which devices give what, in the order written; of equals those near the pod's CPUs."""
+    xpus = {it.index: it for it in columns.xpus(row)}
+    near = _near(xpus, beside)
+    if request.dialect == SHARE_DIALECT:
+        devices = _allocate_shares(columns, row, request, xpus, near)
+    else:
+        devices = _allocate_cards(columns, row, request, xpus, near)
+    if not devices:
+        return {}
+    allocation: dict[str, Any] = {"dialect": request.dialect, "devices": devices}
+    if request.dialect == SHARE_DIALECT:
+        allocation["of"] = xpus[devices[0]["i"]].memory_mib
+    return allocation
+
+
+def explain(columns: XPUColumns, row: int, code: int, request: XPURequest, node: str) -> Reason:
+    """Return the dialect's words for a refusal, with what would help."""
+    count = request.devices
+    if code == reasons.INVALID:
+        return reasons.invalid(request.problem)
+    if code == reasons.NOT_FOR_SHARES:
+        return reasons.not_for_shares(node)
+    if code == reasons.SHORT:
+        need = need_of(request.total_mib, count)
+        text = f"{need.each + bool(need.more)} MiB" + (f" on {count} devices" if count > 1 else "")
+        return reasons.short(
+            count, text, [_free_text(columns, row, it) for it in columns.xpus(row)]
+        )
+    if code == reasons.PENDING:
+        spare, pending = int(columns.spare[row]), int(columns.pending[row])
+        return reasons.pending(count, _asked_mib(columns, row, request), spare, pending)
+    if code == reasons.UNREGISTERED:
+        return reasons.unregistered()
+    if code == reasons.TOO_FEW_CARDS:
+        return reasons.too_few_cards(_most_asked(request), _cards_of(columns, row, request))
+    if code == reasons.TOO_MANY_HANDLES:
+        more = sum(it.cards for it in request.asks)
+        return reasons.too_many_handles(int(columns.handles[row]), more, request.max_handles)
+    if code == reasons.WAITING:
+        is_share = request.dialect == SHARE_DIALECT
+        return reasons.waiting(node, f"of {request.total_mib} MiB" if is_share else "with cards")
+    return _explain_cards(columns, row, request)
+
+
+# Shares.
+
+
+def _filter_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
+    codes = np.zeros(len(rows), dtype=np.uint8)
+    if request.devices > columns.width:
+        codes[:] = reasons.SHORT
+    else:
+        need = need_of(request.total_mib, request.devices)
+        codes[~fits(columns.open[rows], need)] = reasons.SHORT
+    pending = columns.pending[rows]
+    if pending.any():
+        has_spare = columns.spare[rows] >= request.total_mib
+        codes[(pending > 0) & ~has_spare & (codes == 0)] = reasons.PENDING
+    codes[~columns.is_shared[rows]] = reasons.NOT_FOR_SHARES
+    return codes
+
+
+def _give_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
+    """Return what each device gives, of rows that fit."""
+    need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
+    open_ = columns.open[rows]
+    if strategy in (DeviceStrategy.BINPACK, DeviceStrategy.SPREAD):
+        return choose_rows(open_, need, is_spread=strategy is DeviceStrategy.SPREAD)
+    given = np.zeros_like(open_)
+    for at, row in enumerate(rows.tolist()):
+        xpus = {it.index: it for it in columns.xpus(row)}
+        for index, mib in choose(open_[at].tolist(), need, strategy, _groups(xpus, strategy)):
+            given[at, index] = mib
+    return given
+
+
+def _allocate_shares(
+    columns: XPUColumns,
+    row: int,
+    request: XPURequest,
+    xpus: Mapping[int, XPU],
+    near: frozenset[int],
+) -> list[dict[str, Any]]:
+    need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
+    open_ = columns.open[row].tolist()
+    groups = _groups(xpus, strategy)
+    nearest = [free if index in near else -1 for index, free in enumerate(open_)]
+    chosen = choose(nearest, need, strategy, groups) if near else ()
+    chosen = chosen or choose(open_, need, strategy, groups)
+    return [{"i": index, "id": xpus[index].id, "mem": mib} for index, mib in chosen]
+
+
+def _groups(xpus: Mapping[int, XPU], strategy: DeviceStrategy) -> dict[int, Hashable]:
+    """Return which devices lie together, by what the strategy looks at."""
+    if strategy is DeviceStrategy.NUMA_NODE:
+        return {index: it.numa_node for index, it in xpus.items() if it.numa_node >= 0}
+    if strategy is DeviceStrategy.BOARD:
+        return {index: it.board for index, it in xpus.items() if it.board}
+    return {}
+
+
+def _free_text(columns: XPUColumns, row: int, xpu: XPU) -> str:
+    free = max(0, xpu.memory_mib - int(columns.used[row, xpu.index]))
+    if not xpu.healthy:
+        return f"{free}(unhealthy)"
+    return f"{free}(cordoned)" if xpu.cordoned else str(free)
+
+
+# Cards and slices.
+
+
+def _filter_cards(columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
+    codes = np.zeros(len(rows), dtype=np.uint8)
+    served = _serve_cards(columns, rows, request)
+    codes[~served.fits] = reasons.CARDS_DO_NOT_FIT
+    if request.max_handles:
+        more = sum(it.cards for it in request.asks)
+        is_full = columns.handles[rows] + more > request.max_handles
+        codes[is_full & (codes == 0)] = reasons.TOO_MANY_HANDLES
+    pending = columns.pending[rows]
+    if pending.any():
+        asked = np.array([_asked_mib(columns, row, request) for row in rows.tolist()])
+        codes[(pending > 0) & (columns.spare[rows] < asked) & (codes == 0)] = reasons.PENDING
+    cards = columns.cards if request.dialect == CARD_DIALECT else columns.registered
+    codes[_most_asked(request) > cards[rows]] = reasons.TOO_FEW_CARDS
+    codes[(columns.cards[rows] == 0) & (columns.registered[rows] == 0)] = reasons.UNREGISTERED
+    return codes
+
+
+def _serve_cards(
+    columns: XPUColumns, rows: Rows, request: XPURequest, near: frozenset[int] = frozenset()
+) -> _Served:
+    """Serve the containers in order, each seeing what those before it took that stay."""
+    used, entries = columns.used[rows], columns.entries[rows]
+    ready = _ready(columns, rows, request)
+    fitting = np.ones(len(rows), dtype=np.bool_)
+    chosen = []
+    has_wings = columns.has_wings[rows]
+    sizes = columns.sizes[rows]
+    for ask in request.asks:
+        usable = ready & _is_usable(sizes, used, entries, ask.mib, is_alone=request.is_alone)
+        picked = _pick(usable, ask.cards, has_wings)
+        if near:
+            is_near: Flags = np.isin(np.arange(columns.width), list(near))
+            nearest = _pick(usable & is_near, ask.cards, has_wings)
+            is_served = nearest.any(axis=1)
+            picked[is_served] = nearest[is_served]
+        fitting &= picked.any(axis=1)
+        chosen.append(picked)
+        if not ask.is_init:
+            used = used + np.where(picked, ask.mib or sizes, 0)
+            entries = entries + picked
+    return _Served(fitting, tuple(chosen))
+
+
+def _ready(columns: XPUColumns, rows: Rows, request: XPURequest) -> Flags:
+    """Return which devices the dialect serves that may take new pods, and that the pod accepts."""
+    ready: Flags = columns.open[rows] >= 0
+    if request.dialect == CARD_DIALECT:
+        ready &= np.arange(columns.width) < columns.cards[rows][:, None]
+    else:
+        ready &= columns.is_registered[rows]
+    if request.use or request.avoid:
+        for at, row in enumerate(rows.tolist()):
+            for xpu in columns.xpus(row):
+                if not _accepts(request, columns.name(row), xpu):
+                    ready[at, xpu.index] = False
+    return ready
+
+
+def _accepts(request: XPURequest, node: str, xpu: XPU) -> bool:
+    """Return whether the pod's lists of ids let a card through, whichever of its ids they name."""
+    ids = {xpu.id, xpu.registered_id, card_id(node, xpu.index)}
+    return request.avoid.isdisjoint(ids) and not any(it.isdisjoint(ids) for it in request.use)
+
+
+def _is_usable(sizes: Ints, used: Ints, entries: Ints, mib: int, *, is_alone: bool) -> Flags:
+    """Return which devices hold one more slice; whole cards (0 MiB) only idle ones.
+
+    A card has slices of one size: what its pods have on the mean is the size of each.
+    """
+    idle: Flags = entries == 0
+    if not mib:
+        return idle
+    usable: Flags = used + mib <= sizes
+    usable &= idle if is_alone else idle | (used // np.maximum(entries, 1) == mib)
+    return usable
+
+
+def _pick(usable: Flags, count: int, has_wings: Flags) -> Flags:
+    """Return the cards that a container gets of each row's usable ones, none where it does not fit."""
+    picked = np.zeros_like(usable)
+    if count not in CARD_COUNTS:
+        return picked
+    if has_wings.any():
+        width = min(CARDS, usable.shape[1])
+        sets = CHOSEN[count][usable[:, :width] @ _BITS[:width]]
+        picked[:, :width] = (sets[:, None] & _BITS[:width]) != 0
+    if not has_wings.all():
+        lowest: Flags = usable & (usable.cumsum(axis=1) <= count)
+        lowest[usable.sum(axis=1) < count] = False
+        picked[~has_wings] = lowest[~has_wings]
+    return picked
+
+
+def _allocate_cards(
+    columns: XPUColumns,
+    row: int,
+    request: XPURequest,
+    xpus: Mapping[int, XPU],
+    near: frozenset[int],
+) -> list[dict[str, Any]]:
+    rows = np.array([row], dtype=np.intp)
+    served = _serve_cards(columns, rows, request, near)
+    if near and not served.fits[0]:
+        # Served near its CPUs, one container can stand in another's way.
+        served = _serve_cards(columns, rows, request)
+    if not served.fits[0]:
+        return []
+    node, devices = columns.name(row), []
+    for ask, picked in zip(request.asks, served.chosen, strict=True):
+        for index in np.flatnonzero(picked[0]).tolist():
+            xpu = xpus[index]
+            is_whole = request.dialect == CARD_DIALECT
+            device: dict[str, Any] = {
+                "i": index,
+                "id": card_id(node, index) if is_whole else xpu.registered_id,
+                "mem": ask.mib or xpu.memory_mib,
+            }
+            if ask.position:
+                device["c"] = ask.position
+            devices.append(device)
+    return devices
+
+
+def _explain_cards(columns: XPUColumns, row: int, request: XPURequest) -> Reason:
+    """Return HAMi's words: what stands in the way of how many cards of the node."""
+    xpus = columns.xpus(row)
+    cards = _cards_of(columns, row, request)
+    counts = [(1, "NumaNotFit")]
+    cordoned = sum(it.cordoned for it in xpus)
+    if cordoned:
+        counts.append((cordoned, "CardCordoned"))
+    rows = np.array([row], dtype=np.intp)
+    busy = _count_busy(columns, rows, request) if request.is_alone else 0
+    refused = sum(not _accepts(request, columns.name(row), it) for it in xpus)
+    if busy:
+        counts.append((busy, "ExclusiveDeviceAllocateConflict"))
+    elif refused and (request.use or request.avoid):
+        counts.append((refused, "CardUuidMismatch"))
+    asked = " and ".join(str(it.cards) for it in request.asks)
+    usable = _ready(columns, rows, request) & _is_usable(
+        columns.sizes[rows],
+        columns.used[rows],
+        columns.entries[rows],
+        request.asks[0].mib,
+        is_alone=request.is_alone,
+    )
+    found = ",".join(map(str, np.flatnonzero(usable[0]).tolist())) or "none"
+    return reasons.cards_do_not_fit(counts, cards, f"{asked} asked, usable cards {found}")
+
+
+def _count_busy(columns: XPUColumns, rows: Rows, request: XPURequest) -> int:
+    """Return how many cards are refused only because some pod is on them."""
+    numbers = columns.sizes[rows], columns.used[rows], columns.entries[rows]
+    shared = _is_usable(*numbers, request.asks[0].mib, is_alone=False)
+    return int((_ready(columns, rows, request) & shared & (numbers[2] > 0)).sum())
+
+
+def _cards_of(columns: XPUColumns, row: int, request: XPURequest) -> int:
+    cards = columns.cards if request.dialect == CARD_DIALECT else columns.registered
+    return int(cards[row])
+
+
+def _most_asked(request: XPURequest) -> int:
+    return max(it.cards for it in request.asks)
+
+
+# Scores, and what all dialects share.
+
+
+def _score(
+    columns: XPUColumns, rows: Rows, strategy: XPUNodeStrategy, given: NDArray[np.int64]
+) -> Scores:
+    """Return the score of rows after `given` was taken of each device."""
+    sizes = columns.sizes[rows]
+    if strategy is XPUNodeStrategy.LEAST_FRAGMENT:
+        largest = (columns.open[rows] - given).max(axis=1)
+        holes: Scores = 100.0 * largest / np.maximum(sizes.max(axis=1), 1)
+        return holes
+    memory = np.maximum(sizes.sum(axis=1), 1)
+    taken = np.minimum(columns.used[rows], sizes).sum(axis=1) + given.sum(axis=1)
+    packed: Scores = np.minimum(100.0 * taken / memory, 100.0)
+    return packed if strategy is XPUNodeStrategy.BINPACK else 100.0 - packed
+
+
+def _given_slices(request: XPURequest, served: _Served) -> Ints:
+    """Return MiB by row and device: containers that stay together, against the largest init one."""
+    staying = peak = np.zeros(served.chosen[0].shape, dtype=np.int64)
+    for ask, picked in zip(request.asks, served.chosen, strict=True):
+        given = np.where(picked, ask.mib, 0)
+        if ask.is_init:
+            peak = np.maximum(peak, given)
+        else:
+            staying = staying + given
+    return np.maximum(staying, peak)
+
+
+def _score_cards(columns: XPUColumns, rows: Rows, request: XPURequest, served: _Served) -> Scores:
+    """Return how much nearer to full the host comes, in jobs that are still to come."""
+    chosen = served.chosen[0].copy()
+    for picked in served.chosen[1:]:
+        chosen |= picked
+    width = min(CARDS, columns.width)
+    busy = columns.entries[rows] > 0
+    before = busy[:, :width] @ _BITS[:width]
+    of_pod = chosen[:, :width] @ _BITS[:width]
+    is_upstream = request.topology_score is TopologyScore.UPSTREAM
+    after = of_pod if is_upstream else before | of_pod
+    further = JOBS[after] - JOBS[before]
+    scores = np.full(len(rows), SCORES[1])
+    for number, score in SCORES.items():
+        scores[further == number] = score
+    flat = ~columns.has_wings[rows]
+    if flat.any():
+        share = (busy | chosen).sum(axis=1) / np.maximum((columns.sizes[rows] > 0).sum(axis=1), 1)
+        scores[flat] = 100.0 * share[flat]
+    return 100.0 - scores if request.node_strategy is XPUNodeStrategy.SPREAD else scores
+
+
+def _near(xpus: Mapping[int, XPU], beside: Allocated) -> frozenset[int]:
+    """Return the devices in the zones that the pod's CPUs come from; none where that is not known."""
+    zones = beside.get("numa", {}).get("zones") or {}
+    return frozenset(index for index, it in xpus.items() if str(it.numa_node) in zones)
+
+
+def _mistaken_for(request: XPURequest) -> tuple[str, int]:
+    return request.dialect, request.total_mib if request.dialect == SHARE_DIALECT else 0
+
+
+def _asked_mib(columns: XPUColumns, row: int, request: XPURequest) -> int:
+    if request.dialect == SHARE_DIALECT:
+        return request.total_mib
+    whole = int(columns.sizes[row].max(initial=0)) or WHOLE_CARD_MIB
+    staying = sum(it.cards * (it.mib or whole) for it in request.asks if not it.is_init)
+    return max([staying, *(it.cards * (it.mib or whole) for it in request.asks if it.is_init)])

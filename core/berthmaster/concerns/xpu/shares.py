@@ -1,0 +1,98 @@
+"""Which devices a share gets: of those that have the room, the fullest ones, each once.
+
+A share of `total` MiB over `count` devices is `total // count` of each, and one more of the first
+`total % count`. What one node does is spelled out in `choose`; `choose_rows` is the same for many nodes
+at once, where the devices' places do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from berthmaster.api.policy import DeviceStrategy
+from berthmaster.concerns.xpu.columns import Flags, Ints
+
+_MOST = np.iinfo(np.int64).max
+
+
+class Need(NamedTuple):
+    """What a share needs of so many devices: `each` MiB, and one more of the first `more`."""
+
+    devices: int
+    each: int
+    more: int
+
+    def of(self, nth: int) -> int:
+        """Return what the nth device gives."""
+        return self.each + (nth < self.more)
+
+
+def need_of(total_mib: int, devices: int) -> Need:
+    """Return what a share needs."""
+    return Need(devices, *divmod(total_mib, devices))
+
+
+def fits(open_: Ints, need: Need) -> Flags:
+    """Return which rows have enough devices with enough memory; `open_` is -1 for no device."""
+    fitting: Flags = (open_ >= need.each).sum(axis=1) >= need.devices
+    if need.more:
+        fitting &= (open_ >= need.each + 1).sum(axis=1) >= need.more
+    return fitting
+
+
+def choose(
+    open_: Sequence[int], need: Need, strategy: DeviceStrategy, groups: Mapping[int, Hashable]
+) -> tuple[tuple[int, int], ...]:
+    """Return (device, MiB) in the order written, () where it does not fit.
+
+    `groups` tell which devices lie together, for strategies that want that; others are in no group.
+    """
+    if strategy in (DeviceStrategy.NUMA_NODE, DeviceStrategy.BOARD):
+        together = [_within(open_, need, members) for members in _members(groups)]
+        chosen = [it for it in together if it]
+        if chosen:
+            return min(chosen, key=lambda it: (sum(open_[index] for index, _ in it), it))
+    is_spread = strategy is DeviceStrategy.SPREAD
+    left = [index for index, free in enumerate(open_) if free >= 0]
+    found: list[tuple[int, int]] = []
+    for nth in range(need.devices):
+        fitting = [index for index in left if open_[index] >= need.of(nth)]
+        if not fitting:
+            return ()
+        best = min(fitting, key=lambda it: (-open_[it] if is_spread else open_[it], it))
+        left.remove(best)
+        found.append((best, need.of(nth)))
+    return (*sorted(found[: need.more]), *sorted(found[need.more :]))
+
+
+def choose_rows(open_: Ints, need: Need, *, is_spread: bool) -> Ints:
+    """Return what each device of each row gives, as `choose` does; rows must fit."""
+    given = np.zeros_like(open_)
+    every = np.arange(len(open_))
+    left = open_.copy()
+    for nth in range(need.devices):
+        mib = need.of(nth)
+        if is_spread:
+            best = left.argmax(axis=1)
+        else:
+            best = np.where(left >= mib, left, _MOST).argmin(axis=1)
+        given[every, best] = mib
+        left[every, best] = -1
+    return given
+
+
+def _within(
+    open_: Sequence[int], need: Need, members: frozenset[int]
+) -> tuple[tuple[int, int], ...]:
+    only = [free if index in members else -1 for index, free in enumerate(open_)]
+    return choose(only, need, DeviceStrategy.BINPACK, {})
+
+
+def _members(groups: Mapping[int, Hashable]) -> list[frozenset[int]]:
+    found: dict[Hashable, set[int]] = {}
+    for index, group in groups.items():
+        found.setdefault(group, set()).add(index)
+    return [frozenset(it) for it in found.values()]
