@@ -146,7 +146,7 @@ class TopologySource(Model):
 class XPU(Model):
     """One accelerator with memory of its own."""
 
-    index: Annotated[int, Field(ge=0, lt=64, description="Its place on the node.")]
+    index: Annotated[int, Field(ge=0, le=63, description="Its place on the node.")]
     id: Annotated[str, Field(description="Its id, unique on the node.")]
     registered_id: Annotated[
         str, Field(description="Its id by HAMi's registration; empty: slices are not served.")

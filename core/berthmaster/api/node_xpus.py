@@ -29,7 +29,7 @@ class NodeXPUDevice(Model):
     """One device with memory of its own, not a board: a K200 board carries two."""
 
     index: Annotated[
-        int, Field(ge=0, lt=MOST_DEVICES, description="DevID; rules of position use it.")
+        int, Field(ge=0, le=MOST_DEVICES - 1, description="DevID; rules of position use it.")
     ]
     id: Annotated[str, Field(min_length=1, max_length=253, description="Unique on the node.")]
     model: Annotated[str, Field(max_length=64, description="As K200 or P800 OAM.")] = ""
@@ -39,7 +39,7 @@ class NodeXPUDevice(Model):
     ] = ""
     inode: Annotated[str, Field(max_length=253, description="As /dev/xpu0.")] = ""
     memory_mib: Annotated[
-        int, Field(gt=0, le=_HIGHEST_MIB, alias="memoryMiB", description="Its memory.")
+        int, Field(ge=1, le=_HIGHEST_MIB, alias="memoryMiB", description="Its memory.")
     ]
     l3_mib: Annotated[_Count, Field(alias="l3MiB", description="Its L3 cache.")] = 0
     numa_node: Annotated[int, Field(ge=-1, le=63, description="-1: not known.")] = -1
@@ -103,7 +103,7 @@ class XPUPending(Model):
 class NodeXPUDeviceStatus(Model):
     """One device as it is."""
 
-    index: Annotated[int, Field(ge=0, lt=MOST_DEVICES, description="As in `spec`.")]
+    index: Annotated[int, Field(ge=0, le=MOST_DEVICES - 1, description="As in `spec`.")]
     health: Annotated[Health, Field(description="Only Healthy devices take pods.")] = "Healthy"
     state: Annotated[str, Field(description="The state's letter by the vendor's tool.")] = ""
     reason: Annotated[str, Field(description="Why it is not healthy.")] = ""
