@@ -20,6 +20,7 @@ from berthmaster.placement.affinity import (
     prefer,
     remove_gate,
 )
+from berthmaster.placement.injecting import inject
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -187,11 +188,11 @@ def test_preference_joins_others_once() -> None:
     others = pod_with(affinity={"nodeAffinity": {PREFERRED: [{"weight": 1, "preference": {}}]}})
 
     for pod, count in ((bare, 1), (others, 2)):
-        preferring = apply(pod, prefer(pod, {"n1": 40}))
+        preferring = apply(pod, inject(pod, preferred=prefer({"n1": 40})))
         found = preferring["spec"]["affinity"]["nodeAffinity"][PREFERRED]
         assert found[-1] == {"weight": 40, "preference": PIN_TERM}
         assert len(found) == count
-        assert prefer(preferring, {"n1": 40}) == []
+        assert inject(preferring, preferred=prefer({"n1": 40})) == []
 
 
 def test_pointer_escapes_in_the_right_order() -> None:

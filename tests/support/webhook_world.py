@@ -92,6 +92,14 @@ class World:
         )
         self.state.inventories._put(EventKind.ADDED, node, inventory)
 
+    def add_datasets(self, node: str, **roles: str) -> None:
+        """Give a node a role for each of some datasets of the namespace `default`."""
+        datasets = [{"namespace": "default", "name": it, "role": roles[it]} for it in roles]
+        inventory = inventory_from_manifest(
+            {"metadata": {"name": node}, "status": {"datasets": datasets}}
+        )
+        self.state.inventories._put(EventKind.ADDED, node, inventory)
+
     def add_zones(self, node: str, *free: str, **topology: Any) -> None:
         """Give a node NUMA zones with these CPUs free."""
         inventory = inventory_from_manifest(make_zoned_inventory(node, *free, **topology))

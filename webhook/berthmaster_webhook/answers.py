@@ -20,6 +20,7 @@ from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Affinity, ObjectMeta, Pod, PodSpec, PodStatus
 from berthmaster.api.policy import Mode
+from berthmaster.concerns.shape import NodeTerms
 from berthmaster.placement.ledger import Ledger
 from berthmaster.placement.shapes import PodRequest
 
@@ -37,7 +38,7 @@ class Answer:
     """One decision that was, or is being, given; `annotation` is the allocation's text.
 
     `mode` is what it does to the pod: `required`, `preferred` or `bind`; `preferences` are weights of
-    1..100 by node for `preferred`; `note` is what the pod's owner should know; `beside` are further
+    1..100 by node for `preferred`, and `terms` what concerns say for themselves; `note` is what the pod's owner should know; `beside` are further
     annotations to write, for programs that do not read the allocation.
     """
 
@@ -50,6 +51,7 @@ class Answer:
     annotation: str
     mode: Mode = Mode.REQUIRED
     preferences: Mapping[str, int] = field(default_factory=dict)
+    terms: NodeTerms = field(default_factory=NodeTerms)
     note: str = ""
     beside: Mapping[str, str] = field(default_factory=dict)
 

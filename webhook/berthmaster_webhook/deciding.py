@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from berthmaster.api import names
@@ -19,9 +20,10 @@ from berthmaster.api.allocation import (
 )
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
-from berthmaster.concerns.shape import Placed
+from berthmaster.concerns.shape import NodeTerms, Placed
 from berthmaster.placement import affinity
 from berthmaster.placement.engine import Decision
+from berthmaster.placement.injecting import inject, keys_of, own_keys
 from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook.answers import Answer, Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
@@ -104,6 +106,10 @@ def make_answer(
     note: str = "",
 ) -> Answer:
     """Return what stands behind a decision that found a node; `mode` is what it does to the pod."""
+    terms, preferences = NodeTerms(), {}
+    if mode is Mode.PREFERRED:
+        terms, rest = tools.state.engine.affinity(request, _node_of(decision))
+        preferences = _preferences(decision, rest)
     return Answer(
         decision_id=decision.id,
         node=_node_of(decision),
@@ -113,7 +119,8 @@ def make_answer(
         allocated=decision.allocated,
         annotation=annotation_of(decision, mode, note),
         mode=mode,
-        preferences=_preferences(decision) if mode is Mode.PREFERRED else {},
+        preferences=preferences,
+        terms=terms,
         note=note,
         beside=_beside(tools, pod, decision),
     )
@@ -124,11 +131,11 @@ def annotation_of(decision: Decision, mode: Mode, note: str = "") -> str:
     return write_allocation(decision.allocation(str(mode), note))
 
 
-def placing(raw: RawPod, answer: Answer) -> Operations:
+def placing(raw: RawPod, answer: Answer, *, is_stored: bool = False) -> Operations:
     """Return what places a pod: pin, preferences or binding, the allocation, the gate taken off."""
     match answer.mode:
         case Mode.PREFERRED:
-            placing = affinity.prefer(raw, answer.preferences)
+            placing = _preferring(raw, answer, is_stored=is_stored)
         case Mode.BIND:
             placing = affinity.bind(answer.node)
         case _:
@@ -138,6 +145,19 @@ def placing(raw: RawPod, answer: Answer) -> Operations:
         *affinity.annotate_all(raw, {names.ALLOCATION: answer.annotation, **answer.beside}),
         *affinity.remove_gate(raw, names.GATE),
     ]
+
+
+def _preferring(raw: RawPod, answer: Answer, *, is_stored: bool) -> Operations:
+    """Return what adds an answer's terms, but preferences by a key that the pod uses itself."""
+    own = own_keys(raw)
+    preferred = [
+        *affinity.prefer(answer.preferences),
+        *(it for it in answer.terms.preferred if not keys_of(it["preference"]) & own),
+    ]
+    if is_stored and answer.terms.required:
+        # Of a stored pod the number of required terms cannot be changed.
+        return affinity.pin_gated(raw, answer.node)
+    return inject(raw, required=answer.terms.required, preferred=preferred)
 
 
 def ungating(raw: RawPod) -> Operations:
@@ -168,17 +188,20 @@ def _beside(tools: Tools, pod: Pod, decision: Decision) -> dict[str, str]:
     return annotations
 
 
-def _preferences(decision: Decision) -> dict[str, int]:
+def _preferences(decision: Decision, share: Fraction) -> dict[str, int]:
     """Return weights by node: 100 for the chosen one, for runners-up at most half of that.
 
     The distance makes kube-scheduler follow the choice where it can: with equal weights its own
-    scores would choose, and what is held on our node would be held in vain.
+    scores would choose, and what is held on our node would be held in vain. `share` is what concerns that
+    speak for themselves leave of it; with 0 there are no weights.
     """
+    if not share:
+        return {}
     weights = {_node_of(decision): _CHOSEN_WEIGHT}
     for node, score in decision.runners_up:
-        share = score / decision.score if decision.score else 1.0
-        weights[node] = max(1, min(round(share * _CHOSEN_WEIGHT / 2), _CHOSEN_WEIGHT // 2))
-    return weights
+        part = score / decision.score if decision.score else 1.0
+        weights[node] = min(round(part * _CHOSEN_WEIGHT / 2), _CHOSEN_WEIGHT // 2)
+    return {node: max(1, round(weight * share)) for node, weight in weights.items()}
 
 
 def _node_of(decision: Decision) -> str:

@@ -304,7 +304,9 @@ class WaitingPods:
             # As in `_sort_one`, but such a pod never waits.
             except Exception:
                 logger.exception("deciding failed", extra={"pod": waiter.pod.key})
-        operations = deciding.placing(raw, answer) if answer else deciding.ungating(raw)
+        operations = (
+            deciding.placing(raw, answer, is_stored=True) if answer else deciding.ungating(raw)
+        )
         self._send(waiter, operations, answer)
 
     def _prefer(self, pod: Pod) -> Answer | None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -112,6 +113,14 @@ class Reason:
     text: str
     group: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTerms:
+    """Node affinity as Kubernetes has it in JSON: terms of which one must hold, and weighted ones."""
+
+    required: tuple[Mapping[str, Any], ...] = ()
+    preferred: tuple[Mapping[str, Any], ...] = ()
 
 
 class Columns(Protocol):
@@ -259,7 +268,22 @@ class AdvisingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Re
         """
 
 
+@runtime_checkable
+class AffineConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern that can tell kube-scheduler by node affinity what it wants, for pods of mode `preferred`."""
+
+    def affinity(
+        self, columns: ColumnsT, row: int, request: RequestT, share: Fraction
+    ) -> NodeTerms | None:
+        """Return its terms for a pod whose best row is `row`; None if it has nothing to say.
+
+        kube-scheduler adds up the weights that match a node: for each node they come to the score that
+        this concern gives it, times `share` of 0..1, rounded.
+        """
+
+
 AnyConcern = Concern[Any, Any, Any]
+AnyAffineConcern = AffineConcern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]
 AnyRelativeConcern = RelativeConcern[Any, Any, Any]
 AnyAdvisingConcern = AdvisingConcern[Any, Any, Any]

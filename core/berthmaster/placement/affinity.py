@@ -75,20 +75,9 @@ def can_pin(pod: RawPod, node: str) -> bool:
     )
 
 
-def prefer(pod: RawPod, weights: Mapping[str, int]) -> list[Operation]:
-    """Return what makes nodes preferred, each by a weight of 1..100, beside other preferences."""
-    preferences = [
-        {"weight": weight, "preference": _term(node)} for node, weight in weights.items()
-    ]
-    node_affinity, operations = _node_affinity(pod, PREFERRED_KEY, preferences)
-    if not operations:
-        known = node_affinity[PREFERRED_KEY]
-        operations = [
-            _add(f"{_NODE_AFFINITY}/{PREFERRED_KEY}/-", preference)
-            for preference in preferences
-            if preference not in known
-        ]
-    return operations
+def prefer(weights: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return preferred terms for nodes, each by a weight of 1..100; `injecting` adds them to a pod."""
+    return [{"weight": weight, "preference": _term(node)} for node, weight in weights.items()]
 
 
 def set_node_affinity(pod: RawPod, parts: Mapping[str, object]) -> list[Operation]:

@@ -15,8 +15,9 @@ and of two such nodes the one with more free CPU and memory wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,14 @@ from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.shape import (
     AdvisingConcern,
+    AffineConcern,
     AnyAdvisingConcern,
+    AnyAffineConcern,
     AnyConcern,
     AnyRelativeConcern,
     AnyWideConcern,
     InvalidRequestError,
+    NodeTerms,
     Problem,
     Reason,
     RelativeConcern,
@@ -39,6 +43,7 @@ from berthmaster.concerns.shape import (
     Surrounding,
     WideConcern,
 )
+from berthmaster.placement.injecting import join
 from berthmaster.placement.ledger import ASSUME_TTL_S, Ledger
 from berthmaster.placement.ranking import Ranking
 from berthmaster.placement.shapes import (
@@ -123,6 +128,11 @@ class Engine:
             index: concern
             for index, concern in enumerate(self.table.concerns)
             if isinstance(concern, RelativeConcern)
+        }
+        self._affine: dict[int, AnyAffineConcern] = {
+            index: concern
+            for index, concern in enumerate(self.table.concerns)
+            if isinstance(concern, AffineConcern)
         }
         self._advising: tuple[AnyAdvisingConcern, ...] = tuple(
             it for it in self.table.concerns if isinstance(it, AdvisingConcern)
@@ -220,6 +230,39 @@ class Engine:
         """Return what a node that fits would give, by concern; nothing where it is not known."""
         row = self.table.row_of(node)
         return {} if row is None else self._allocated(self.resolve(request), row)
+
+    def affinity(self, request: PodRequest, node: str) -> tuple[NodeTerms, Fraction]:
+        """Return what concerns tell kube-scheduler of a pod whose best node this is.
+
+        The second value is the share, 0..1, that all others have in the total. One that finds all nodes
+        equally good has none.
+        """
+        row = self.table.row_of(node)
+        request, found = self._judge(request)
+        affine = [it for it in enumerate(request) if it[1].index in self._affine]
+        if row is None or not affine:
+            return NodeTerms(), Fraction(1)
+        rows = np.flatnonzero(found.totals >= 0)
+        weights = {
+            at: ask.weight
+            for at, ask in enumerate(request)
+            if ask.index in self._affine
+            or (len(rows) and np.ptp(found.compared.get(at, found.scores[at])[rows]) > 0)
+        }
+        whole = sum(weights.values())
+        required: Sequence[Mapping[str, Any]] = ()
+        preferred: list[Mapping[str, Any]] = []
+        told = Fraction(0)
+        for at, ask in affine:
+            share = Fraction(weights[at], whole) if whole else Fraction(0)
+            terms = self._affine[ask.index].affinity(
+                self._columns(ask.index), row, ask.request, share
+            )
+            if terms is not None:
+                told += share
+                required = join(required, terms.required) or required
+                preferred += terms.preferred
+        return NodeTerms(required=tuple(required), preferred=tuple(preferred)), 1 - told
 
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""

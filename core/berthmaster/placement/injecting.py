@@ -10,7 +10,7 @@ less; see `affinity`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from berthmaster.placement.affinity import (
@@ -67,13 +67,12 @@ def own_keys(pod: RawPod) -> frozenset[str]:
         *((affinity.get(REQUIRED_KEY) or {}).get(TERMS_KEY) or ()),
         *(it.get("preference") or {} for it in affinity.get(PREFERRED_KEY) or ()),
     ]
-    return frozenset((*(spec.get("nodeSelector") or ()), *_keys(terms)))
+    return frozenset(spec.get("nodeSelector") or ()).union(*map(keys_of, terms))
 
 
-def _keys(terms: Iterable[Term]) -> Iterator[str]:
-    for term in terms:
-        for expression in term.get("matchExpressions") or ():
-            yield str(expression.get("key"))
+def keys_of(term: Term) -> frozenset[str]:
+    """Return the label keys of a term."""
+    return frozenset(str(it.get("key")) for it in term.get("matchExpressions") or ())
 
 
 def _both(term: Term, further: Term) -> Term:

@@ -13,17 +13,19 @@ A row's score depends on where other rows are. What it takes from them is named 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.concerns.dataset import placement, request
+from berthmaster.concerns.dataset import increments, placement, request
 from berthmaster.concerns.dataset.columns import DatasetColumns
 from berthmaster.concerns.dataset.request import DatasetRequest, DatasetUsage
 from berthmaster.concerns.shape import (
     Allocated,
     Codes,
     Holder,
+    NodeTerms,
     Placed,
     Reason,
     Rows,
@@ -109,6 +111,12 @@ class DatasetConcern:
     ) -> Mapping[str, str]:
         """Return nothing: Datashim reads the labels."""
         return {}
+
+    def affinity(
+        self, columns: DatasetColumns, row: int, request: DatasetRequest, share: Fraction
+    ) -> NodeTerms | None:
+        """Return the tiers as increments for kube-scheduler; None without usable datasets."""
+        return increments.node_terms(columns, row, request, share)
 
     def explain(
         self, columns: DatasetColumns, row: int, code: int, request: DatasetRequest, node: str

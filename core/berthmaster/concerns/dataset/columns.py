@@ -7,7 +7,8 @@ row has another place. Names become small numbers: a (zone, region) pair and a r
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +26,12 @@ _NOWHERE: set[int] = set()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A row's own: its name, and codes of its (zone, region) pair and its region, 0 without labels."""
+    """A row's own: names, and codes of its (zone, region) pair and its region, 0 without labels."""
 
     name: str = ""
+    hostname: str = ""
+    zone: str = ""
+    region_name: str = ""
     pair: int = 0
     region: int = 0
 
@@ -52,6 +56,8 @@ class DatasetColumns:
     def __init__(self) -> None:
         self.changes = 0
         self.places: list[Place] = []
+        # How many rows have a hostname.
+        self.hostnames: Counter[str] = Counter()
         # By role and dataset: the rows; only those that there are.
         self.where: dict[DatasetRole, dict[str, set[int]]] = {role: {} for role in DatasetRole}
         # By dataset: the number of its latest move.
@@ -86,13 +92,7 @@ class DatasetColumns:
 
     def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
         """Take over where the node is and which datasets are on it."""
-        labels = node.metadata.labels or {}
-        self._put(
-            row,
-            self._place(
-                node.metadata.name, labels.get(names.ZONE, ""), labels.get(names.REGION, "")
-            ),
-        )
+        self._put(row, self._place(node.metadata.name, node.metadata.labels or {}))
         status = inventory.status if inventory is not None else None
         entries = (status.datasets if status is not None else None) or ()
         self._settle(row, {it.key: it.role for it in entries})
@@ -191,9 +191,12 @@ class DatasetColumns:
         self._note(key)
 
     def _put(self, row: int, place: Place) -> None:
-        if self.places[row] == place:
+        before = self.places[row]
+        if before == place:
             return
         self.places[row] = place
+        self.hostnames[before.hostname] -= 1
+        self.hostnames[place.hostname] += 1
         self._pairs[row], self._regions[row] = place.pair, place.region
         self._stamp += 1
         for key in self._here[row]:
@@ -208,9 +211,13 @@ class DatasetColumns:
         else:
             self.moves.pop(key, None)
 
-    def _place(self, name: str, zone: str, region: str) -> Place:
+    def _place(self, name: str, labels: Mapping[str, str]) -> Place:
+        zone, region = labels.get(names.ZONE, ""), labels.get(names.REGION, "")
         return Place(
             name=name,
+            hostname=labels.get(names.HOSTNAME_LABEL, ""),
+            zone=zone,
+            region_name=region,
             pair=self._code(zone, region) if zone and region else 0,
             region=self._code(region) if region else 0,
         )

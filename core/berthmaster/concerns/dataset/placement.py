@@ -57,7 +57,7 @@ def score_rows(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> 
         return np.zeros(len(rows))
     sums = columns.sums(request)
     loss = request.weights.node - request.weights.zone
-    total = sums.tiers[rows] - loss * sums.gateways[rows] * _is_busy(columns, rows, request)
+    total = sums.tiers[rows] - loss * sums.gateways[rows] * is_busy(columns, rows, request)
     scores: Scores = (total // len(request.found)).astype(np.float64)
     return scores
 
@@ -97,7 +97,8 @@ def _tell(columns: DatasetColumns, row: int, key: str, request: DatasetRequest) 
     }
 
 
-def _is_busy(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> NDArray[np.bool_]:
+def is_busy(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> NDArray[np.bool_]:
+    """Return which rows are busy as gateways, by a reading or by the pods that were placed beside them."""
     busy = columns.is_busy[rows]
     if request.pods_per_gateway:
         busy = busy | (columns.beside[rows] >= request.pods_per_gateway)
