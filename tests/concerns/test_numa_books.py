@@ -22,7 +22,7 @@ from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
 from berthmaster.concerns.numa.request import holds_exclusive
 from berthmaster.concerns.shape import Holder
-from support.placement_vectors import METADATA, VECTOR, encode
+from berthmaster_sandbox.world.numa_placements import METADATA, VECTOR, encode
 
 GPU = "vendor.com/gpu"
 CPUS, GPUS = 8, 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from berthmaster.concerns.numa.fingerprint import xxh64
 from berthmaster.concerns.numa.observing import ContainerKey, decode_placement
-from support.placement_vectors import digits, encode
+from berthmaster_sandbox.world.numa_placements import encode, encode_number
 
 NAMES = st.text("abc-0", min_size=1, max_size=6)
 KEYS = st.tuples(NAMES, NAMES, NAMES)
@@ -48,7 +48,7 @@ def test_hash_is_that_of_the_updater(key: ContainerKey, expected: int) -> None:
 def test_encoder_of_this_test_writes_numbers_as_long_as_the_updater_does(
     number: int, length: int
 ) -> None:
-    assert len(digits(number)) == length
+    assert len(encode_number(number)) == length
 
 
 TWO = {("n", "a", "c"): 0, ("n", "b", "c"): 1}

@@ -12,8 +12,8 @@ from berthmaster.api import names
 from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster_operator.handlers import node_resource_topologies
 from berthmaster_operator.sightings import decode_failure
+from berthmaster_sandbox.world.numa_placements import METADATA, VECTOR, encode
 from operator_program.worlds import BEGIN, INVENTORY, NODE, World, make_pod, make_policy
-from support.placement_vectors import METADATA, VECTOR, encode
 
 GPU = "vendor.com/gpu"
 

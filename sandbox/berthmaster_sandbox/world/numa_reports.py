@@ -17,6 +17,7 @@ from typing import Any
 from berthmaster_sandbox.world.numa_fingerprints import fingerprint
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet, Running
 from berthmaster_sandbox.world.numa_machines import CPU, Machine, Zone
+from berthmaster_sandbox.world.numa_placements import METADATA, VECTOR, encode
 from berthmaster_sandbox.world.numa_pods import Qos, Role
 from berthmaster_sandbox.world.numa_verdicts import Holding
 
@@ -54,13 +55,15 @@ class Dialect(Enum):
 class ReportHabits:
     """What an updater is told to write.
 
-    `method` is which pods RTE's fingerprint covers; NFD's covers all.
+    `method` is which pods RTE's fingerprint covers; NFD's covers all. RTE also tells in which zone each
+    container lies, if there is more than one zone and no container lies in several.
     """
 
     dialect: Dialect = Dialect.NFD
     has_fingerprint: bool = True
     method: str = EXCLUSIVE_PODS
     trigger: str = "reactive"
+    has_placement: bool = True
 
 
 def build_report(
@@ -94,9 +97,44 @@ def build_report(
             attributes = [(FINGERPRINT, text), (FINGERPRINT_METHOD, habits.method), *attributes]
             annotations[FINGERPRINT_ANNOTATION] = text
         metadata["annotations"] = annotations
-    report["attributes"] = [{"name": name, "value": value} for name, value in attributes]
     report["zones"] = _zones(kubelet, habits.dialect, rng)
+    placement = _placement(kubelet) if habits.dialect is Dialect.RTE else None
+    if placement is not None and habits.has_placement:
+        text, vectors = placement
+        attributes.append((METADATA, text))
+        for zone, vector in vectors.items():
+            report["zones"][zone]["attributes"] = [{"name": VECTOR, "value": vector}]
+    report["attributes"] = [{"name": name, "value": value} for name, value in attributes]
     return report
+
+
+def _placement(kubelet: NumaKubelet) -> tuple[str, dict[int, str]] | None:
+    """Return the placement attributes; zones are named by their places, as RTE numbers them."""
+    zone_of = {}
+    for running in kubelet.pods.values():
+        for container in running.pod.containers:
+            if container.role is Role.INIT:
+                continue
+            zones = _zones_of(kubelet, running.holdings[container.name])
+            if len(zones) > 1:
+                return None
+            for zone in zones:
+                zone_of[running.pod.namespace, running.pod.name, container.name] = zone
+    ids = [it.id for it in kubelet.machine.zones]
+    if len(ids) < 2 or ids != list(range(len(ids))):
+        return None
+    return encode(zone_of, len(ids))
+
+
+def _zones_of(kubelet: NumaKubelet, holding: Holding) -> set[int]:
+    """Return the zones in which a container has anything of its own."""
+    zones = {zone for zone, count in holding.cpus.items() if count}
+    for block_zones, _ in holding.memory.values():
+        zones.update(block_zones)
+    for name, ids in holding.devices.items():
+        for id_ in ids:
+            zones.update(kubelet.device_zones(name, id_))
+    return zones
 
 
 def _policy_attributes(machine: Machine) -> list[tuple[str, str]]:
@@ -118,12 +156,7 @@ def _shown(running: Running) -> Iterator[Holding]:
 
 
 def _is_exclusive(kubelet: NumaKubelet, running: Running) -> bool:
-    return any(
-        it.cpus
-        or it.memory
-        or any(kubelet.device_zones(name, id_) for name, ids in it.devices.items() for id_ in ids)
-        for it in _shown(running)
-    )
+    return any(_zones_of(kubelet, it) for it in _shown(running))
 
 
 def _zones(

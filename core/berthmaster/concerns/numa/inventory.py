@@ -112,7 +112,7 @@ def build_topology(
     before = _previously(previous, nrt)
     matched = _matching(nrt, on_node, holding)
     counted = _counted(nrt, holding, before, matched)
-    observed = _observed(nrt, matched or (), listed)
+    observed = _observed(nrt, matched or ())
     unreflected = {it.uid for it in holding if it.started_s is not None and it.uid not in counted}
     is_unchanged = previous is not None and _is_same_report(previous, nrt)
     if is_unchanged:
@@ -159,17 +159,22 @@ def _counted(
     return counted
 
 
-def _observed(
-    nrt: NodeResourceTopology, matched: Sequence[PodOnNode], listed: set[str]
-) -> Mapping[str, str]:
+def _observed(nrt: NodeResourceTopology, matched: Sequence[PodOnNode]) -> Mapping[str, str]:
     """Return by uid where the updater says that the pods lie which its numbers count."""
     # With other policies a container may lie in several zones, and no position says so.
     if not nrt.placement or not matched or nrt.policy != "single-numa-node":
         return {}
-    # What no zone lists, the kubelet has not taken from a zone.
+    # Of what no zone has any, the kubelet has given nobody anything: without a CPU manager zones may
+    # list cpu all the same, with 0 to have.
+    given = {
+        name
+        for zone in nrt.zones
+        for name, it in zone.resources.items()
+        if read_offer(name, it.allocatable)
+    }
     keys = {
         it.uid: [
-            None if listed.isdisjoint(held) else (it.namespace, it.name, container)
+            None if given.isdisjoint(held) else (it.namespace, it.name, container)
             for container, held in it.held
         ]
         for it in matched
