@@ -132,6 +132,22 @@ def test_a_megabyte_of_zones_is_read_in_bounds() -> None:
     assert len(built.condition.message) <= 4096
 
 
+def test_a_megabyte_of_names_is_read_in_bounds() -> None:
+    odd = "\x01" * 50
+    devices = [{**CPU, "name": f"vendor.example/{at}-{odd}"} for at in range(400)]
+    many = [make_zone(f"node-{at}", resources=[*devices, CPU]) for at in range(64)]
+
+    found = topology_from_manifest(make(zones=many))
+    built = build_topology(found)
+
+    assert built.zones is not None
+    assert all(zone.available["cpu"] == "3" for zone in built.zones)
+    assert sum(len(zone.model_dump_json(by_alias=True)) for zone in built.zones) < 2**20
+    assert found.problems[0] == (
+        "zones[0].resources: more than 8192 bytes of names and amounts, the rest is not read"
+    )
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda it: (

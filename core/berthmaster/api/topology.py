@@ -8,6 +8,7 @@ expected. Amounts stay text, as exact as they came.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ _DEPRECATED = {
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 _ZONE_ID = re.compile(r"[+-]?[0-9]{1,18}")
 _MOST_ZONES = 1024
-_MOST_RESOURCES = 128
+# Of one zone: an inventory of 64 such zones is half a megabyte, and can be stored.
+_MOST_BYTES = 8192
 _MOST_PROBLEMS = 20
 _DEEPEST = 4
 _SHOWN_CHARS = 60
@@ -276,18 +278,34 @@ def _costs(value: object, at: str, problems: _Problems) -> dict[int, int]:
 
 
 def _resources(value: object, at: str, problems: _Problems) -> dict[str, Amounts]:
-    found: dict[str, Amounts] = {}
+    """Return what a zone has; of more than fits `_MOST_BYTES` devices are left out first."""
+    named: list[tuple[str, Mapping[str, Any]]] = []
     for index, entry in enumerate(_list(value, f"{at}.resources", problems)):
         it = _object(entry, f"{at}.resources[{index}]", problems)
         name = _text(it.get("name"))
-        if not name:
+        if name:
+            named.append((name, it))
+        else:
             problems.add(f"{at}.resources[{index}].name: missing, expected a resource's name")
-            continue
-        if len(found) >= _MOST_RESOURCES and name not in found:
-            problems.add(f"{at}.resources: more than {_MOST_RESOURCES}, the rest is not read")
+    found: dict[str, Amounts] = {}
+    left = _MOST_BYTES
+    for name, it in sorted(named, key=lambda pair: "/" in pair[0]):
+        amounts = _amounts(it, f"{at}.resources[{_cut(name)}]", problems)
+        left -= _stored_bytes(name, amounts)
+        if left < 0:
+            problems.add(
+                f"{at}.resources: more than {_MOST_BYTES} bytes of names and amounts, the rest is "
+                "not read"
+            )
             break
-        found[name] = _amounts(it, f"{at}.resources[{name}]", problems)
+        found[name] = amounts
     return found
+
+
+def _stored_bytes(name: str, amounts: Amounts) -> int:
+    """Return about what a resource takes in an inventory, where its name stands three times."""
+    texts = (amounts.capacity, amounts.allocatable, amounts.available)
+    return sum(len(json.dumps(name)) + len(text) + 4 for text in texts)
 
 
 def _amounts(it: Mapping[str, Any], at: str, problems: _Problems) -> Amounts:
