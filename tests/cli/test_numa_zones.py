@@ -104,6 +104,26 @@ async def test_simulate_names_the_nearest_zone_and_what_would_help(tmp_path: Pat
     assert [it["free"] for it in zones] == [{"cpu": "4"}, {"cpu": "4"}]
 
 
+async def test_simulate_names_the_pod_whose_end_would_make_room_in_a_zone(tmp_path: Path) -> None:
+    limits = {"limits": {"cpu": "4", "memory": "1Gi"}}
+    there = manifest(
+        "there",
+        node="wide-b",
+        phase="Running",
+        containers=[{"name": "c", "resources": limits}],
+        decision=allocation(node="wide-b", allocated={"numa": {"zones": {"1": {"cpu": "4"}}}}),
+    )
+    async with FakeApi() as api:
+        furnish_zones(api, there)
+        # The updater counts it, and does not tell where it lies.
+        api.put(INVENTORIES, make_zoned_inventory("wide-a", "1", "1"))
+        told = make_zoned_inventory("wide-b", "4", "8", reportedPods=["uid-there"])
+        api.put(INVENTORIES, told)
+        _, data, _ = await ask(api, tmp_path, "simulate", guaranteed("new", "12"))
+
+    assert {"where": "wide-b", "what": "the end of default/there"} in data["workloads"][0]["help"]
+
+
 async def test_simulate_says_which_zone_gives_what(tmp_path: Path) -> None:
     async with FakeApi() as api:
         furnish_zones(api)

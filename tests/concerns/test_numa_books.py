@@ -388,6 +388,32 @@ def test_newer_numbers_that_do_not_tell_zones_give_nothing_back() -> None:
     assert free_cpus(columns) == [8, 8]
 
 
+def test_pod_that_was_taken_for_gone_holds_its_zone_again() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    topology = make_topology([(8, 2), (4, 2)], pods=["p"], placed={"p": 1})
+    write(columns, build_topology(topology, [on_node(pod)]))
+    for _ in range(2):
+        charge(columns, pod)
+        assert free_cpus(columns) == [8, 4]
+        release(columns, pod)
+        assert free_cpus(columns) == [8, 8]
+
+
+def test_who_asks_what_would_help_presumes_the_predicted_zone() -> None:
+    columns = new_columns()
+    pod = make_pod("p", 4)
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    charge(columns, pod)
+    write(columns, build_topology(make_topology([(4, 2), (8, 2)], pods=["p"]), [on_node(pod)]))
+    assert free_cpus(columns) == [4, 8]
+
+    columns.presumes = True
+    release(columns, pod)
+
+    assert free_cpus(columns) == [8, 8]
+
+
 def test_zones_come_back_up_to_what_they_have() -> None:
     columns = new_columns()
     pod = make_pod("p", 4)

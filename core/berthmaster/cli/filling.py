@@ -15,7 +15,7 @@ from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.objects import Pod
 from berthmaster.cli.manifests import Workload
-from berthmaster.cli.numa_zones import NAME, allocated_zones
+from berthmaster.cli.numa_zones import NAME, allocated_zones, presume
 from berthmaster.placement.affinity import can_pin
 from berthmaster.placement.engine import Decision, Engine
 from berthmaster.placement.shapes import PodRequest
@@ -63,8 +63,10 @@ def fill(engine: Engine, workload: Workload, request: PodRequest, bound: int) ->
 def find_releasers(engine: Engine, request: PodRequest, node: str) -> Iterator[str]:
     """Yield the pods (`namespace/name`) on a node of which each alone, gone, would make it fit.
 
-    The request must fit nowhere now. Pods that were placed here by `fill` are left out.
+    The request must fit nowhere now. Pods that were placed here by `fill` are left out. Those whose NUMA
+    zones nobody has seen are taken to lie where they were predicted.
     """
+    presume(engine)
     table = engine.table
     row = table.row_of(node)
     if row is None:

@@ -54,6 +54,13 @@ def list_zones(engine: Engine, request: PodRequest) -> tuple[ZoneRoom, ...]:
     return tuple(_zones(engine, columns, asked))
 
 
+def presume(engine: Engine) -> None:
+    """Have the engine's books take pods to lie where they were predicted, for what-if questions."""
+    columns = engine.table.columns.get(NAME)
+    if isinstance(columns, NumaColumns):
+        columns.presumes = True
+
+
 def _zones(engine: Engine, columns: NumaColumns, asked: NumaRequest) -> Iterator[ZoneRoom]:
     for node in sorted(engine.table):
         row = engine.table.rows[node]

@@ -28,7 +28,7 @@ from berthmaster.api.objects import Node
 from berthmaster.api.policy import NumaBooks, PlacementPolicySpec
 from berthmaster.concerns.numa import zones as arithmetic
 from berthmaster.concerns.numa.amounts import is_known, whole
-from berthmaster.concerns.numa.request import NumaUsage
+from berthmaster.concerns.numa.request import Amounts, NumaUsage
 from berthmaster.concerns.numa.zones import NodeZones, Zones, read_zones
 from berthmaster.concerns.shape import Holder
 
@@ -149,6 +149,9 @@ class NumaColumns:
         self.blocks: dict[int, Block] = {}
         self.costs: list[tuple[tuple[int, ...], ...]] = []
         self.charging = Charging.PREDICTED
+        # Whether pods are taken to lie where they were predicted if no updater tells: for who asks what
+        # would help, never for who gives room away.
+        self.presumes = False
         self._cost_ids: dict[tuple[tuple[int, ...], ...], int] = {}
         self._is_strict = False
         # Pods and answers per node that the updater's numbers do not count.
@@ -211,7 +214,8 @@ class NumaColumns:
     def charge(self, row: int, holder: Holder, usage: NumaUsage) -> None:
         """Let a pod or an answer use the node's zones; one that is there is not charged twice."""
         it = self._rows[row]
-        is_new = holder.key not in it.held
+        # One that was taken for gone has its zones given back, which is to be undone.
+        is_new = holder.key not in it.held and holder.key not in it.leaving
         it.held[holder.key] = usage
         self._compare(it, holder.key, usage)
         if is_new and it.zones is not None and self.charging is Charging.PREDICTED:
@@ -230,10 +234,10 @@ class NumaColumns:
         it.compared.discard(holder.key)
         if usage is None or it.zones is None:
             return
-        is_observed = holder.key in it.zones.observed
-        if is_observed:
+        is_known = self._lies(it.zones, holder.key, usage) is not None
+        if is_known:
             it.leaving[holder.key] = usage
-        if is_observed or holder.key not in it.zones.reported:
+        if is_known or holder.key not in it.zones.reported:
             self._recount(row)
 
     @property
@@ -325,20 +329,30 @@ class NumaColumns:
 
     def _give_back(self, it: _Row, zones: NodeZones) -> None:
         """Add what pods held that are gone and in the report, where they lay by the same report."""
+        lain = {key: self._lies(zones, key, usage) for key, usage in it.leaving.items()}
         it.leaving = {
             key: usage
             for key, usage in it.leaving.items()
-            if key in zones.observed and key not in it.held
+            if lain[key] is not None and key not in it.held
         }
         if self.charging is not Charging.PREDICTED:
             return
         slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
-        for key, usage in it.leaving.items():
-            if len(usage.containers) != len(zones.observed[key]):
-                continue
-            for amounts, id_ in zip(usage.containers, zones.observed[key], strict=True):
+        for key in it.leaving:
+            for id_, amounts in lain[key] or ():
                 if id_ in slots:
                     arithmetic.give(it.free, slots[id_], amounts, zones.totals[slots[id_]])
+
+    def _lies(
+        self, zones: NodeZones, key: str, usage: NumaUsage
+    ) -> Sequence[tuple[int, Amounts]] | None:
+        """Return what a pod that the report counts has of which zone, None where nobody knows."""
+        observed = zones.observed.get(key)
+        if observed is not None and len(observed) == len(usage.containers):
+            return tuple(zip(observed, usage.containers, strict=True))
+        if self.presumes and key in zones.reported:
+            return usage.zones
+        return None
 
     def _compare(self, it: _Row, key: str, usage: NumaUsage) -> None:
         """Count once whether a pod that we placed lies in the zones that were foreseen."""
