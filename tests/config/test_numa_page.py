@@ -8,12 +8,18 @@ from typing import Any
 
 import yaml
 
+from berthmaster.api.names import PLACEMENT
+from berthmaster.api.objects import pod_from_manifest
 from berthmaster.api.policy import NumaSettings, policy_from_manifest
-from berthmaster.concerns.numa import reasons
+from berthmaster.concerns.numa import CONCERN, reasons
+from berthmaster_operator.metrics import Metrics as OperatorMetrics
+from berthmaster_webhook.metrics import Metrics as WebhookMetrics
 
 PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / "docs" / "numa.md").read_text(encoding="utf-8")
-BEFORE, NOW = (yaml.safe_load(it) for it in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
+BEFORE, NOW, POD_BEFORE, POD_NOW = (
+    yaml.safe_load(it) for it in re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+)
 
 
 def known(settings: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +70,39 @@ def test_every_argument_in_the_table_is_a_field_with_that_default() -> None:
         assert (str(value).lower() if isinstance(value, bool) else str(value)) == default
 
 
-def test_words_are_those_that_pods_get() -> None:
-    states = (reasons.UNRELIABLE, reasons.MISSING, reasons.STALE)
-    words = " | ".join(reasons.plain(code).group for code in states)
-    zones = [(0, {"cpu": 6 * 10**9}), (1, {"cpu": 8 * 10**9})]
-    told = reasons.cannot_align(reasons.CONTAINER, "worker", (("cpu", 10 * 10**9),), zones)
+def test_pods_differ_by_scheduler_and_annotation_and_ask_the_same() -> None:
+    policy = policy_from_manifest(NOW)
+    old, new = (pod_from_manifest(it) for it in (POD_BEFORE, POD_NOW))
 
-    assert words in TEXT
-    assert told.text in TEXT
+    assert old.asked_scheduler in policy.spec.scheduler_names
+    assert (new.asked_scheduler, new.annotations) == ("default-scheduler", {PLACEMENT: "required"})
+    assert CONCERN.request(old, policy.spec) == CONCERN.request(new, policy.spec) is not None
+
+
+def test_every_word_of_a_refusal_is_explained() -> None:
+    table = TEXT.split("## Why a pod waits")[1].split("## ")[0]
+
+    assert set(re.findall(r"^\| `([a-z ]+)` \|", table, re.M)) == set(reasons.LABELS)
+
+
+def test_every_metric_is_there() -> None:
+    named = set(re.findall(r"`(berthmaster_\w+?)(?:\{[^`]*)?` \|", TEXT))
+    registries = (OperatorMetrics().registry, WebhookMetrics().registry)
+    counters = {
+        f"{it.name}_total" if it.type == "counter" else it.name
+        for registry in registries
+        for it in registry.collect()
+    }
+
+    assert len(named) == 8
+    assert named <= counters
+
+
+def test_words_are_those_that_pods_get() -> None:
+    eight, ten = (("cpu", 8 * 10**9),), (("cpu", 10 * 10**9),)
+    zones = [(0, {"cpu": 6 * 10**9}), (1, {"cpu": 8 * 10**9})]
+    told = reasons.cannot_align(
+        reasons.CONTAINER, "worker", ten, zones, nearest=(1, eight), lower=eight
+    )
+
+    assert f"    {told.text}\n" in TEXT
