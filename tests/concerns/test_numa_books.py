@@ -520,7 +520,7 @@ def test_releasing_undoes_charging_in_any_order(
     pods = [make_pod(f"p{at}", *it) for at, it in enumerate(asked)]
     for pod in pods:
         charge(columns, pod, ours=ours)
-    cells = {name: columns.cells(len(free), name) for name in ("cpu", GPU)}
+    cells = {name: columns.cells(columns.block(0), name) for name in ("cpu", GPU)}
     order.shuffle(pods)
     for pod in pods:
         usage = CONCERN.usage(pod, None)

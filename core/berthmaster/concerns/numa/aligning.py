@@ -7,13 +7,25 @@ the scope pod asks once for the whole pod.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.concerns.numa.amounts import CPU, is_affine, is_host_level
-from berthmaster.concerns.numa.columns import Flags, Floats, Ints, NumaColumns, View
+from berthmaster.concerns.numa.columns import (
+    Block,
+    Flags,
+    Floats,
+    Ints,
+    NumaColumns,
+    Small,
+    View,
+    rows_of,
+)
 from berthmaster.concerns.numa.request import (
     APP,
     SIDECAR,
@@ -24,56 +36,119 @@ from berthmaster.concerns.numa.request import (
 )
 
 Slots = NDArray[np.intp]
+_Number = TypeVar("_Number", bound=np.generic)
 NOBODY = -1
+# More than anything can ask: what a zone offers of a resource for which zones are not looked at.
+_UNBOUND = np.iinfo(np.int64).max
 
 
 @dataclass(slots=True)
 class Part:
-    """Some rows of one block, with copies of the resources that a request names.
+    """Some rows of one block, with the resources that a request names.
 
-    `indices` are the rows' places in the block. `amounts` change as containers are placed.
+    `indices` are the rows' places in the block; `picked` those of them that were asked for, None for all.
+    What changes as containers are placed are amounts of the part's own (`own`). Arrays of rows and zones lie zone by zone in memory: what goes
+    over all zones of a row is then quick.
     """
 
     columns: NumaColumns
-    size: int
+    block: Block
     indices: Slots
     amounts: dict[str, Ints]
     units: dict[str, Floats]
     totals: dict[str, Ints]
     known: dict[str, Flags]
     aligned: dict[str, Flags]
+    picked: Slots | None = None
+    # By resource: where zones are looked at and where the Node has it; None where both is so everywhere.
+    exceptions: dict[str, tuple[Flags, Flags] | None] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """Return the number of rows."""
         return len(self.indices)
 
+    @property
+    def size(self) -> int:
+        """Return the number of zones."""
+        return self.block.size
+
+    def pick(self, values: NDArray[_Number]) -> NDArray[_Number]:
+        """Return of values by row those that were asked for."""
+        return values if self.picked is None else values[self.picked]
+
     def lists(self, resource: str) -> Flags:
         """Return per row whether any zone lists the resource."""
         listed: Flags = np.any(self.amounts[resource] >= 0, axis=1)
         return listed
 
+    def own(self, resource: str) -> Ints:
+        """Return the amounts of a resource, to be changed; nobody else sees the changes."""
+        amounts = self.amounts[resource]
+        if not amounts.flags.writeable:
+            amounts = self.amounts[resource] = amounts.copy("F")
+        return amounts
+
     def copy(self) -> Part:
         """Return the same rows, with amounts of their own."""
-        return replace(self, amounts={name: it.copy() for name, it in self.amounts.items()})
+        return replace(self, amounts={name: it.copy("F") for name, it in self.amounts.items()})
 
     def narrow(self, chosen: Flags) -> Part:
         """Return only the chosen rows, with copies of their own."""
+        at = chosen.nonzero()[0]
         return Part(
             columns=self.columns,
-            size=self.size,
-            indices=self.indices[chosen],
-            amounts={name: it[chosen] for name, it in self.amounts.items()},
-            units={name: it[chosen] for name, it in self.units.items()},
-            totals={name: it[chosen] for name, it in self.totals.items()},
-            known={name: it[chosen] for name, it in self.known.items()},
-            aligned={name: it[chosen] for name, it in self.aligned.items()},
+            block=self.block,
+            indices=self.indices[at],
+            amounts={name: rows_of(it, at) for name, it in self.amounts.items()},
+            units={name: rows_of(it, at) for name, it in self.units.items()},
+            totals={name: rows_of(it, at) for name, it in self.totals.items()},
+            known={name: it[at] for name, it in self.known.items()},
+            aligned={name: it[at] for name, it in self.aligned.items()},
         )
+
+    def pieces(self, count: int) -> Iterator[Part]:
+        """Yield the rows, so many at once, to be looked at only."""
+        if self.count <= count:
+            yield self
+            return
+        for start in range(0, self.count, count):
+            rows = slice(start, start + count)
+            yield Part(
+                columns=self.columns,
+                block=self.block,
+                indices=self.indices[rows],
+                amounts={name: rows_of(it, rows) for name, it in self.amounts.items()},
+                units={name: it[rows] for name, it in self.units.items()},
+                totals={name: it[rows] for name, it in self.totals.items()},
+                known={name: it[rows] for name, it in self.known.items()},
+                aligned={name: it[rows] for name, it in self.aligned.items()},
+            )
+
+    def offers(self, request: NumaRequest, resource: str) -> Ints:
+        """Return what each zone has to offer: -1 where the Node lacks the resource or the zone does.
+
+        A zone offers without end where zones are not looked at. A node without zones is one zone here,
+        which lists nothing. To be read only.
+        """
+        if resource not in self.exceptions:
+            binds, known = constrains(self, request, resource), self.known[resource]
+            is_plain = self.size and binds.all() and known.all()
+            self.exceptions[resource] = None if is_plain else (binds, known)
+        exceptions = self.exceptions[resource]
+        amounts = self.amounts[resource]
+        if exceptions is None:
+            return amounts
+        binds, known = exceptions
+        offers = amounts.copy("K") if self.size else np.full((self.count, 1), -1, dtype=np.int64)
+        offers[~binds] = _UNBOUND
+        offers[~known] = -1
+        return offers
 
 
 def read_part(
     columns: NumaColumns,
-    size: int,
+    block: Block,
     indices: Slots,
     request: NumaRequest,
     *,
@@ -81,23 +156,27 @@ def read_part(
     with_units: bool = False,
     with_totals: bool = False,
 ) -> Part:
-    """Return the rows at these places of a block, with what the request names."""
-    cells = {name: columns.cells(size, name, view) for name in request.resources}
+    """Return the rows at these places of a block, with what the request names.
+
+    Where they are most of the block it is all of it: more rows cost less than gathering some.
+    """
+    is_most = 2 * len(indices) > block.end
+    at = slice(block.end) if is_most else indices
+    cells = {name: columns.cells(block, name, view) for name in request.resources}
     totals = {}
     if with_totals:
         for name in request.resources:
-            totals[name] = columns.cells(size, name, View.TOTAL).amounts.take(indices, axis=0)
+            totals[name] = rows_of(columns.cells(block, name, View.TOTAL).amounts, at)
     return Part(
         columns=columns,
-        size=size,
-        indices=indices,
-        amounts={name: it.amounts.take(indices, axis=0) for name, it in cells.items()},
-        units={name: it.units.take(indices, axis=0) for name, it in cells.items()}
-        if with_units
-        else {},
+        block=block,
+        indices=np.arange(block.end) if is_most else indices,
+        picked=indices if is_most else None,
+        amounts={name: rows_of(it.amounts, at) for name, it in cells.items()},
+        units={name: rows_of(it.units, at) for name, it in cells.items()} if with_units else {},
         totals=totals,
-        known={name: it.known[indices] for name, it in cells.items()},
-        aligned={name: it.aligned[indices] for name, it in cells.items()},
+        known={name: it.known[at] for name, it in cells.items()},
+        aligned={name: it.aligned[at] for name, it in cells.items()},
     )
 
 
@@ -137,36 +216,41 @@ def constrains(part: Part, request: NumaRequest, resource: str) -> Flags:
     return np.ones(part.count, dtype=np.bool_)
 
 
-def serving(part: Part, request: NumaRequest, amounts: Amounts) -> tuple[Flags, Flags]:
-    """Return per row whether the request can be served, and per row and zone which may serve it."""
-    possible = np.ones(part.count, dtype=np.bool_)
-    mask = np.ones((part.count, part.size), dtype=np.bool_)
-    bound = np.zeros(part.count, dtype=np.bool_)
+def serving(part: Part, request: NumaRequest, amounts: Amounts) -> tuple[Flags, Slots]:
+    """Return per row whether some zone serves the amounts, and the lowest that does, else the first."""
+    mask: Flags | None = None
     for resource, amount in amounts:
         if not amount:
             continue
-        possible &= part.known[resource]
-        binds = constrains(part, request, resource)
         # A pod that is not Guaranteed shares its CPUs and memory: upstream wants only a zone that
         # has any.
         least = amount if request.is_guaranteed or not is_affine(resource) else 0
-        mask &= (part.amounts[resource] >= least) | ~binds[:, None]
-        bound |= binds
-    return possible & (mask.any(axis=1) | ~bound), mask
+        fits = part.offers(request, resource) >= least
+        mask = fits if mask is None else np.logical_and(mask, fits, out=mask)
+    if mask is None:
+        return np.ones(part.count, dtype=np.bool_), np.zeros(part.count, dtype=np.intp)
+    size = mask.shape[1]
+    # The lowest zone has the highest number, so that one maximum finds it.
+    ranks = (mask * _ranks(size)).max(axis=1)
+    possible = ranks > 0
+    return possible, np.where(possible, size - ranks.astype(np.intp), 0)
+
+
+@lru_cache(maxsize=64)
+def _ranks(size: int) -> Small:
+    return np.arange(size, 0, -1, dtype=np.uint8)
 
 
 def subtract(part: Part, request: NumaRequest, amounts: Amounts, rows: Flags, slots: Slots) -> None:
     """Take a container's amounts off the chosen zones of some rows."""
-    at = np.flatnonzero(rows)
     if not part.size:
         return
+    at = rows.nonzero()[0]
+    places = slots[at] * part.count + at
     for resource, amount in amounts:
-        if not amount or (is_affine(resource) and not request.is_guaranteed):
-            continue
-        cells = part.amounts[resource]
-        before = cells[at, slots[at]]
-        # What is not bound to zones may be asked for where too little is listed.
-        cells[at, slots[at]] = np.where(before >= 0, np.maximum(before - amount, 0), before)
+        if amount and (request.is_guaranteed or not is_affine(resource)):
+            # Where zones are not looked at this may go below 0, which nobody looks at either.
+            part.own(resource).T.reshape(-1)[places] -= amount
 
 
 def align(part: Part, request: NumaRequest, asks: tuple[ContainerAsk, ...]) -> NDArray[np.int64]:
@@ -176,9 +260,9 @@ def align(part: Part, request: NumaRequest, asks: tuple[ContainerAsk, ...]) -> N
     """
     failed = np.full(part.count, NOBODY, dtype=np.int64)
     for index, ask in enumerate(asks):
-        alive = failed == NOBODY
-        possible, mask = serving(part, request, ask.amounts)
-        failed[alive & ~possible] = index
-        if keeps(ask.kind, request) and index + 1 < len(asks) and part.size:
-            subtract(part, request, ask.amounts, alive & possible, mask.argmax(axis=1))
+        possible, slots = serving(part, request, ask.amounts)
+        if not possible.all():
+            failed[(failed == NOBODY) & ~possible] = index
+        if index + 1 < len(asks) and keeps(ask.kind, request):
+            subtract(part, request, ask.amounts, failed == NOBODY, slots)
     return failed

@@ -2,7 +2,8 @@
 
     free = available as reported - what pods hold that the report does not count
 
-Nodes with the same number of zones share a block, so that no array has holes. A block has an array per
+Nodes with the same number of zones, policy and scope share a block, so that one way of reckoning is right
+for all of it. A block has an array per
 resource that some pod has asked for; the least recently used one makes room. The books are plain
 numbers per node, and an array is written where they change.
 
@@ -27,7 +28,7 @@ from berthmaster.api.inventory import Freshness, NodeInventory
 from berthmaster.api.objects import Node
 from berthmaster.api.policy import NumaBooks, PlacementPolicySpec
 from berthmaster.concerns.numa import zones as arithmetic
-from berthmaster.concerns.numa.amounts import is_known, whole
+from berthmaster.concerns.numa.amounts import is_known, scale_of
 from berthmaster.concerns.numa.request import Amounts, NumaUsage
 from berthmaster.concerns.numa.zones import NodeZones, Zones, read_zones
 from berthmaster.concerns.shape import Holder
@@ -92,8 +93,8 @@ class _Row:
 class Cells:
     """One resource in a block: `amounts` by row and zone, -1 where a zone does not list it.
 
-    `units` are the same in whole units, rounded up, 0 where it is not listed. `known` tells per row
-    whether the Node has the resource, `aligned` whether the kubelet aligns it.
+    `units` are the same in whole units, rounded up, at least 1. `known` tells per row whether the Node has
+    the resource, `aligned` whether the kubelet aligns it. See `rows_of` for how they lie in memory.
     """
 
     amounts: Ints
@@ -103,10 +104,14 @@ class Cells:
 
 
 class Block:
-    """The rows whose nodes have `size` zones; indices are private to the block."""
+    """The rows whose nodes have `size` zones and kubelets set up alike; indices are private to the block."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, policy: int, *, is_pod_scope: bool) -> None:
         self.size = size
+        self.policy = policy
+        self.is_pod_scope = is_pod_scope
+        # No index that is taken is as high.
+        self.end = 0
         self.rows: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self.orders: NDArray[np.intp] = np.zeros((0, size), dtype=np.intp)
         self.costs: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
@@ -128,7 +133,9 @@ class Block:
                 cells.known = _grow(cells.known, new)
                 cells.aligned = _grow(cells.aligned, new)
             self._free = list(range(new - 1, old - 1, -1))
-        return self._free.pop()
+        index = self._free.pop()
+        self.end = max(self.end, index + 1)
+        return index
 
     def give_back(self, index: int) -> None:
         """Let an index be taken anew."""
@@ -143,10 +150,11 @@ class NumaColumns:
         self.policy: Small = np.zeros(0, dtype=np.uint8)
         self.is_pod_scope: Flags = np.zeros(0, dtype=np.bool_)
         self.max_numa_nodes: Ints = np.zeros(0, dtype=np.int64)
-        # The number of zones, which names the block; the index in it.
-        self.sizes: Small = np.zeros(0, dtype=np.uint8)
+        # The row's block, and its index there.
+        self.kinds: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self.indices: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
-        self.blocks: dict[int, Block] = {}
+        self.blocks: list[Block] = []
+        self._kind_of: dict[tuple[int, int, bool], int] = {}
         self.costs: list[tuple[tuple[int, ...], ...]] = []
         self.charging = Charging.PREDICTED
         # Whether pods are taken to lie where they were predicted if no updater tells: for who asks what
@@ -168,7 +176,7 @@ class NumaColumns:
         self.is_pod_scope = _grow(self.is_pod_scope, rows)
         self.max_numa_nodes = _grow(self.max_numa_nodes, rows)
         self.unreported = _grow(self.unreported, rows)
-        self.sizes = _grow(self.sizes, rows)
+        self.kinds = _grow(self.kinds, rows)
         self.indices = _grow(self.indices, rows)
         self._rows.extend(_Row() for _ in range(rows - len(self._rows)))
 
@@ -223,7 +231,7 @@ class NumaColumns:
             if holder.key not in it.zones.reported:
                 self._take(it, it.zones, usage)
                 self.unreported[row] += bool(usage.containers)
-                self._publish(row, it)
+                self._publish_amounts(row, it)
         else:
             self._recount(row)
 
@@ -256,21 +264,24 @@ class NumaColumns:
             return it.zones.totals if it.zones is not None else []
         return it.doubtful if view is View.DOUBTFUL else it.free
 
-    def cells(self, size: int, resource: str, view: View = View.FREE) -> Cells:
+    def block(self, row: int) -> Block:
+        """Return the block of a row whose zones are known."""
+        return self.blocks[int(self.kinds[row])]
+
+    def cells(self, block: Block, resource: str, view: View = View.FREE) -> Cells:
         """Return a resource's cells in a block."""
-        block = self.blocks[size]
         key = (view, resource)
         cells = block.cells.get(key)
         if cells is None:
             count = len(block.rows)
             cells = block.cells[key] = Cells(
-                amounts=np.full((count, size), -1, dtype=np.int64),
-                units=np.zeros((count, size)),
+                amounts=np.full((count, block.size), -1, dtype=np.int64, order="F"),
+                units=np.ones((count, block.size), order="F"),
                 known=np.zeros(count, dtype=np.bool_),
                 aligned=np.zeros(count, dtype=np.bool_),
             )
-            for index, row in enumerate(block.rows):
-                if self.sizes[row] == size and self.indices[row] == index:
+            for index, row in enumerate(block.rows.tolist()):
+                if self.indices[row] == index and self.block(row) is block:
                     self._write_cells(cells, index, self._rows[row], key)
             if len(block.cells) > _CELLS_REMEMBERED:
                 block.cells.popitem(last=False)
@@ -278,21 +289,29 @@ class NumaColumns:
         return cells
 
     def _enter_block(self, row: int, zones: NodeZones) -> None:
-        size = len(zones.ids)
-        block = self.blocks.setdefault(size, Block(size))
+        kind = self._kind(
+            len(zones.ids), _POLICIES[zones.policy], is_pod_scope=zones.scope == "pod"
+        )
+        block = self.blocks[kind]
         index = block.take()
         block.rows[index] = row
         block.orders[index] = np.argsort(np.array(zones.order, dtype=np.intp))
-        block.is_ordered &= zones.order == tuple(range(size))
+        block.is_ordered &= zones.order == tuple(range(block.size))
         block.costs[index] = self._cost_id(zones.costs)
-        self.sizes[row], self.indices[row] = size, index
-        self.policy[row] = _POLICIES[zones.policy]
-        self.is_pod_scope[row] = zones.scope == "pod"
+        self.kinds[row], self.indices[row] = kind, index
+        self.policy[row], self.is_pod_scope[row] = block.policy, block.is_pod_scope
         self.max_numa_nodes[row] = zones.max_numa_nodes
+
+    def _kind(self, size: int, policy: int, *, is_pod_scope: bool) -> int:
+        key = (size, policy, is_pod_scope)
+        if key not in self._kind_of:
+            self._kind_of[key] = len(self.blocks)
+            self.blocks.append(Block(size, policy, is_pod_scope=is_pod_scope))
+        return self._kind_of[key]
 
     def _leave_block(self, row: int, it: _Row) -> None:
         if it.zones is not None:
-            self.blocks[int(self.sizes[row])].give_back(int(self.indices[row]))
+            self.block(row).give_back(int(self.indices[row]))
 
     def _cost_id(self, costs: tuple[tuple[int, ...], ...]) -> int:
         if costs not in self._cost_ids and len(self.costs) >= _COSTS_REMEMBERED:
@@ -392,9 +411,16 @@ class NumaColumns:
                 arithmetic.take(it.free, slot, usage.reserved[1 if self._is_strict else 0])
 
     def _publish(self, row: int, it: _Row) -> None:
-        block = self.blocks[int(self.sizes[row])]
-        for key, cells in block.cells.items():
+        for key, cells in self.block(row).cells.items():
             self._write_cells(cells, int(self.indices[row]), it, key)
+
+    def _publish_amounts(self, row: int, it: _Row) -> None:
+        """Write what is left, where all else stands as it was."""
+        index = int(self.indices[row])
+        for (view, resource), cells in self.block(row).cells.items():
+            if view is not View.TOTAL:
+                numbers = it.doubtful if view is View.DOUBTFUL else it.free
+                self._write_amounts(cells, index, numbers, resource)
 
     def _write_cells(self, cells: Cells, index: int, it: _Row, key: tuple[View, str]) -> None:
         view, resource = key
@@ -405,13 +431,30 @@ class NumaColumns:
             numbers = zones.totals
         else:
             numbers = it.doubtful if view is View.DOUBTFUL else it.free
-        amounts = [zone.get(resource, -1) for zone in numbers]
-        cells.amounts[index] = amounts
-        cells.units[index] = [whole(resource, it) if it > 0 else 0 for it in amounts]
+        self._write_amounts(cells, index, numbers, resource)
         cells.known[index] = is_known(resource, zones.allocatable)
         cells.aligned[index] = zones.aligns(resource)
 
+    def _write_amounts(self, cells: Cells, index: int, numbers: Zones, resource: str) -> None:
+        amounts = [zone.get(resource, -1) for zone in numbers]
+        scale = scale_of(resource)
+        cells.amounts[index] = amounts
+        cells.units[index] = [-(-amount // scale) if amount > 0 else 1 for amount in amounts]
+
+
+def rows_of(array: NDArray[_Number], at: NDArray[np.intp] | slice) -> NDArray[_Number]:
+    """Return some rows of an array of rows and zones that lies zone by zone in memory, as it does.
+
+    Not to be written to: of a slice it is no copy.
+    """
+    if not isinstance(at, slice):
+        return array.T.take(at, axis=1).T
+    found = array[at]
+    found.flags.writeable = False
+    return found
+
 
 def _grow(array: NDArray[_Number], rows: int) -> NDArray[_Number]:
-    shape = (rows - len(array), *array.shape[1:])
-    return np.concatenate([array, np.zeros(shape, dtype=array.dtype)])
+    grown = np.zeros((rows, *array.shape[1:]), dtype=array.dtype, order="F")
+    grown[: len(array)] = array
+    return grown

@@ -88,7 +88,7 @@ class _Node:
         view = View.DOUBTFUL if self._request.mode == STRICT else View.FREE
         rows = np.array([self._row], dtype=np.intp)
         every = np.ones(1, dtype=np.bool_)
-        _, part, _ = next(placement.parts(self._columns, rows, every, self._request, view))
+        _, part = next(placement.parts(self._columns, rows, every, self._request, view))
         serve = align_minimally if is_minimal else align_single
         return int(serve(part, self._request, asks)[0]), part
 

@@ -41,17 +41,17 @@ class Fewest:
 
 def find_fewest(part: Part, amounts: Amounts, *, is_strict: bool = False) -> Fewest:
     """Return the fewest zones that hold the amounts; each must list every resource of them."""
-    block = part.columns.blocks[part.size]
+    block = part.block
     orders = block.orders[part.indices]
     costs = block.costs[part.indices]
     found = Fewest(
         count=np.zeros(part.count, dtype=np.int64),
         is_nearest=np.zeros(part.count, dtype=np.bool_),
-        chosen=np.zeros((part.count, part.size), dtype=np.bool_),
+        chosen=np.zeros((part.count, part.size), dtype=np.bool_, order="F"),
     )
     asked = [(name, amount) for name, amount in amounts if amount]
     needs = [amount for _, amount in asked]
-    usable = np.ones((part.count, part.size), dtype=np.bool_)
+    usable = np.ones((part.count, part.size), dtype=np.bool_, order="F")
     for resource, _ in amounts:
         usable &= part.amounts[resource] >= 0
     offers = [np.maximum(part.amounts[name], 0) for name, _ in asked]
@@ -92,7 +92,7 @@ def find_fewest(part: Part, amounts: Amounts, *, is_strict: bool = False) -> Few
 def sets_that_hold(usable: Flags, offers: list[Ints], needs: list[int], k: int) -> Flags:
     """Return per row and set of k zones whether all of them are usable and together hold it."""
     if k == 1:
-        single = usable.copy()
+        single = usable.copy("F")
         for offer, need in zip(offers, needs, strict=True):
             single &= offer >= need
         return single
@@ -112,10 +112,10 @@ def take_off(part: Part, amounts: Amounts, rows: Flags, chosen: Flags) -> None:
     for resource, amount in amounts:
         if not amount:
             continue
-        cells = part.amounts[resource]
+        cells = part.own(resource)
         offers = np.where(chosen & rows[:, None], np.maximum(cells, 0), 0)
         before = np.cumsum(offers, axis=1) - offers
-        cells -= np.clip(amount - before, 0, offers)
+        cells -= np.minimum(np.maximum(amount - before, 0), offers)
 
 
 def _least_count(usable: Flags, offers: list[Ints], needs: list[int]) -> Ints:
@@ -148,11 +148,11 @@ def _choose(
     if not some.all():
         rows, fits = rows[some], fits[some]
     is_nearest = (fits & nearest).any(axis=1)
-    best = np.where(fits, distances, np.float32(np.inf)).argmin(axis=1)
-    # Of the nearest ones that fit argmin finds the first as well: they are equally near.
+    best = fits if nearest.all() else np.where(fits, -distances, -np.float32(np.inf))
+    # Of the nearest ones that fit argmax finds the first as well: they are equally near.
     found.count[rows] = k
     found.is_nearest[rows] = is_nearest
-    positions = _sets(orders.shape[1], k)[best]
+    positions = _sets(orders.shape[1], k)[best.argmax(axis=1)]
     slots = np.take_along_axis(orders[rows], positions, axis=1)
     found.chosen[rows[:, None], slots] = True
 

@@ -35,8 +35,6 @@ _IN_UNITS = (
     NumaStrategy.MOST_ALLOCATED,
     NumaStrategy.BALANCED_ALLOCATION,
 )
-# Scores make many passes over the numbers; those of so many rows stay in the processor's cache.
-_ROWS_AT_ONCE = 1024
 # Sets of zones of one size that are tried for one answer; then all zones count as chosen.
 _MOST_SETS = 512
 
@@ -59,19 +57,20 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     )
     judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
     view = View.DOUBTFUL if is_strict else View.FREE
-    for at, part, is_pod_scope in parts(columns, rows, judged, request, view):
-        single = policy[at] == states.SINGLE
-        asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=True)
-        if asks and single.any():
-            of_asks = np.array([reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks])
-            some = part.narrow(single) if not single.all() else part
-            failed = align_single(some, request, asks)
-            codes[at[single]] = np.where(failed == NOBODY, 0, of_asks[failed])
-        asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=False)
-        if asks and not single.all():
-            failed = align_minimally(part.narrow(~single), request, asks)
+    for at, part in parts(columns, rows, judged, request, view):
+        is_single, is_pod_scope = part.block.policy == states.SINGLE, part.block.is_pod_scope
+        asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=is_single)
+        if not asks:
+            continue
+        if is_single:
+            # The last is that of `NOBODY`.
+            of_asks = [reasons.code_of(it.kind, is_pod_scope=is_pod_scope) for it in asks] + [0]
+            failed = align_single(part, request, asks)
+            codes[at] = part.pick(np.array(of_asks, dtype=np.uint8)[failed])
+        else:
+            failed = align_minimally(part, request, asks)
             code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
-            codes[at[~single]] = np.where(failed == NOBODY, 0, code)
+            codes[at] = part.pick(np.where(failed == NOBODY, 0, code))
     return codes
 
 
@@ -99,10 +98,8 @@ def score_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Scores
     if request.strategy in _IN_UNITS:
         scored = known & (policy == states.SINGLE)
     counts_units = request.strategy in _IN_UNITS
-    for at, part, is_pod_scope in parts(
-        columns, rows, scored, request, View.FREE, with_units=counts_units
-    ):
-        scores[at] = score_part(part, request, policy[at], is_pod_scope=is_pod_scope)
+    for at, part in parts(columns, rows, scored, request, View.FREE, with_units=counts_units):
+        scores[at] = part.pick(score_part(part, request))
     if request.when_missing is WhenMissing.PREFER_KNOWN:
         scores[known] = np.maximum(scores[known], 1.0)
     return scores
@@ -137,32 +134,29 @@ def parts(
     view: View,
     *,
     with_units: bool = False,
-) -> Iterator[tuple[NDArray[np.intp], Part, bool]]:
-    """Yield the chosen rows by number of zones and scope: their places in `rows`, and the part."""
-    places = np.flatnonzero(chosen)
+) -> Iterator[tuple[NDArray[np.intp], Part]]:
+    """Yield the chosen rows by block: their places in `rows`, and the part."""
+    places = chosen.nonzero()[0]
     if not len(places):
         return
-    foresees = request.restricted is RestrictedPolicy.PREDICT
-    needs_totals = request.strategy is NumaStrategy.PREDICTED_ZONE or (
-        foresees and bool(np.any(columns.policy[rows[places]] == states.RESTRICTED))
-    )
-    # Twice the size, and one more for the scope pod: one number to sort the rows by.
-    kinds = columns.sizes[rows[places]].astype(np.intp) * 2 + columns.is_pod_scope[rows[places]]
-    for kind in np.unique(kinds).tolist() if len(kinds) > 1 else kinds.tolist():
-        every = places[kinds == kind] if len(kinds) > 1 else places
-        step = _ROWS_AT_ONCE if with_units else len(every)
-        for start in range(0, len(every), step):
-            at = every[start : start + step]
-            part = read_part(
+    kinds = columns.kinds[rows[places]]
+    for kind in np.bincount(kinds).nonzero()[0].tolist():
+        at = places[kinds == kind]
+        block = columns.blocks[kind]
+        foresees = request.restricted is RestrictedPolicy.PREDICT
+        yield (
+            at,
+            read_part(
                 columns,
-                kind // 2,
+                block,
                 columns.indices[rows[at]],
                 request,
                 view=view,
                 with_units=with_units,
-                with_totals=needs_totals,
-            )
-            yield at, part, bool(kind % 2)
+                with_totals=request.strategy is NumaStrategy.PREDICTED_ZONE
+                or (foresees and block.policy == states.RESTRICTED),
+            ),
+        )
 
 
 def _place(

@@ -152,7 +152,7 @@ def _hold(part: Part, ask: ContainerAsk, chosen: Flags, left: _Left) -> None:
         reused = np.zeros_like(part.amounts[name])
         if again is not None:
             reused = _spread(np.full(part.count, need), np.where(usable, again, 0))
-        cells = part.amounts[name]
+        cells = part.own(name)
         offers = np.where(chosen, np.maximum(cells, 0), 0)
         taken = _spread(need - reused.sum(axis=1), offers, is_fullest_first=name == CPU)
         cells -= taken

@@ -40,23 +40,29 @@ from berthmaster.concerns.numa.request import (
 from berthmaster.concerns.shape import Scores
 
 _BEST = 100
+# Scores make many passes over the numbers; those of so many rows stay in the processor's cache.
+_ROWS_AT_ONCE = 1024
 
 
-def score_part(
-    part: Part, request: NumaRequest, policy: NDArray[np.uint8], *, is_pod_scope: bool
-) -> Scores:
-    """Return 0..100 per row of a part whose rows are all of one scope."""
-    asks = units(request, is_pod_scope=is_pod_scope)
+def score_part(part: Part, request: NumaRequest) -> Scores:
+    """Return 0..100 per row of a part."""
+    asks = units(request, is_pod_scope=part.block.is_pod_scope)
     if request.strategy is NumaStrategy.LEAST_NUMA_NODES:
         return _least_numa_nodes(part, request, asks)
     if request.strategy is NumaStrategy.PREDICTED_ZONE:
-        return _predicted(part, request, policy, is_pod_scope=is_pod_scope)
+        return _predicted(part, request)
+    if part.block.policy != SINGLE:
+        return np.zeros(part.count)
+    pieces = [_mean_of_asks(piece, request, asks) for piece in part.pieces(_ROWS_AT_ONCE)]
+    return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _mean_of_asks(part: Part, request: NumaRequest, asks: tuple[ContainerAsk, ...]) -> Scores:
     total = np.zeros(part.count)
     for ask in asks:
         total += _lowest(_zone_scores(part, request, ask.amounts))
-    scores: Scores = np.floor(total / max(1, len(asks)))
-    scores[policy != SINGLE] = 0
-    return scores
+    total /= max(1, len(asks))
+    return np.floor(total, out=total)
 
 
 def _zone_scores(part: Part, request: NumaRequest, amounts: Amounts) -> Floats:
@@ -69,26 +75,31 @@ def _zone_scores(part: Part, request: NumaRequest, amounts: Amounts) -> Floats:
     if request.strategy is NumaStrategy.BALANCED_ALLOCATION:
         return _balanced(part, amounts)
     is_least = request.strategy is NumaStrategy.LEAST_ALLOCATED
-    total = np.zeros((part.count, part.size))
+    total = np.zeros((part.count, part.size), order="F")
     weights = 0
     for resource, amount in amounts:
         weight = weight_of(request.weights, resource)
-        free, asked = part.units[resource], float(whole(resource, amount))
-        used = free - asked if is_least else asked
-        share = np.floor(used * _BEST / np.maximum(free, 1))
-        share[(free == 0) | (part.amounts[resource] < amount)] = 0
-        total += share if weight == 1 else weight * share
+        # 100 - the share rounded up is what is left of 100 rounded down.
+        share = (100.0 * whole(resource, amount)) / part.units[resource]
+        if is_least:
+            np.subtract(_BEST, np.ceil(share, out=share), out=share)
+        else:
+            np.floor(share, out=share)
+        share *= part.amounts[resource] >= max(amount, 1)
+        if weight != 1:
+            share *= weight
+        total += share
         weights += weight
-    return np.floor(total / weights) if weights > 1 else total
+    return np.floor(np.divide(total, weights, out=total), out=total) if weights > 1 else total
 
 
 def _balanced(part: Part, amounts: Amounts) -> Floats:
     shares = []
-    fits = np.ones((part.count, part.size), dtype=np.bool_)
+    fits = np.ones((part.count, part.size), dtype=np.bool_, order="F")
     for resource, amount in amounts:
         free = part.units[resource]
-        share = whole(resource, amount) / np.maximum(free, 1)
-        share[free == 0] = 1.0
+        share = whole(resource, amount) / free
+        share[part.amounts[resource] <= 0] = 1.0
         fits &= share <= 1
         shares.append(share)
     if len(shares) == 1:
@@ -139,7 +150,7 @@ def _least_numa_nodes(part: Part, request: NumaRequest, asks: tuple[ContainerAsk
 
 
 def _score_of_count(part: Part, request: NumaRequest, count: Ints, is_nearest: Flags) -> Scores:
-    rows = part.columns.blocks[part.size].rows[part.indices]
+    rows = part.block.rows[part.indices]
     unit = _BEST // part.columns.max_numa_nodes[rows]
     if not request.is_strict_upstream:
         unit = np.maximum(unit, 1)
@@ -148,9 +159,7 @@ def _score_of_count(part: Part, request: NumaRequest, count: Ints, is_nearest: F
     return clamped
 
 
-def _predicted(
-    part: Part, request: NumaRequest, policy: NDArray[np.uint8], *, is_pod_scope: bool
-) -> Scores:
+def _predicted(part: Part, request: NumaRequest) -> Scores:
     """Return how full the zones are that the kubelet will take; across zones, how few and near.
 
     The score of one zone lies in 50..100, that of several below: a pod within one zone is served
@@ -158,7 +167,7 @@ def _predicted(
     """
     if not part.size:
         return np.zeros(part.count)
-    asks = _exclusive_asks(request, is_pod_scope=is_pod_scope)
+    asks = _exclusive_asks(request, is_pod_scope=part.block.is_pod_scope)
     share = np.zeros(part.count)
     counted = 0
     work = part.copy()
@@ -166,17 +175,16 @@ def _predicted(
     for ask in asks:
         if not ask.amounts:
             continue
-        possible, mask = serving(work, request, ask.amounts)
+        possible, slots = serving(work, request, ask.amounts)
         fits &= possible
-        slots = mask.argmax(axis=1)
         if keeps(ask.kind, request):
             subtract(work, request, ask.amounts, possible, slots)
         share += _used_share(work, request, ask.amounts, slots)
         counted += 1
     scores = 50 + 50 * share / max(1, counted)
-    across = ~fits & (policy != SINGLE)
-    scores[~fits] = 0
-    if across.any():
+    across = ~fits
+    scores[across] = 0
+    if part.block.policy != SINGLE and across.any():
         scores[across] = _least_numa_nodes(_unbounded(part.narrow(across), request), request, asks)
         scores[across] /= 2
     return scores
