@@ -23,13 +23,11 @@ from berthmaster.api import names
 from berthmaster.cluster.snapshot import load_engine
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.numa_stories import NUMA_STORIES
+from berthmaster_sandbox.demo.pod_watch import NAMESPACE, PodWatch, StoryError
 from berthmaster_sandbox.demo.stage import (
     FUNCTIONS,
     MODELS,
-    NAMESPACE,
-    PodWatch,
     Stage,
-    StoryError,
     Worlds,
     why,
 )
@@ -250,9 +248,10 @@ async def _stay(console: Console, sandbox: Sandbox) -> None:
         "\nThe cluster stays until Ctrl-C. In another terminal:\n"
         f"  export KUBECONFIG={sandbox.kubeconfig}\n"
         f"  export PATH={sandbox.binaries.folder}:$PWD/.venv/bin:$PATH\n"
-        f"  kubectl get nodeinventories\n"
+        f"  kubectl get nodeinventories -o wide\n"
         f"  kubectl -n {NAMESPACE} get pods -o wide\n"
         f"  kubectl berth -n {NAMESPACE} why total\n"
+        f"  kubectl berth -n {NAMESPACE} why zone-more\n"
         f"  kubectl -n {NAMESPACE} delete pod lagging-40 lagging-60   # lagging-70 moves in",
         markup=False,
     )

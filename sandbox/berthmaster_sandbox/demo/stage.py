@@ -15,11 +15,11 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
-from berthmaster.api.objects import Pod, decode_pod
+from berthmaster.api.objects import Pod
 from berthmaster.cli.why import needs_recomputing, recompute, sentence
 from berthmaster.cluster.client import Client
-from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.snapshot import Snapshot, load_engine
+from berthmaster_sandbox.demo.pod_watch import DEADLINE_S, PODS, PodWatch, StoryError
 from berthmaster_sandbox.simnodes import build_node, create_nodes, wait_nodes_ready
 from berthmaster_sandbox.world.disk_books import Amount, DiskFunction, SimulatedDisk
 from berthmaster_sandbox.world.diskio import DiskWorld
@@ -34,12 +34,9 @@ from berthmaster_sandbox.world.numa_machines import (
 )
 from berthmaster_sandbox.world.numa_verdicts import Admitted
 
-NAMESPACE = "harbour"
 STORY_LABEL = "demo.berthmaster.io/story"
 MIB, GIB = 2**20, 2**30
 GPU = "vendor.example/gpu"
-DEADLINE_S = 30.0
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 # Disk models of the demo: the ConfigMap's entries and the same for the simulated drivers.
 MODELS: tuple[dict[str, Any], ...] = (
@@ -54,10 +51,6 @@ MODELS: tuple[dict[str, Any], ...] = (
 FUNCTIONS = {
     "Acme-X1": DiskFunction(read={"4k": Fraction(2)}, write={"4k": Fraction(4)}),
 }
-
-
-class StoryError(Exception):
-    """A story did not come out as it is written."""
 
 
 def disk(read: int, write: int, total: int, *, key: str = "Intel-P4510") -> SimulatedDisk:
@@ -342,85 +335,3 @@ def allocation_of(pod: Pod) -> Allocation:
     if found is None:
         raise StoryError(f"{pod.key}: expected an allocation")
     return found
-
-
-class PodWatch:
-    """All pods of the demo as they change; run it as a task."""
-
-    def __init__(self, client: Client) -> None:
-        self._created: dict[str, float] = {}
-        self._bound: dict[str, float] = {}
-        self._changed = asyncio.Event()
-        self._informer = Informer(
-            client,
-            PODS,
-            decode=decode_pod,
-            key=lambda pod: pod.metadata.name,
-            on_event=self._see,
-        )
-
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        await self._informer.run()
-
-    async def synced(self) -> None:
-        """Return when the first list is complete."""
-        await asyncio.wait_for(self._informer.synced.wait(), DEADLINE_S)
-
-    @property
-    def pods(self) -> Mapping[str, Pod]:
-        """Return the pods by name."""
-        return self._informer.store
-
-    def pod(self, name: str) -> Pod:
-        """Return a pod that exists."""
-        return self._informer.store[name]
-
-    def note_creation(self, name: str) -> None:
-        """Start a pod's clock."""
-        self._created[name] = time.monotonic()
-
-    def bound_after_s(self, name: str) -> float | None:
-        """Return how long after its creation the watch showed the pod bound."""
-        bound, created = self._bound.get(name), self._created.get(name)
-        return None if bound is None or created is None else bound - created
-
-    async def until(self, name: str, check: Callable[[Pod], bool], what: str) -> Pod:
-        """Return the pod once it passes the check; raises StoryError after `DEADLINE_S`."""
-        _, pod = await self.until_any(name, lambda it: it.metadata.name == name and check(it), what)
-        return pod
-
-    async def until_any(
-        self, prefix: str, check: Callable[[Pod], bool], what: str
-    ) -> tuple[str, Pod]:
-        """Return the first pod of that prefix that passes the check."""
-        found: list[tuple[str, Pod]] = []
-
-        def look() -> bool:
-            found[:] = [it for it in self.pods.items() if it[0].startswith(prefix) and check(it[1])]
-            return bool(found)
-
-        await self._wait(look, f"{prefix}: not {what} after {DEADLINE_S:.0f} s")
-        return found[0]
-
-    async def until_gone(self, name: str) -> None:
-        """Return once the pod's object is gone."""
-        await self._wait(lambda: name not in self.pods, f"{name}: not gone")
-
-    async def _wait(self, check: Callable[[], bool], complaint: str) -> None:
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                while not check():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError as error:
-            raise StoryError(complaint) from error
-
-    def _see(self, kind: EventKind, pod: Pod) -> None:
-        del kind
-        name = pod.metadata.name
-        now = time.monotonic()
-        self._created.setdefault(name, now)
-        if pod.spec.node_name:
-            self._bound.setdefault(name, now)
-        self._changed.set()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
 from berthmaster_sandbox.cluster import Sandbox
-from berthmaster_sandbox.demo.stage import NAMESPACE, PODS, STORY_LABEL, Stage, disk, io
+from berthmaster_sandbox.demo.pod_watch import NAMESPACE, PODS
+from berthmaster_sandbox.demo.stage import STORY_LABEL, Stage, disk, io
 
 
 @dataclass(frozen=True, slots=True)
