@@ -20,8 +20,10 @@ import msgspec
 
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError, UnreachableError
+from berthmaster_operator.datasets import DatasetMap
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.handlers import (
+    datasets,
     node_disk_devices,
     node_disk_io_stats,
     node_resource_topologies,
@@ -66,6 +68,8 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
     for _, name in _vanished(before, fleet.known_objects("topology"), uids):
         fleet.lose_topology(name)
         dropped += 1
+    for group, plural in datasets.KINDS:
+        dropped += await _audit_datasets(client, fleet.datasets, group, plural)
     known = {name: policy.uid for name, policy in fleet.policies.items()}
     uids = await _take_all(client, placement_policies.PATH, policies.take, is_required=True)
     for name, uid in known.items():
@@ -74,6 +78,20 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
             policies.take({"metadata": {"name": name}}, is_gone=True)
             dropped += 1
     return dropped
+
+
+async def _audit_datasets(client: Client, found: DatasetMap, group: str, plural: str) -> int:
+    kind, _ = datasets.PLURALS[plural]
+    before = found.known(kind, group)
+    uids = await _take_all(
+        client,
+        datasets.path_of(group, plural),
+        lambda it: datasets.take(found, group, plural, it),
+    )
+    vanished = _vanished(before, found.known(kind, group), uids)
+    for namespace, name in vanished:
+        found.lose(kind, group, f"{namespace}/{name}")
+    return len(vanished)
 
 
 def _vanished(

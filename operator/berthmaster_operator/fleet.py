@@ -20,9 +20,11 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
-from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.api.policy import GatewayOverload, PlacementPolicy, PolicySet
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.concerns.diskio.models import DiskModels
+from berthmaster_operator.datasets import DatasetMap
+from berthmaster_operator.overload import Load
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (
     FailureSeen,
@@ -100,6 +102,8 @@ class NodeState:
     rises: Rises = field(default_factory=dict)
     # Pods whose start or end the topology does not show, and since when (monotonic seconds).
     unreflected: Mapping[str, float] = field(default_factory=dict)
+    # How its gateways were loaded when it was last looked at.
+    load: Load = field(default_factory=Load)
     # Faults told already, so that an Event stands for a change.
     told: tuple[str, ...] = ()
 
@@ -131,6 +135,7 @@ class Fleet:
         self._policies: dict[str, PlacementPolicy] = {}
         self._policy_set = PolicySet()
         self.models = DiskModels()
+        self.datasets = DatasetMap(on_dirty)
         self.is_complete = False
         self.strays = 0
 
@@ -177,6 +182,12 @@ class Fleet:
         """Return how long a topology may lag: the shortest that any policy asks for."""
         wanted_s = (float(it.concerns.numa.stale_after) for it in self._policy_set.specs)
         return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_TOPOLOGY_STALE_AFTER_S))
+
+    @property
+    def overload(self) -> GatewayOverload:
+        """Return when a gateway is busy: what the most important policy says that names it."""
+        named = (it.concerns.dataset.overload for it in self._policy_set.specs)
+        return next((it for it in named if it is not None), GatewayOverload())
 
     @property
     def policies(self) -> Mapping[str, PlacementPolicy]:
@@ -251,6 +262,7 @@ class Fleet:
             state.computed = None
         state.node = node
         state.missing_since_s = None
+        self.datasets.see_node(node.name, node.labels)
         if known != node:
             self._on_dirty(node.name)
 
@@ -261,6 +273,7 @@ class Fleet:
             return
         state.node = None
         state.computed = None
+        self.datasets.lose_node(name)
         state.missing_since_s = self._clock()
         self._on_dirty(name)
         self._prune(name)
@@ -420,6 +433,7 @@ class Fleet:
             self.stale_after_s,
             self.stale_safety_percent,
             self.topology_stale_after_s,
+            self.overload,
         )
 
     def _age_s(self, stats: NodeDiskIOStats) -> float:

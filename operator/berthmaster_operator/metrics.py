@@ -65,6 +65,16 @@ class Metrics:
             "berthmaster_numa_topology_lag_max_seconds",
             "Longest time for which a pod's start or end has not been in its node's topology.",
         )
+        self._datasets = Gauge(
+            "berthmaster_datasets",
+            "Datasets, by what keeps pods from being placed by them, or usable.",
+            ["state"],
+            registry=self.registry,
+        )
+        self._stale_placements = self._gauge(
+            "berthmaster_dataset_stale_placements",
+            "Placements of datasets that no node answers to.",
+        )
         self.is_leader = self._gauge(
             "berthmaster_operator_leader", "1 while this process may write, else 0."
         )
@@ -83,6 +93,13 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry)
+
+    def count_datasets(self, by_state: Mapping[str, int], stale_placements: int) -> None:
+        """Note how many datasets are in each state, and how many placements lead nowhere."""
+        self._datasets.clear()
+        for state, count in by_state.items():
+            self._datasets.labels(state).set(count)
+        self._stale_placements.set(stale_placements)
 
     def count_write(self, kind: str, verb: str) -> None:
         """Count one write that the API server accepted."""

@@ -19,13 +19,21 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats
-from berthmaster.api.inventory import NodeInventoryStatus, Sources
+from berthmaster.api.inventory import (
+    DatasetRole,
+    Disk,
+    NodeDataset,
+    NodeInventoryStatus,
+    Sources,
+)
 from berthmaster.api.objects import Condition
+from berthmaster.api.policy import GatewayOverload, GatewayReading
 from berthmaster.api.schema import Model, StatusCondition
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
+from berthmaster_operator.overload import Load, disk_percent, look
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
 
@@ -35,6 +43,7 @@ DISTRUST_S = 600.0
 ON_NODE = {
     names.DISK_IO_READY: names.DISK_IO_READY_ON_NODE,
     names.TOPOLOGY_READY: names.TOPOLOGY_READY_ON_NODE,
+    names.DATASET_READY: names.DATASET_READY_ON_NODE,
 }
 
 
@@ -63,6 +72,10 @@ class NodeFacts:
     topology_stale_after_s: float = 180.0
     # Pods that the topology does not show as they are, and since when.
     unreflected: Mapping[str, float] = field(default_factory=dict)
+    datasets: tuple[NodeDataset, ...] | None = None
+    dataset_condition: StatusCondition | None = None
+    load: Load = field(default_factory=Load)
+    overload: GatewayOverload = field(default_factory=GatewayOverload)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +89,7 @@ class NodePlan:
     node_conditions: tuple[StatusCondition, ...]
     dropped_conditions: tuple[str, ...]
     unreflected: Mapping[str, float]
+    load: Load
     problems: tuple[str, ...]
     look_again_s: float | None
     is_stale: bool
@@ -99,19 +113,26 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
     )
     numa, unreflected, reflects_s = plan_topology(facts, previous)
     has_source = found.source is not None or numa.source is not None
-    wanted = {names.DISK_IO_READY: found.condition, names.TOPOLOGY_READY: numa.condition}
+    wanted = {
+        names.DISK_IO_READY: found.condition,
+        names.TOPOLOGY_READY: numa.condition,
+        names.DATASET_READY: facts.dataset_condition,
+    }
+    busy, load, changes_s = plan_gateway(facts, found.disks)
     computed = NodeInventoryStatus(
         sources=Sources(diskio=found.source, topology=numa.source) if has_source else None,
         disks=found.disks,
         topology=numa.topology,
         zones=numa.zones,
+        datasets=facts.datasets,
+        gateway_busy=busy,
         conditions=merge_conditions(facts.published, wanted, now=now),
         free_zones=numa.free_zones,
         free_disk=found.free_disk,
     )
     settled, rises, lasts_s = settle(computed, facts.published, facts.rises, now_s=facts.now_s)
     silence_s = left_s if has_report and not is_stale else None
-    waits_s = [it for it in (lasts_s, silence_s, reflects_s) if it]
+    waits_s = [it for it in (lasts_s, silence_s, reflects_s, changes_s) if it]
     known = {device.id for device in facts.device.devices} if facts.device is not None else set()
     return NodePlan(
         reserved=plan_reserved(facts),
@@ -125,6 +146,7 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
             if wanted[type_] is None and on_node in facts.node_conditions
         ),
         unreflected=unreflected,
+        load=load,
         problems=find_problems(facts, found.condition),
         look_again_s=min(waits_s, default=None),
         is_stale=is_stale,
@@ -147,6 +169,21 @@ def plan_reserved(facts: NodeFacts) -> tuple[str, ...] | None:
     if facts.stats is not None and set(facts.stats.reserved_pods) == set(wanted):
         return None
     return wanted
+
+
+def plan_gateway(
+    facts: NodeFacts, disks: tuple[Disk, ...] | None
+) -> tuple[bool | None, Load, float | None]:
+    """Return whether gateways here are overloaded, from what load that was found, and when that changes.
+
+    None where there is no gateway, or nothing is measured.
+    """
+    is_gateway = any(it.role is DatasetRole.GATEWAY for it in facts.datasets or ())
+    if not is_gateway or facts.overload.reading is GatewayReading.NONE:
+        return None, Load(), None
+    percent = disk_percent(disks)
+    load, changes_s = look(percent, facts.load, facts.overload, now_s=facts.now_s)
+    return None if percent is None else load.is_busy, load, changes_s
 
 
 def plan_topology(
@@ -218,7 +255,7 @@ def merge_conditions(
 def is_news(wanted: NodeInventoryStatus, published: NodeInventoryStatus | None) -> bool:
     """Tell whether the status says something else than the published one."""
     if published is None:
-        return wanted.disks is not None or wanted.topology is not None
+        return any(it is not None for it in (wanted.disks, wanted.topology, wanted.datasets))
     return _essence(wanted) != _essence(published)
 
 
@@ -306,6 +343,8 @@ def status_patch(status: NodeInventoryStatus, *, uid: str) -> dict[str, Any]:
             "disks": wire.get("disks"),
             "topology": _whole(status.topology),
             "zones": wire.get("zones"),
+            "datasets": wire.get("datasets"),
+            "gatewayBusy": wire.get("gatewayBusy"),
             "conditions": wire.get("conditions"),
             "freeZones": wire.get("freeZones"),
             "freeDisk": wire.get("freeDisk"),

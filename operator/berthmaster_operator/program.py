@@ -32,9 +32,11 @@ from berthmaster_operator import auditing, certifying, health, model_loading, wa
 from berthmaster_operator.bindings import BindingReconciler
 from berthmaster_operator.certifying import BundleOnly, CertificateReconciler, Configuration
 from berthmaster_operator.cleaning import Cleaner
+from berthmaster_operator.dataset_reporting import DatasetReporter
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.gates import GateConfiguration
 from berthmaster_operator.handlers import (
+    datasets,
     node_disk_devices,
     node_disk_io_stats,
     node_resource_topologies,
@@ -68,6 +70,8 @@ logger = logging.getLogger(__name__)
 UNFINISHED = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 # A deletion shows the pod as it was before, so why it failed is asked for.
 FAILED = {"fieldSelector": "status.phase=Failed"}
+# Before a dataset's faults are told.
+DATASET_SETTLE_S = 2.0
 KOPF_STOP_TIMEOUT_S = 10.0
 
 
@@ -136,6 +140,9 @@ class Program:
             is_foreign=settings.certificate_issuer != "operator",
             clock=clock,
         )
+        reporter = DatasetReporter(fleet.datasets, fleet, may_write=may_write, events=self.events)
+        fleet.datasets.on_dataset = self._dataset_changed
+        self.datasets = WorkQueue("datasets", reporter.reconcile, clock=clock)
         self.nodes = WorkQueue("nodes", nodes.reconcile, workers=settings.workers, clock=clock)
         self.cleaning = WorkQueue("cleaning", cleaner.reconcile, clock=clock)
         self.bindings = WorkQueue("bindings", bindings.reconcile, clock=clock)
@@ -242,6 +249,11 @@ class Program:
         else:
             self.fleet.see_inventory(inventory)
 
+    def _dataset_changed(self, key: str) -> None:
+        """Have a dataset looked at when it has been as it is for a while: a node may be about to come."""
+        if self.fleet.is_complete:
+            self.datasets.add(key, after_s=DATASET_SETTLE_S)
+
     def _policy_changed(self, name: str) -> None:
         if self._gates_by_webhook:
             self.certificates.add(certifying.KEY)
@@ -280,6 +292,8 @@ class Program:
 
     def _mark_all(self) -> None:
         self.fleet.mark_all()
+        for key in self.fleet.datasets:
+            self.datasets.add(key, after_s=DATASET_SETTLE_S)
         for name in self.fleet.policies:
             self._policy_changed(name)
         self.certificates.add(certifying.KEY)
@@ -296,7 +310,14 @@ class Program:
         self, stop: asyncio.Event, *, restore_signals: Callable[[], None] = lambda: None
     ) -> None:
         """Work until `stop` is set. Raises whatever makes going on impossible."""
-        queues = (self.nodes, self.cleaning, self.bindings, self.certificates, self.models)
+        queues = (
+            self.nodes,
+            self.datasets,
+            self.cleaning,
+            self.bindings,
+            self.certificates,
+            self.models,
+        )
         runner = await self._serve_health()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -343,6 +364,9 @@ class Program:
     def _refresh_metrics(self) -> None:
         self.metrics.queue_length.set(len(self.nodes))
         self.metrics.strays.set(self.fleet.strays)
+        self.metrics.count_datasets(
+            self.fleet.datasets.count(), self.fleet.datasets.stale_placements
+        )
         topologies = self.fleet.measure_topologies()
         self.metrics.account_topologies(
             topologies.by_reason, oldest_s=topologies.oldest_s, lag_s=topologies.lag_s
@@ -384,6 +408,7 @@ class Program:
         node_disk_devices.register(registry, self.fleet, self.events)
         node_disk_io_stats.register(registry, self.fleet)
         node_resource_topologies.register(registry, self.fleet)
+        datasets.register(registry, self.fleet.datasets)
         self.policies.register(registry)
         await watching.run(
             registry,

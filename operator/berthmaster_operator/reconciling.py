@@ -84,7 +84,7 @@ class NodeReconciler:
             return None
         plan = plans.plan_node(self._facts(state), now=rfc3339(self._wall_clock()))
         state.computed, state.rises, state.is_stale = plan.computed, plan.rises, plan.is_stale
-        state.unreflected = plan.unreflected
+        state.unreflected, state.load = plan.unreflected, plan.load
         self._account(state, plan)
         self._tell(state, plan.problems)
         failure: ClusterError | None = None
@@ -134,6 +134,10 @@ class NodeReconciler:
             topology=state.topology.topology if state.topology is not None else None,
             topology_stale_after_s=fleet.topology_stale_after_s,
             unreflected=state.unreflected,
+            datasets=fleet.datasets.here(state.name),
+            dataset_condition=fleet.datasets.judge(state.name),
+            load=state.load,
+            overload=fleet.overload,
             wall_s=self._wall_clock().timestamp(),
         )
 

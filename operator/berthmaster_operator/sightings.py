@@ -21,7 +21,11 @@ from berthmaster.concerns.numa.amounts import is_extended, read_request
 from berthmaster.concerns.numa.inventory import HeldByContainer
 from berthmaster.concerns.numa.request import GUARANTEED, exclusive
 
-OUR_CONDITIONS = (names.DISK_IO_READY_ON_NODE, names.TOPOLOGY_READY_ON_NODE)
+OUR_CONDITIONS = (
+    names.DISK_IO_READY_ON_NODE,
+    names.TOPOLOGY_READY_ON_NODE,
+    names.DATASET_READY_ON_NODE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +63,11 @@ class FailureSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSeen:
-    """A Node and our own conditions on it, by type."""
+    """A Node, its labels, and our own conditions on it, by type."""
 
     name: str
     uid: str
+    labels: Mapping[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
@@ -153,8 +158,12 @@ class _NodeStatus(Struct, frozen=True):
     conditions: list[Condition] | None = None
 
 
+class _NodeMeta(_Meta, frozen=True):
+    labels: dict[str, str] | None = None
+
+
 class _Node(Struct, frozen=True):
-    metadata: _Meta = _Meta()
+    metadata: _NodeMeta = _NodeMeta()
     status: _NodeStatus = _NodeStatus()
 
 
@@ -272,7 +281,12 @@ def decode_node(raw: bytes) -> NodeSeen:
     """Read a Node; raises as `decode_pod`."""
     node = _node(raw)
     ours = {it.type: it for it in node.status.conditions or () if it.type in OUR_CONDITIONS}
-    return NodeSeen(name=node.metadata.name, uid=node.metadata.uid, conditions=ours)
+    return NodeSeen(
+        name=node.metadata.name,
+        uid=node.metadata.uid,
+        labels=node.metadata.labels or {},
+        conditions=ours,
+    )
 
 
 def decode_inventory(raw: bytes) -> InventorySeen:

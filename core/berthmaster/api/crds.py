@@ -48,6 +48,12 @@ _TIER_RULES = [
         "message": "a nearer tier must not score less: expected node >= zone >= region",
     }
 ]
+_OVERLOAD_RULES = [
+    {
+        "rule": "self.belowPercent <= self.abovePercent",
+        "message": "expected belowPercent <= abovePercent",
+    }
+]
 # For `kubectl explain`, by model and field.
 _WORDS = {
     "Bandwidth": {
@@ -168,6 +174,7 @@ def _policy_schema() -> Schema:
     disk["nsWhiteList"]["x-kubernetes-list-type"] = "set"
     dataset = spec["properties"]["concerns"]["properties"]["dataset"]["properties"]
     dataset["tiers"]["x-kubernetes-validations"] = _TIER_RULES
+    dataset["overload"]["x-kubernetes-validations"] = _OVERLOAD_RULES
     spec["properties"]["schedulerNames"]["x-kubernetes-list-type"] = "set"
     # So that the API server fills the defaults below where a user left the level out.
     spec["properties"]["concerns"]["default"] = {name: {} for name in _CONCERNS}

@@ -492,6 +492,47 @@ class FilesystemPolicy(StrEnum):
     PREFER = "Prefer"
 
 
+class GatewayReading(StrEnum):
+    """What tells that a gateway's node is overloaded."""
+
+    DISK_IO = "DiskIO"
+    NONE = "None"
+
+
+class GatewayOverload(Model):
+    """When a gateway's node is busy; its own tier is then that of its zone."""
+
+    reading: Annotated[
+        GatewayReading,
+        Field(
+            description="DiskIO: what the IO driver reports as used of the busiest disk. None: no node "
+            "is ever busy by a reading."
+        ),
+    ] = GatewayReading.DISK_IO
+    above_percent: Annotated[
+        int, Field(ge=1, le=100, description="Busy when the reading is above this.")
+    ] = 80
+    below_percent: Annotated[
+        int, Field(ge=0, le=100, description="Not busy any more when it is below this.")
+    ] = 65
+    after: Annotated[
+        Duration,
+        Field(
+            description="For how long the reading has to be above the line.",
+            json_schema_extra={"default": "60s"},
+        ),
+    ] = Fraction(60)
+
+    @model_validator(mode="after")
+    def _has_a_gap(self) -> Self:
+        if self.below_percent > self.above_percent:
+            raise ValueError(
+                f"expected belowPercent <= abovePercent, found {self.below_percent} and "
+                f"{self.above_percent}"
+            )
+        return self
+
+
 class DatasetSettings(Model):
     """Settings of the dataset concern."""
 
@@ -531,6 +572,13 @@ class DatasetSettings(Model):
             "reading shows it; 0: they are not counted.",
         ),
     ] = 0
+    overload: Annotated[
+        GatewayOverload | None,
+        Field(
+            description="When a gateway's node is busy by a reading. One for the cluster: of the policies "
+            "that name it, the most important counts; absent everywhere: the defaults."
+        ),
+    ] = None
 
 
 class PowerRule(StrEnum):

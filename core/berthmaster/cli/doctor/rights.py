@@ -56,6 +56,13 @@ RIGHTS: tuple[Right, ...] = (
         _OPERATOR, "get list watch create patch delete", names.DISKIO_GROUP, "nodediskiostats"
     ),
     *_rights(_OPERATOR, "list watch", names.TOPOLOGY_GROUP, "noderesourcetopologies"),
+    *(
+        right
+        for group in names.DATASHIM_GROUPS
+        for right in _rights(
+            _OPERATOR, "list watch", group, f"{names.DATASETS} {names.DATASETS_INTERNAL}"
+        )
+    ),
     *_rights(_OPERATOR, "get list watch create", names.GROUP, "nodeinventories"),
     *_rights(_OPERATOR, "patch", names.GROUP, "nodeinventories/status"),
     *_rights(_OPERATOR, "get list watch", names.GROUP, "placementpolicies"),

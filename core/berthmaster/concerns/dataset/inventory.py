@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from berthmaster.api import names
@@ -25,6 +25,7 @@ from berthmaster.api.datasets import (
     Placement,
 )
 from berthmaster.api.inventory import MOST_DATASETS, DatasetRole, NodeDataset
+from berthmaster.api.schema import StatusCondition
 
 _SHOWN = 3
 
@@ -51,31 +52,40 @@ class DatasetMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """Where a dataset is. `roles` by node is empty unless it is usable.
+    """Where a dataset is. `roles` by node is empty unless it is usable; `nodes` are named in any case.
 
     `stale` are declared placements that no node answers to, which a usable dataset may have too.
     """
 
     state: DatasetState
     mode: DatasetMode | None = None
-    roles: Mapping[str, DatasetRole]
+    roles: Mapping[str, DatasetRole] = field(default_factory=dict)
+    nodes: frozenset[str] = frozenset()
     stale: tuple[Placement, ...] = ()
 
     def describe(self) -> str:
-        """Return the state in words: `stale (kubernetes.io/hostname=n7 is no node)`."""
+        """Return the state in words: `stale (kubernetes.io/hostname=n7: no such node)`."""
         if not self.stale:
             return str(self.state)
-        gone = ", ".join(map(str, self.stale[:_SHOWN]))
-        more = f" and {len(self.stale) - _SHOWN} more" if len(self.stale) > _SHOWN else ""
-        return f"{self.state} ({gone}{more}: no such node)"
+        return f"{self.state} ({_some(list(map(str, self.stale)))}: no such node)"
 
 
 class NodeIndex:
     """Nodes by name and by label; what a label key finds is gathered when it is first asked for."""
 
-    def __init__(self, labels_by_node: Mapping[str, Mapping[str, str]]) -> None:
-        self._labels = labels_by_node
+    def __init__(self, labels_by_node: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        self._labels: dict[str, Mapping[str, str]] = dict(labels_by_node or {})
         self._by_key: dict[str, dict[str, set[str]]] = {}
+
+    def put(self, node: str, labels: Mapping[str, str]) -> frozenset[Placement]:
+        """Take over a node's labels; return the placements that may find other nodes by it."""
+        before = self._labels.get(node)
+        self._labels[node] = labels
+        return self._changed(node, before, labels)
+
+    def drop(self, node: str) -> frozenset[Placement]:
+        """Forget a node; return the placements that may find other nodes by it."""
+        return self._changed(node, self._labels.pop(node, None), None)
 
     def find(self, placement: Placement) -> set[str]:
         """Return the nodes of a placement: by label, and for the hostname also by name."""
@@ -90,6 +100,22 @@ class NodeIndex:
             found.add(placement.value)
         return found
 
+    def _changed(
+        self, node: str, before: Mapping[str, str] | None, now: Mapping[str, str] | None
+    ) -> frozenset[Placement]:
+        changed = set((before or {}).items()) ^ set((now or {}).items())
+        for key, value in changed:
+            by_value = self._by_key.get(key)
+            if by_value is None:
+                continue
+            if now is not None and now.get(key) == value:
+                by_value[value].add(node)
+            else:
+                by_value[value].discard(node)
+        if (before is None) != (now is None):
+            changed.add((names.HOSTNAME_LABEL, node))
+        return frozenset(Placement(*it) for it in changed)
+
 
 def choose(candidates: Iterable[Dataset]) -> Dataset | None:
     """Return which of the Datasets of one namespace and name counts: that of the newer group."""
@@ -101,10 +127,10 @@ def choose(candidates: Iterable[Dataset]) -> Dataset | None:
 def locate(dataset: Dataset | None, internal: DatasetInternal | None, nodes: NodeIndex) -> Located:
     """Return how far a dataset is and where; `internal` is the one of the Dataset's own group."""
     state = _state_before_placement(dataset, internal)
-    if state is not None or internal is None:
-        return Located(state=state or DatasetState.NO_INTERNAL, roles={})
+    if internal is None:
+        return Located(state=state or DatasetState.NO_INTERNAL)
     if not internal.gateways and not internal.data_locations:
-        return Located(state=DatasetState.NO_PLACEMENT, roles={})
+        return Located(state=state or DatasetState.NO_PLACEMENT)
     mode = DatasetMode.GATEWAY if internal.gateways else DatasetMode.FILESYSTEM
     gateways, no_gateways = _find_all(internal.gateways, nodes)
     data, no_data = _find_all(internal.data_locations, nodes)
@@ -113,10 +139,13 @@ def locate(dataset: Dataset | None, internal: DatasetInternal | None, nodes: Nod
         roles.update(dict.fromkeys(gateways, DatasetRole.GATEWAY))
     else:
         roles = dict.fromkeys(data, DatasetRole.DATA)
+    if state is None:
+        state = DatasetState.USABLE if roles else DatasetState.STALE
     return Located(
-        state=DatasetState.USABLE if roles else DatasetState.STALE,
+        state=state,
         mode=mode,
-        roles=roles,
+        roles=roles if state is DatasetState.USABLE else {},
+        nodes=frozenset(gateways | data),
         stale=tuple(dict.fromkeys((*no_gateways, *no_data))),
     )
 
@@ -130,6 +159,28 @@ def here(node: str, located: Mapping[str, Located]) -> tuple[NodeDataset, ...] |
             namespace, _, name = key.partition("/")
             found.append(NodeDataset(namespace=namespace, name=name, role=role))
     return tuple(found) or None
+
+
+def judge(located: Mapping[str, Located]) -> StatusCondition | None:
+    """Return the condition of a node that these datasets name; None if none does.
+
+    True: all of them are usable. Those that are not change nothing for pods, and are told here.
+    """
+    if not located:
+        return None
+    unusable = [
+        f"{key} is {located[key].describe()}"
+        for key in sorted(located)
+        if located[key].state is not DatasetState.USABLE
+    ]
+    if unusable:
+        return StatusCondition(
+            type=names.DATASET_READY, status="False", reason="NotUsable", message=_some(unusable)
+        )
+    message = f"the cache is here of {_some(sorted(located))}"
+    return StatusCondition(
+        type=names.DATASET_READY, status="True", reason="Usable", message=message
+    )
 
 
 def _state_before_placement(
@@ -160,3 +211,8 @@ def _find_all(
         if not there:
             missing.append(placement)
     return found, tuple(missing)
+
+
+def _some(items: list[str]) -> str:
+    shown = ", ".join(items[:_SHOWN])
+    return f"{shown} and {len(items) - _SHOWN} more" if len(items) > _SHOWN else shown
