@@ -27,6 +27,7 @@ from berthmaster_operator.handlers import (
     node_disk_devices,
     node_disk_io_stats,
     node_resource_topologies,
+    node_xpus,
     placement_policies,
 )
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
@@ -70,6 +71,13 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
         dropped += 1
     for group, plural in datasets.KINDS:
         dropped += await _audit_datasets(client, fleet.datasets, group, plural)
+    before = fleet.known_objects("node_xpu")
+    uids = await _take_all(
+        client, node_xpus.PATH, lambda it: node_xpus.take(fleet, it), is_required=True
+    )
+    for _, name in _vanished(before, fleet.known_objects("node_xpu"), uids):
+        fleet.lose_node_xpu(name, before["", name])
+        dropped += 1
     known = {name: policy.uid for name, policy in fleet.policies.items()}
     uids = await _take_all(client, placement_policies.PATH, policies.take, is_required=True)
     for name, uid in known.items():

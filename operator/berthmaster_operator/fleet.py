@@ -20,13 +20,16 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
+from berthmaster.api.node_xpus import NodeXPU
 from berthmaster.api.policy import GatewayOverload, PlacementPolicy, PolicySet
 from berthmaster.api.topology import NodeResourceTopology
+from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster_operator.datasets import DatasetMap
 from berthmaster_operator.overload import Load
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (
+    ConfigMapSeen,
     FailureSeen,
     InventorySeen,
     NodeSeen,
@@ -38,6 +41,7 @@ ObjectKey = tuple[str, str]
 
 DEFAULT_STALE_AFTER_S = 60.0
 DEFAULT_TOPOLOGY_STALE_AFTER_S = 180.0
+DEFAULT_XPU_STALE_AFTER_S = 90.0
 # Below this a driver could not keep up, and every report would be stale on arrival.
 SHORTEST_STALE_AFTER_S = 5.0
 
@@ -76,6 +80,15 @@ class TopologyFigures:
     lag_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeXPUSeen:
+    """A NodeXPU as stored; `status` is the whole of it as JSON."""
+
+    node_xpu: NodeXPU
+    version: str
+    status: Mapping[str, Any]
+
+
 @dataclass(slots=True, kw_only=True)
 class NodeState:
     """One node. Only `Fleet` and the node's worker change it, both on the event loop."""
@@ -85,6 +98,11 @@ class NodeState:
     devices: dict[ObjectKey, DeviceSeen] = field(default_factory=dict)
     stats: dict[ObjectKey, StatsSeen] = field(default_factory=dict)
     topology: TopologySeen | None = None
+    node_xpu: NodeXPUSeen | None = None
+    # When its status was last written (monotonic seconds).
+    node_xpu_written_s: float | None = None
+    # Pods told of, and why: as above, for Events.
+    told_xpus: frozenset[tuple[str, str]] = frozenset()
     pods: dict[str, PodSeen] = field(default_factory=dict)
     # Pods that the kubelet could not align.
     failures: dict[str, FailureSeen] = field(default_factory=dict)
@@ -134,6 +152,8 @@ class Fleet:
         self._node_of_object: dict[tuple[str, str, str], str] = {}
         self._policies: dict[str, PlacementPolicy] = {}
         self._policy_set = PolicySet()
+        # ConfigMaps of kube-system by name, for the lists of unhealthy devices.
+        self._lists: dict[str, Mapping[str, str]] = {}
         self.models = DiskModels()
         self.datasets = DatasetMap(on_dirty)
         self.is_complete = False
@@ -182,6 +202,17 @@ class Fleet:
         """Return how long a topology may lag: the shortest that any policy asks for."""
         wanted_s = (float(it.concerns.numa.stale_after) for it in self._policy_set.specs)
         return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_TOPOLOGY_STALE_AFTER_S))
+
+    @property
+    def xpu_names(self) -> XPUNames:
+        """Return what the XPU dialects call things in this cluster."""
+        return self._policy_set.xpu_names
+
+    @property
+    def xpu_stale_after_s(self) -> float:
+        """Return how old an agent's heartbeat may grow: the shortest that any policy asks for."""
+        wanted_s = (float(it.concerns.xpu.stale_after) for it in self._policy_set.specs)
+        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_XPU_STALE_AFTER_S))
 
     @property
     def overload(self) -> GatewayOverload:
@@ -357,6 +388,52 @@ class Fleet:
         self._on_dirty(name)
         self._prune(name)
 
+    def see_node_xpu(self, seen: NodeXPUSeen) -> None:
+        """Take over a NodeXPU; an older version than the known one changes nothing."""
+        name = seen.node_xpu.name
+        if not name:
+            return
+        state = self._state(name)
+        known = state.node_xpu
+        is_same = known is not None and known.node_xpu.uid == seen.node_xpu.uid
+        if known is not None and is_same and is_older(seen.version, known.version):
+            return
+        state.node_xpu = seen
+        if known is None or (known.node_xpu, known.status) != (seen.node_xpu, seen.status):
+            self._on_dirty(name)
+
+    def lose_node_xpu(self, name: str, uid: str) -> None:
+        """Forget a NodeXPU, unless its successor is known already."""
+        state = self._nodes.get(name)
+        if state is None or state.node_xpu is None or state.node_xpu.node_xpu.uid != uid:
+            return
+        state.node_xpu = state.node_xpu_written_s = None
+        self._on_dirty(name)
+        self._prune(name)
+
+    def see_config_map(self, seen: ConfigMapSeen) -> None:
+        """Take over a ConfigMap that may list unhealthy devices."""
+        before = self._lists.get(seen.name, {})
+        self._lists[seen.name] = seen.data
+        if before != seen.data:
+            self._mark_listed(seen.name)
+
+    def lose_config_map(self, name: str) -> None:
+        """Forget such a ConfigMap."""
+        if self._lists.pop(name, None):
+            self._mark_listed(name)
+
+    def unhealthy_of(self, node: str) -> str:
+        """Return the list of a node's unhealthy devices as it is written, empty for none."""
+        names = self.xpu_names
+        found = self._lists.get(f"{names.unhealthy_prefix}{node}") or {}
+        return found.get(names.unhealthy_key, "")
+
+    def _mark_listed(self, name: str) -> None:
+        node = name.removeprefix(self.xpu_names.unhealthy_prefix)
+        if node != name and node in self._nodes:
+            self._on_dirty(node)
+
     def see_inventory(self, inventory: InventorySeen) -> None:
         """Take over a NodeInventory as stored."""
         state = self._state(inventory.name)
@@ -409,13 +486,17 @@ class Fleet:
     def known_objects(self, kind: str) -> dict[tuple[str, str], str]:
         """Return the uid of every known object of a kind, by namespace and name.
 
-        Kinds are `device`, `stats` and `topology`, of which the last has no namespace.
+        Kinds are `device` and `stats`, and, without namespaces, `topology` and `node_xpu`.
         """
         found: dict[tuple[str, str], str] = {}
         for state in self._nodes.values():
             if kind == "topology":
                 if state.topology is not None:
                     found["", state.name] = state.topology.topology.uid
+                continue
+            if kind == "node_xpu":
+                if state.node_xpu is not None:
+                    found["", state.name] = state.node_xpu.node_xpu.uid
                 continue
             seen: Mapping[ObjectKey, Any] = state.devices if kind == "device" else state.stats
             found.update({key: getattr(it, kind).uid for key, it in seen.items()})
@@ -434,6 +515,8 @@ class Fleet:
             self.stale_safety_percent,
             self.topology_stale_after_s,
             self.overload,
+            self.xpu_names,
+            self.xpu_stale_after_s,
         )
 
     def _age_s(self, stats: NodeDiskIOStats) -> float:

@@ -14,7 +14,7 @@ last first (`settling`), and the generation of a list that nobody has answered y
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berthmaster.api import names
@@ -26,16 +26,30 @@ from berthmaster.api.inventory import (
     NodeInventoryStatus,
     Sources,
 )
+from berthmaster.api.node_xpus import NodeXPU
 from berthmaster.api.objects import Condition
 from berthmaster.api.policy import GatewayOverload, GatewayReading
 from berthmaster.api.schema import Model, StatusCondition
 from berthmaster.api.topology import NodeResourceTopology
+from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
+from berthmaster.concerns.xpu.inventory import (
+    NodeDevices,
+    XPUInventory,
+    build_xpus,
+    read_unhealthy,
+)
 from berthmaster_operator.overload import Load, disk_percent, look
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
+from berthmaster_operator.xpus import (
+    NodeXPUPlan,
+    plan_advertised,
+    plan_node_xpu,
+    silence_left_s,
+)
 
 # A kubelet that turned a pod away knew better than its topology; an unchanged one counts again after this.
 DISTRUST_S = 600.0
@@ -44,6 +58,7 @@ ON_NODE = {
     names.DISK_IO_READY: names.DISK_IO_READY_ON_NODE,
     names.TOPOLOGY_READY: names.TOPOLOGY_READY_ON_NODE,
     names.DATASET_READY: names.DATASET_READY_ON_NODE,
+    names.XPU_READY: names.XPU_READY_ON_NODE,
 }
 
 
@@ -76,6 +91,13 @@ class NodeFacts:
     dataset_condition: StatusCondition | None = None
     load: Load = field(default_factory=Load)
     overload: GatewayOverload = field(default_factory=GatewayOverload)
+    devices: NodeDevices | None = None
+    node_xpu: NodeXPU | None = None
+    # The status of the NodeXPU as JSON.
+    node_xpu_status: Mapping[str, Any] = field(default_factory=dict)
+    unhealthy: str = ""
+    xpu_names: XPUNames = DEFAULT_NAMES
+    xpu_stale_after_s: float = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +117,9 @@ class NodePlan:
     is_stale: bool
     is_report_ignored: bool
     unknown_devices: int
+    node_xpu: NodeXPUPlan
+    # Amounts that the Node does not advertise and has to.
+    advertised: Mapping[str, str] | None
 
 
 def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
@@ -112,27 +137,34 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
         stale_safety_percent=facts.stale_safety_percent,
     )
     numa, unreflected, reflects_s = plan_topology(facts, previous)
-    has_source = found.source is not None or numa.source is not None
+    xpu, beats_s = plan_xpus(facts)
+    has_source = any(it is not None for it in (found.source, numa.source, xpu.source))
     wanted = {
         names.DISK_IO_READY: found.condition,
         names.TOPOLOGY_READY: numa.condition,
+        names.XPU_READY: xpu.condition,
         names.DATASET_READY: facts.dataset_condition,
     }
     busy, load, changes_s = plan_gateway(facts, found.disks)
     computed = NodeInventoryStatus(
-        sources=Sources(diskio=found.source, topology=numa.source) if has_source else None,
+        sources=Sources(diskio=found.source, topology=numa.source, xpu=xpu.source)
+        if has_source
+        else None,
         disks=found.disks,
         topology=numa.topology,
         zones=numa.zones,
         datasets=facts.datasets,
         gateway_busy=busy,
+        xpu=xpu.xpu,
+        xpus=xpu.xpus,
+        xpu_summary=xpu.summary,
         conditions=merge_conditions(facts.published, wanted, now=now),
         free_zones=numa.free_zones,
         free_disk=found.free_disk,
     )
     settled, rises, lasts_s = settle(computed, facts.published, facts.rises, now_s=facts.now_s)
     silence_s = left_s if has_report and not is_stale else None
-    waits_s = [it for it in (lasts_s, silence_s, reflects_s, changes_s) if it]
+    waits_s = [it for it in (lasts_s, silence_s, reflects_s, beats_s, changes_s) if it]
     known = {device.id for device in facts.device.devices} if facts.device is not None else set()
     return NodePlan(
         reserved=plan_reserved(facts),
@@ -152,7 +184,35 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
         is_stale=is_stale,
         is_report_ignored=found.is_report_ignored and not is_stale,
         unknown_devices=len(set(facts.stats.allocable) - known) if facts.stats is not None else 0,
+        node_xpu=plan_node_xpu(
+            facts.name,
+            xpu,
+            facts.node_xpu,
+            facts.node_xpu_status,
+            [it.xpu for it in facts.pods.values() if it.xpu is not None and not it.is_finished],
+            facts.xpu_names,
+            now=now,
+        ),
+        advertised=plan_advertised(
+            xpu, facts.devices.capacity if facts.devices is not None else {}, facts.xpu_names
+        ),
     )
+
+
+def plan_xpus(facts: NodeFacts) -> tuple[XPUInventory, float | None]:
+    """Return the devices, and in how many seconds an agent's heartbeat will be stale."""
+    if facts.devices is None:
+        return XPUInventory(), None
+    left_s = silence_left_s(facts.node_xpu, facts.xpu_stale_after_s, facts.wall_s)
+    unhealthy, strange = read_unhealthy(facts.unhealthy)
+    is_stale = left_s is not None and left_s <= 0
+    built = build_xpus(
+        facts.devices, facts.node_xpu, facts.xpu_names, unhealthy=unhealthy, is_stale=is_stale
+    )
+    if strange and built.condition is not None:
+        words = "; ".join((built.condition.message, *strange))
+        built = replace(built, condition=built.condition.model_copy(update={"message": words}))
+    return built, None if is_stale else left_s
 
 
 def plan_reserved(facts: NodeFacts) -> tuple[str, ...] | None:
@@ -255,7 +315,8 @@ def merge_conditions(
 def is_news(wanted: NodeInventoryStatus, published: NodeInventoryStatus | None) -> bool:
     """Tell whether the status says something else than the published one."""
     if published is None:
-        return any(it is not None for it in (wanted.disks, wanted.topology, wanted.datasets))
+        parts = (wanted.disks, wanted.topology, wanted.xpu, wanted.datasets)
+        return any(it is not None for it in parts)
     return _essence(wanted) != _essence(published)
 
 
@@ -264,6 +325,7 @@ def _essence(status: NodeInventoryStatus) -> NodeInventoryStatus:
     if sources is not None:
         diskio, topology = sources.diskio, sources.topology
         bare = Sources(
+            xpu=sources.xpu,
             diskio=diskio and diskio.model_copy(update={"stats_generation": None}),
             # An updater that writes the same again is no news.
             topology=topology and topology.model_copy(update={"written_s": None}),
@@ -339,12 +401,16 @@ def status_patch(status: NodeInventoryStatus, *, uid: str) -> dict[str, Any]:
             "sources": {
                 "diskio": _whole(status.sources and status.sources.diskio),
                 "topology": _whole(status.sources and status.sources.topology),
+                "xpu": _whole(status.sources and status.sources.xpu),
             },
             "disks": wire.get("disks"),
             "topology": _whole(status.topology),
             "zones": wire.get("zones"),
             "datasets": wire.get("datasets"),
             "gatewayBusy": wire.get("gatewayBusy"),
+            "xpu": _whole(status.xpu),
+            "xpus": wire.get("xpus"),
+            "xpuSummary": wire.get("xpuSummary"),
             "conditions": wire.get("conditions"),
             "freeZones": wire.get("freeZones"),
             "freeDisk": wire.get("freeDisk"),

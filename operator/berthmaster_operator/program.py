@@ -40,6 +40,7 @@ from berthmaster_operator.handlers import (
     node_disk_devices,
     node_disk_io_stats,
     node_resource_topologies,
+    node_xpus,
 )
 from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
@@ -49,11 +50,13 @@ from berthmaster_operator.model_loading import ModelLoader
 from berthmaster_operator.reconciling import INVENTORIES, NodeReconciler
 from berthmaster_operator.settings import Settings
 from berthmaster_operator.sightings import (
+    ConfigMapSeen,
     FailureSeen,
     InventorySeen,
     NodeSeen,
     PodSeen,
     ReplicaSeen,
+    decode_config_map,
     decode_failure,
     decode_inventory,
     decode_node,
@@ -190,6 +193,15 @@ class Program:
             version=lambda inventory: inventory.version,
             on_event=self._inventory_changed,
         )
+        # Not waited for: who may not read them goes without the lists.
+        self._unhealthy = Informer(
+            client,
+            f"/api/v1/namespaces/{names.UNHEALTHY_XPUS_NAMESPACE}/configmaps",
+            decode=decode_config_map,
+            key=lambda it: it.name,
+            version=lambda it: it.version,
+            on_event=self._config_map_changed,
+        )
         self._disk_models = self._models.informer(client, self.settings.diskio_namespace)
         own = f"/api/v1/namespaces/{self.settings.namespace}"
         is_foreign = self.settings.certificate_issuer != "operator"
@@ -253,6 +265,12 @@ class Program:
         """Have a dataset looked at when it has been as it is for a while: a node may be about to come."""
         if self.fleet.is_complete:
             self.datasets.add(key, after_s=DATASET_SETTLE_S)
+
+    def _config_map_changed(self, kind: EventKind, seen: ConfigMapSeen) -> None:
+        if kind is EventKind.DELETED:
+            self.fleet.lose_config_map(seen.name)
+        else:
+            self.fleet.see_config_map(seen)
 
     def _policy_changed(self, name: str) -> None:
         if self._gates_by_webhook:
@@ -350,6 +368,7 @@ class Program:
             self._nodes_seen.run(),
             self._inventories.run(),
             self._disk_models.run(),
+            self._unhealthy.run(),
             *(informer.run() for informer in self._guarded),
             self._replicas.run(),
             self._complete(),
@@ -409,6 +428,7 @@ class Program:
         node_disk_io_stats.register(registry, self.fleet)
         node_resource_topologies.register(registry, self.fleet)
         datasets.register(registry, self.fleet.datasets)
+        node_xpus.register(registry, self.fleet)
         self.policies.register(registry)
         await watching.run(
             registry,

@@ -27,11 +27,13 @@ from berthmaster.cluster.conditions import rfc3339
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.events import EventRecorder, ObjectRef
 from berthmaster.cluster.stores import Creates, Gets, Patches
+from berthmaster.concerns.xpu.inventory import NodeDevices
 from berthmaster_operator import plans
 from berthmaster_operator.fleet import Fleet, NodeState
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.plans import NodeFacts, NodePlan
-from berthmaster_operator.sightings import decode_inventory, decode_node
+from berthmaster_operator.sightings import NodeSeen, decode_inventory, decode_node
+from berthmaster_operator.xpu_writing import NodeXPUWriter
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,9 @@ class NodeReconciler:
         self._inventory_pause_s = inventory_pause_s
         self._clock = clock
         self._wall_clock = wall_clock
+        self._xpus = NodeXPUWriter(
+            store, fleet, events=events, metrics=metrics, pause_s=inventory_pause_s, clock=clock
+        )
 
     async def reconcile(self, name: str) -> float | None:
         """Do what the node needs; return in how many seconds to look again, None for never.
@@ -104,6 +109,11 @@ class NodeReconciler:
                 await self._write_inventory(state, plan.status)
         if (plan.node_conditions or plan.dropped_conditions) and self._may_write():
             await self._write_node_conditions(state, plan)
+        if plan.advertised is not None and self._may_write():
+            await self._xpus.advertise(state, plan.advertised)
+        if self._may_write():
+            again_s = await self._xpus.write(state, plan.node_xpu)
+            waits_s += [again_s] if again_s is not None else []
         if failure is not None:
             raise failure
         return min(waits_s, default=None)
@@ -139,6 +149,12 @@ class NodeReconciler:
             load=state.load,
             overload=fleet.overload,
             wall_s=self._wall_clock().timestamp(),
+            devices=_devices_of(state.node) if state.node is not None else None,
+            node_xpu=state.node_xpu.node_xpu if state.node_xpu is not None else None,
+            node_xpu_status=state.node_xpu.status if state.node_xpu is not None else {},
+            unhealthy=fleet.unhealthy_of(state.name),
+            xpu_names=fleet.xpu_names,
+            xpu_stale_after_s=fleet.xpu_stale_after_s,
         )
 
     def _pause_s(self, state: NodeState) -> float:
@@ -313,6 +329,15 @@ def device_ref(device: NodeDiskDevice) -> ObjectRef:
         name=device.name,
         namespace=device.namespace,
         uid=device.uid,
+    )
+
+
+def _devices_of(node: NodeSeen) -> NodeDevices:
+    return NodeDevices(
+        name=node.name,
+        capacity=node.capacity,
+        allocatable=node.allocatable,
+        annotations=node.annotations,
     )
 
 

@@ -14,16 +14,24 @@ from functools import lru_cache
 import msgspec
 
 from berthmaster.api import names
-from berthmaster.api.allocation import read_allocation
-from berthmaster.api.objects import Condition, ConfigMap, Struct
+from berthmaster.api.allocation import Allocation, read_allocation
+from berthmaster.api.objects import Condition, ConfigMap, Resources, Struct
+from berthmaster.api.objects import decode_pod as decode_whole_pod
 from berthmaster.api.policy import Mode
+from berthmaster.api.xpu_names import DEFAULT_NAMES
+from berthmaster.concerns import xpu
 from berthmaster.concerns.numa.amounts import is_extended, read_request
 from berthmaster.concerns.numa.inventory import HeldByContainer
 from berthmaster.concerns.numa.request import GUARANTEED, exclusive
+from berthmaster.concerns.xpu.holdings import read_holding
+from berthmaster_operator.xpus import XPUPod
+
+_LONGEST_LIST = 4096
 
 OUR_CONDITIONS = (
     names.DISK_IO_READY_ON_NODE,
     names.TOPOLOGY_READY_ON_NODE,
+    names.XPU_READY_ON_NODE,
     names.DATASET_READY_ON_NODE,
 )
 
@@ -45,6 +53,8 @@ class PodSeen:
     devices: tuple[str, ...] = ()
     # The containers that hold anything alone, and what; in the order in which the books have them.
     held: tuple[HeldByContainer, ...] = ()
+    # What it says of accelerators, None for nothing.
+    xpu: XPUPod | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +79,19 @@ class NodeSeen:
     uid: str
     labels: Mapping[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
+    # Devices in them, and annotations.
+    capacity: Resources = field(default_factory=dict)
+    allocatable: Resources = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigMapSeen:
+    """A small ConfigMap of kube-system, as those that list unhealthy devices."""
+
+    name: str
+    version: str
+    data: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +143,7 @@ class _Managed(Struct, frozen=True):
 
 class _PodMeta(_Meta, frozen=True):
     creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
     managed_fields: list[_Managed] | None = None
 
 
@@ -156,6 +180,8 @@ class _Pod(Struct, frozen=True):
 
 class _NodeStatus(Struct, frozen=True):
     conditions: list[Condition] | None = None
+    capacity: Resources | None = None
+    allocatable: Resources | None = None
 
 
 class _NodeMeta(_Meta, frozen=True):
@@ -187,11 +213,10 @@ def decode_pod(raw: bytes) -> PodSeen:
     """Read a pod; raises `msgspec.ValidationError` on a field of the wrong type."""
     pod = _pod(raw)
     node = pod.spec.node_name
-    if not node:
-        text = (pod.metadata.annotations or {}).get(names.ALLOCATION)
-        allocation = read_allocation(text) if text else None
-        if allocation is not None and allocation.mode != Mode.OBSERVE:
-            node = allocation.node
+    text = (pod.metadata.annotations or {}).get(names.ALLOCATION)
+    allocation = read_allocation(text) if text else None
+    if not node and allocation is not None and allocation.mode != Mode.OBSERVE:
+        node = allocation.node
     return PodSeen(
         uid=pod.metadata.uid,
         namespace=pod.metadata.namespace,
@@ -203,6 +228,28 @@ def decode_pod(raw: bytes) -> PodSeen:
         is_guaranteed=pod.status.qos_class == GUARANTEED,
         devices=(devices := _devices(pod.spec)),
         held=_held(pod) if devices or pod.status.qos_class == GUARANTEED else (),
+        xpu=_xpu(raw, pod, node, allocation) if devices or _has_xpus(pod) else None,
+    )
+
+
+def _has_xpus(pod: _Pod) -> bool:
+    return not DEFAULT_NAMES.placed_keys.isdisjoint(pod.metadata.annotations or ())
+
+
+def _xpu(raw: bytes, pod: _Pod, node: str, allocation: Allocation | None) -> XPUPod | None:
+    is_ours = allocation is not None and allocation.node == node
+    allocated = allocation.allocated.get(xpu.CONCERN.name) if allocation and is_ours else None
+    holding = read_holding(decode_whole_pod(raw), allocated)
+    if holding is None:
+        return None
+    return XPUPod(
+        uid=pod.metadata.uid,
+        namespace=pod.metadata.namespace,
+        name=pod.metadata.name,
+        holding=holding,
+        is_bound=bool(pod.spec.node_name),
+        is_leaving=pod.metadata.deletion_timestamp is not None,
+        created_s=_seconds(pod.metadata.creation_timestamp),
     )
 
 
@@ -286,7 +333,23 @@ def decode_node(raw: bytes) -> NodeSeen:
         uid=node.metadata.uid,
         labels=node.metadata.labels or {},
         conditions=ours,
+        capacity=_extended(node.status.capacity),
+        allocatable=_extended(node.status.allocatable),
+        annotations=node.metadata.annotations or {},
     )
+
+
+def decode_config_map(raw: bytes) -> ConfigMapSeen:
+    """Read a ConfigMap; of its data only short texts are kept. Raises as `decode_pod`."""
+    found = _config_map(raw)
+    data = {key: it for key, it in (found.data or {}).items() if len(it) <= _LONGEST_LIST}
+    return ConfigMapSeen(
+        name=found.metadata.name, version=found.metadata.resource_version, data=data
+    )
+
+
+def _extended(resources: Resources | None) -> Resources:
+    return {name: it for name, it in (resources or {}).items() if "/" in name}
 
 
 def decode_inventory(raw: bytes) -> InventorySeen:

@@ -36,7 +36,7 @@ def rules() -> list[tuple[str, dict[str, Any]]]:
 
 def test_roles_are_found() -> None:
     assert {load(path)["metadata"]["name"] for path in ROLES} >= ACCOUNTS
-    assert len(ROLES) == len(BINDINGS) == 5
+    assert len(ROLES) == len(BINDINGS) == 6
 
 
 @pytest.mark.parametrize("path", ROLES, ids=name_of)

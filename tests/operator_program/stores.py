@@ -81,7 +81,9 @@ class FakeStore:
         uid = body.get("metadata", {}).get("uid", found["metadata"]["uid"])
         if uid != found["metadata"]["uid"]:
             raise ApiError(409, "Conflict", path)
-        if kind is PatchKind.MERGE:
+        if kind is PatchKind.APPLY and at != path:
+            merged = _apply_status(found, body["status"])
+        elif kind is PatchKind.MERGE:
             wanted = {key: body[key] for key in (("status",) if at != path else ("spec",))}
             merged = _merge(found, wanted)
         else:
@@ -125,6 +127,15 @@ def _merge(target: Any, patch: Any) -> Any:
             merged.pop(key, None)
         else:
             merged[key] = _merge(merged.get(key), value)
+    return merged
+
+
+def _apply_status(found: JsonObject, status: JsonObject) -> JsonObject:
+    """Take over an applied status; entries of `devices` are merged by index, as a CRD may say."""
+    merged: JsonObject = copy.deepcopy(found)
+    before = {it["index"]: it for it in merged.get("status", {}).get("devices") or ()}
+    devices = [{**before.get(it["index"], {}), **it} for it in status.get("devices", ())]
+    merged["status"] = {**merged.get("status", {}), **status, "devices": devices}
     return merged
 
 

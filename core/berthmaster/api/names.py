@@ -107,6 +107,8 @@ XPU_DIALECTS = (SHARE_DIALECT, CARD_DIALECT, SLICE_DIALECT)
 # What HAMi writes beside its devices, and whole cards are, whatever they are.
 CARD_TYPE, SLICE_TYPE = "kunlun", "XPU"
 WHOLE_CARD_MIB = 98304
+# Where ConfigMaps list the unhealthy devices of nodes.
+UNHEALTHY_XPUS_NAMESPACE = "kube-system"
 GPUSHARE_ALLOCATION = "scheduler.framework.gpushare.allocation"
 
 # Power, as WAO calls it; its second generation has two groups, which differ in nothing else.

@@ -89,6 +89,7 @@ class XPUAllocation(Model):
             "yet. Assigned: handed out. Releasing: being deleted, still held."
         ),
     ] = "Bound"
+    since: Annotated[str | None, Field(description="When the pod was made.")] = None
 
 
 class XPUPending(Model):

@@ -102,16 +102,14 @@ class XPUNames(Model):
     node_policy: Annotated[str, _key("HAMi: annotation, binpack or spread over nodes.")] = (
         "hami.io/node-scheduler-policy"
     )
-    unhealthy_namespace: Annotated[
-        str, _key("Namespace of the ConfigMaps that list unhealthy devices.")
-    ] = "kube-system"
     unhealthy_prefix: Annotated[
         str,
         Field(
             min_length=1,
             max_length=200,
             pattern="^[a-z0-9]([-a-z0-9.]*)$",
-            description="Such a ConfigMap is called so, with the node's name behind it.",
+            description="ConfigMaps in kube-system that list unhealthy devices are called so, with the "
+            "node's name behind it.",
         ),
     ] = "unhealthy-xpu-"
     unhealthy_key: Annotated[str, _key("Key in it with the indices, with commas between.")] = "xpus"
@@ -122,14 +120,16 @@ class XPUNames(Model):
         return frozenset((self.share_memory, self.cards, self.slices, self.slice_memory))
 
     @cached_property
-    def placed(self) -> tuple[str, ...]:
+    def placed_keys(self) -> frozenset[str]:
         """Return the annotations of pods that say which devices they have."""
-        return (
-            self.share_index,
-            self.cards_allocated,
-            self.card_index,
-            self.slices_to_allocate,
-            self.slices_allocated,
+        return frozenset(
+            (
+                self.share_index,
+                self.cards_allocated,
+                self.card_index,
+                self.slices_to_allocate,
+                self.slices_allocated,
+            )
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.names import UNHEALTHY_XPUS_NAMESPACE
 from berthmaster.api.node_xpus import node_xpu_from_manifest
 from berthmaster.api.objects import Pod, node_from_manifest
 from berthmaster.api.policy import XPUSettings
@@ -59,7 +60,7 @@ def build_inventories(cluster: Mapping[str, Any], names: XPUNames) -> dict[str, 
         if kind == "NodeXPU":
             node_xpus[metadata["name"]] = node_xpu_from_manifest(resource)
         elif kind == "ConfigMap":
-            is_there = metadata.get("namespace") == names.unhealthy_namespace
+            is_there = metadata.get("namespace") == UNHEALTHY_XPUS_NAMESPACE
             if is_there and metadata["name"].startswith(names.unhealthy_prefix):
                 node = metadata["name"].removeprefix(names.unhealthy_prefix)
                 text = (resource.get("data") or {}).get(names.unhealthy_key, "")

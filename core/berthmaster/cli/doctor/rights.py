@@ -65,6 +65,8 @@ RIGHTS: tuple[Right, ...] = (
     ),
     *_rights(_OPERATOR, "get list watch create", names.GROUP, "nodeinventories"),
     *_rights(_OPERATOR, "patch", names.GROUP, "nodeinventories/status"),
+    *_rights(_OPERATOR, "get list watch create patch", names.GROUP, "nodexpus"),
+    *_rights(_OPERATOR, "patch", names.GROUP, "nodexpus/status"),
     *_rights(_OPERATOR, "get list watch", names.GROUP, "placementpolicies"),
     *_rights(_OPERATOR, "create patch delete", _ADMISSION, "mutatingadmissionpolicybindings"),
     *_rights(
@@ -91,6 +93,7 @@ RIGHTS: tuple[Right, ...] = (
         names.DISKIO_NAMESPACE,
         named=names.DISK_MODELS_CONFIG_MAP,
     ),
+    *_rights(_OPERATOR, "list watch", "", "configmaps", names.UNHEALTHY_XPUS_NAMESPACE),
 )
 WAY_OUT = "kubectl apply -k config/base/rbac   # of the version that is installed"
 

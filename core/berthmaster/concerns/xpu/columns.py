@@ -23,8 +23,14 @@ from berthmaster.api.policy import PlacementPolicySpec, find_xpu_names
 from berthmaster.api.xpu_names import DEFAULT_NAMES
 from berthmaster.concerns.shape import Holder
 from berthmaster.concerns.xpu.cards import CARDS
-from berthmaster.concerns.xpu.holdings import NOTHING, Devices, Held, XPUHolding, resolve
-from berthmaster.concerns.xpu.inventory import card_id
+from berthmaster.concerns.xpu.holdings import (
+    NOTHING,
+    Devices,
+    Held,
+    XPUHolding,
+    list_devices,
+    resolve,
+)
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -113,7 +119,7 @@ class XPUColumns:
         name = node.metadata.name
         if (it.node, it.xpus, name) == before:
             return
-        it.devices = _devices(name, it.xpus)
+        it.devices = list_devices(name, it.xpus)
         self._widen(max((xpu.index for xpu in it.xpus), default=0) + 1)
         self._write_facts(row, it)
         self._recount(row)
@@ -236,15 +242,6 @@ class XPUColumns:
         self.entries = _widen(self.entries, width)
         self.open = _widen(self.open, width, -1)
         self.is_registered = _widen(self.is_registered, width)
-
-
-def _devices(node: str, xpus: tuple[XPU, ...]) -> Devices:
-    indices: dict[str, int] = {}
-    for xpu in xpus:
-        for id_ in (card_id(node, xpu.index), xpu.registered_id, xpu.id):
-            if id_:
-                indices[id_] = xpu.index
-    return Devices(node, {it.index: it.memory_mib for it in xpus}, indices)
 
 
 def _grow(array: NDArray[_Number], rows: int, value: int = 0) -> NDArray[_Number]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from berthmaster.api.hami import PodDevice, read_devices
+from berthmaster.api.inventory import XPU
 from berthmaster.api.names import (
     CARD_DIALECT,
     GPUSHARE_ALLOCATION,
@@ -27,6 +28,7 @@ from berthmaster.api.names import (
 )
 from berthmaster.api.objects import Pod
 from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
+from berthmaster.concerns.xpu.inventory import card_id
 from berthmaster.concerns.xpu.request import Asks, ContainerUse, read_asks, read_containers
 
 _INDEX = re.compile(r"[0-9]{1,4}")
@@ -34,7 +36,6 @@ _MIB = re.compile(r"[0-9]{1,12}")
 _LONGEST_ANNOTATION = 4096
 _MOST_ANNOTATIONS = 64
 _OTHERS = (f"{GROUP}/", "kubectl.kubernetes.io/")
-_KNOWN_KEYS = frozenset(DEFAULT_NAMES.placed)
 _ALLOCATED = ("true", "success", "failed")
 
 _decode = msgspec.json.Decoder(dict[str, dict[str, int]]).decode
@@ -80,6 +81,18 @@ class Devices(NamedTuple):
     indices: Mapping[str, int]
 
 
+def list_devices(node: str, xpus: Iterable[XPU]) -> Devices:
+    """Return a node's devices, each by all ids that anybody knows it by."""
+    sizes: dict[int, int] = {}
+    indices: dict[str, int] = {}
+    for xpu in xpus:
+        sizes[xpu.index] = xpu.memory_mib
+        for id_ in (card_id(node, xpu.index), xpu.registered_id, xpu.id):
+            if id_:
+                indices[id_] = xpu.index
+    return Devices(node, sizes, indices)
+
+
 NOTHING = Held((), (), 0, None, "")
 
 
@@ -87,7 +100,7 @@ def read_holding(pod: Pod, allocated: Mapping[str, Any] | None) -> XPUHolding | 
     """Return what a pod says of devices, None for nothing; never raises."""
     extended = _extended(pod)
     annotations = pod.annotations
-    if not allocated and not extended and _KNOWN_KEYS.isdisjoint(annotations):
+    if not allocated and not extended and DEFAULT_NAMES.placed_keys.isdisjoint(annotations):
         return None
     shares, dialect = _read_allocated(allocated) if allocated else (None, "")
     return XPUHolding(
