@@ -42,6 +42,8 @@ ObjectKey = tuple[str, str]
 DEFAULT_STALE_AFTER_S = 60.0
 DEFAULT_TOPOLOGY_STALE_AFTER_S = 180.0
 DEFAULT_XPU_STALE_AFTER_S = 90.0
+# Longer than an updater takes from its look at the pods to its write.
+NAMES_KEPT_S = 30.0
 # Below this a driver could not keep up, and every report would be stale on arrival.
 SHORTEST_STALE_AFTER_S = 5.0
 
@@ -104,6 +106,8 @@ class NodeState:
     # Pods told of, and why: as above, for Events.
     told_xpus: frozenset[tuple[str, str]] = frozenset()
     pods: dict[str, PodSeen] = field(default_factory=dict)
+    # Names of pods that have gone lately, and when (monotonic seconds).
+    names_left: dict[ObjectKey, float] = field(default_factory=dict)
     # Pods that the kubelet could not align.
     failures: dict[str, FailureSeen] = field(default_factory=dict)
     inventory: InventorySeen | None = None
@@ -154,6 +158,8 @@ class Fleet:
         self._policy_set = PolicySet()
         # ConfigMaps of kube-system by name, for the lists of unhealthy devices.
         self._lists: dict[str, Mapping[str, str]] = {}
+        # A pod made later than this had no predecessor that we have not seen, whatever clocks differ by.
+        self._watches_since_s = wall_clock().timestamp() + NAMES_KEPT_S
         self.models = DiskModels()
         self.datasets = DatasetMap(on_dirty)
         self.is_complete = False
@@ -254,9 +260,12 @@ class Fleet:
             return
         state = self._state(pod.node)
         known = state.pods.get(pod.uid)
-        if known is not None and known.started_s is not None:
+        if known is None:
+            pod = replace(pod, is_first=self._is_first(state, pod))
+        else:
             # Every later write to its status moves the time; the first is the nearest to the start.
-            pod = replace(pod, started_s=known.started_s)
+            started_s = pod.started_s if known.started_s is None else known.started_s
+            pod = replace(pod, is_first=known.is_first, started_s=started_s)
         state.pods[pod.uid] = pod
         self._node_of_pod[pod.uid] = pod.node
         if known != pod:
@@ -540,9 +549,24 @@ class Fleet:
     def _remove_pod(self, uid: str, node: str) -> None:
         del self._node_of_pod[uid]
         state = self._nodes.get(node)
-        if state is not None and state.pods.pop(uid, None) is not None:
+        gone = state.pods.pop(uid, None) if state is not None else None
+        if state is not None and gone is not None:
+            state.names_left[gone.namespace, gone.name] = self._clock()
             self._on_dirty(node)
             self._prune(node)
+
+    def _is_first(self, state: NodeState, pod: PodSeen) -> bool:
+        """Return whether no pod of this name can be in a topology that is as old as the pod.
+
+        False where that is not known: a predecessor may have ended before we began to watch.
+        """
+        until_s = self._clock() - NAMES_KEPT_S
+        state.names_left = {key: at_s for key, at_s in state.names_left.items() if at_s > until_s}
+        if pod.created_s is None or pod.created_s < self._watches_since_s:
+            return False
+        name = (pod.namespace, pod.name)
+        is_there = any((it.namespace, it.name) == name for it in state.pods.values())
+        return not is_there and name not in state.names_left
 
     def _relocate(self, kind: str, key: ObjectKey, node: str) -> NodeState | None:
         """Return the state of the node that an object belongs to now, taking it from another.

@@ -262,6 +262,7 @@ def plan_topology(
             is_exclusive=it.is_guaranteed,
             devices=it.devices,
             held=it.held,
+            is_first=it.is_first,
         )
         for it in facts.pods.values()
         if not it.is_finished

@@ -55,6 +55,8 @@ class PodSeen:
     held: tuple[HeldByContainer, ...] = ()
     # What it says of accelerators, None for nothing.
     xpu: XPUPod | None = None
+    # Whether no other pod of its name was on the node lately; the fleet knows.
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

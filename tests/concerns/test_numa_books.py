@@ -301,6 +301,17 @@ def test_fingerprint_with_the_name_of_a_predecessor_does_not_count_the_successor
     assert reported(built) == set()
 
 
+@pytest.mark.parametrize(("is_first", "counted"), [(True, {"uid-p"}), (False, set())])
+def test_name_of_a_pod_as_old_as_the_report_counts_if_it_means_no_other(
+    is_first: bool, counted: set[str]
+) -> None:
+    pod = replace(on_node(make_pod("p", 4), 20), is_first=is_first)
+
+    built = build_topology(make_topology([(4, 2)], written_s=20, pods=["p"]), [pod])
+
+    assert reported(built) == counted
+
+
 def test_what_was_counted_stays_counted() -> None:
     pod = make_pod("p", 4)
     first = build_topology(make_topology([(4, 2)], pods=["p"]), [on_node(pod)])

@@ -381,3 +381,43 @@ async def test_figures_of_topologies_are_those_of_the_last_scrape(world: World) 
     assert 'berthmaster_numa_topologies{reason="Reported"} 3.0' in page
     assert "Stale" not in page
     assert "berthmaster_numa_topology_age_max_seconds 6.0" in page
+
+
+def show_quick(world: World, *, name: str = "p", created_s: float = 1200) -> None:
+    """Show a pod, and a topology with its name that was written in the same second."""
+    pod = make_running(name, created_s=created_s, shown_s=created_s + 1)
+    world.add_pod(pod)
+    show(world, make_topology(4, written_s=created_s, pods=[name], version=int(created_s)))
+
+
+async def test_pod_that_is_created_and_reported_in_one_second_is_counted(world: World) -> None:
+    show_quick(world)
+    await world.settle()
+
+    assert status(world)["topology"]["reportedPods"] == ["p"]
+
+
+async def test_such_a_pod_is_not_if_its_name_was_another_s_a_moment_ago(world: World) -> None:
+    before = make_running("before", created_s=1000)
+    before["metadata"]["name"] = "p"
+    world.add_pod(before)
+    world.pods.pop("before")
+    world.show_pod("before")
+    show_quick(world)
+    await world.settle()
+    assert status(world)["topology"]["reportedPods"] == []
+
+    world.now_s += 31
+    world.pods.pop("p")
+    world.show_pod("p")
+    world.now_s += 31
+    show_quick(world, created_s=1400)
+    await world.settle()
+    assert status(world)["topology"]["reportedPods"] == ["p"]
+
+
+async def test_such_a_pod_is_not_if_it_is_older_than_what_we_saw(world: World) -> None:
+    show_quick(world, created_s=1029)
+    await world.settle()
+
+    assert status(world)["topology"]["reportedPods"] == []

@@ -63,6 +63,7 @@ class PodOnNode:
     not: seconds since the epoch by the API server's clock, as is `created_s`. `is_exclusive` tells of
     cpu, memory and hugepages; `devices` are the devices it names, which count if some zone lists them.
     `held` are the containers that hold anything alone, in the order in which `NumaUsage` has them.
+    `is_first`: its name stood for no other pod there lately.
     """
 
     uid: str
@@ -73,6 +74,7 @@ class PodOnNode:
     is_exclusive: bool = False
     devices: tuple[str, ...] = ()
     held: tuple[HeldByContainer, ...] = ()
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +241,9 @@ def _matching(
 def _is_older(nrt: NodeResourceTopology, pod: PodOnNode) -> bool:
     if nrt.written_s is None or pod.created_s is None:
         return True
-    # Both times are whole seconds: of two in the same second nobody knows which was first.
-    return pod.created_s < nrt.written_s
+    # Both times are whole seconds: of two in the same second nobody knows which was first. Where the name
+    # can only mean this pod it was the pod, for the updater knew the name.
+    return pod.created_s < nrt.written_s or (pod.is_first and pod.created_s == nrt.written_s)
 
 
 def _by_start(pod: PodOnNode) -> tuple[bool, float, float, str]:
