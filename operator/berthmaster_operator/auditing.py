@@ -24,13 +24,16 @@ from berthmaster_operator.datasets import DatasetMap
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.handlers import (
     datasets,
+    node_configs,
     node_disk_devices,
     node_disk_io_stats,
     node_resource_topologies,
     node_xpus,
     placement_policies,
+    power_models,
 )
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
+from berthmaster_operator.power.book import ObjectKey, PowerBook
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
     for _, name in _vanished(before, fleet.known_objects("node_xpu"), uids):
         fleet.lose_node_xpu(name, before["", name])
         dropped += 1
+    dropped += await _audit_power(client, fleet.power)
     known = {name: policy.uid for name, policy in fleet.policies.items()}
     uids = await _take_all(client, placement_policies.PATH, policies.take, is_required=True)
     for name, uid in known.items():
@@ -100,6 +104,43 @@ async def _audit_datasets(client: Client, found: DatasetMap, group: str, plural:
     for namespace, name in vanished:
         found.lose(kind, group, f"{namespace}/{name}")
     return len(vanished)
+
+
+async def _audit_power(client: Client, book: PowerBook) -> int:
+    dropped = 0
+    for (group, plural), path in node_configs.PATHS.items():
+        is_config = plural == node_configs.CONFIGS
+        before: Mapping[ObjectKey, object] = dict(book.configs if is_config else book.templates)
+        seen: set[ObjectKey] = set()
+
+        def take(
+            manifest: Mapping[str, Any],
+            group: str = group,
+            plural: str = plural,
+            seen: set[ObjectKey] = seen,
+        ) -> None:
+            seen.add(node_configs.key_of(group, manifest))
+            node_configs.TAKES[plural](book, group, manifest)
+
+        await _take_all(client, path, take)
+        now: Mapping[ObjectKey, object] = book.configs if is_config else book.templates
+        for key, known in before.items():
+            if key[0] == group and key not in seen and now.get(key) is known:
+                (book.lose_config if is_config else book.lose_template)(key)
+                dropped += 1
+    models = dict(book.models)
+    listed: set[str] = set()
+
+    def take_model(manifest: Mapping[str, Any]) -> None:
+        listed.add(str((manifest.get("metadata") or {}).get("name", "")))
+        power_models.take(book, manifest)
+
+    await _take_all(client, power_models.PATH, take_model)
+    for name, model in models.items():
+        if name not in listed and book.models.get(name) is model:
+            book.lose_model(name)
+            dropped += 1
+    return dropped
 
 
 def _vanished(

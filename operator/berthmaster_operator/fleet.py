@@ -21,12 +21,13 @@ from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.node_xpus import NodeXPU
-from berthmaster.api.policy import GatewayOverload, PlacementPolicy, PolicySet
+from berthmaster.api.policy import CpuUsageFormat, GatewayOverload, PlacementPolicy, PolicySet
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster_operator.datasets import DatasetMap
 from berthmaster_operator.overload import Load
+from berthmaster_operator.power.book import PowerBook
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (
     ConfigMapSeen,
@@ -42,6 +43,7 @@ ObjectKey = tuple[str, str]
 DEFAULT_STALE_AFTER_S = 60.0
 DEFAULT_TOPOLOGY_STALE_AFTER_S = 180.0
 DEFAULT_XPU_STALE_AFTER_S = 90.0
+DEFAULT_POWER_STALE_AFTER_S = 90.0
 # Longer than an updater takes from its look at the pods to its write.
 NAMES_KEPT_S = 30.0
 # Below this a driver could not keep up, and every report would be stale on arrival.
@@ -154,6 +156,7 @@ class Fleet:
         self._nodes: dict[str, NodeState] = {}
         self._node_of_pod: dict[str, str] = {}
         self._node_of_object: dict[tuple[str, str, str], str] = {}
+        self.power = PowerBook(on_dirty=on_dirty, begins=self._begins)
         self._policies: dict[str, PlacementPolicy] = {}
         self._policy_set = PolicySet()
         # ConfigMaps of kube-system by name, for the lists of unhealthy devices.
@@ -225,6 +228,12 @@ class Fleet:
         """Return when a gateway is busy: what the most important policy says that names it."""
         named = (it.concerns.dataset.overload for it in self._policy_set.specs)
         return next((it for it in named if it is not None), GatewayOverload())
+
+    @property
+    def power_stale_after_s(self) -> float:
+        """Return how old a reading of power may grow: the shortest that any policy asks for."""
+        wanted_s = (float(it.concerns.power.stale_after) for it in self._policy_set.specs)
+        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_POWER_STALE_AFTER_S))
 
     @property
     def policies(self) -> Mapping[str, PlacementPolicy]:
@@ -301,6 +310,8 @@ class Fleet:
         if known is not None and known.uid != node.uid:
             state.computed = None
         state.node = node
+        if node.power is not None:
+            self.power.see_node(node.power)
         state.missing_since_s = None
         self.datasets.see_node(node.name, node.labels)
         if known != node:
@@ -312,6 +323,7 @@ class Fleet:
         if state is None:
             return
         state.node = None
+        self.power.lose_node(name)
         state.computed = None
         self.datasets.lose_node(name)
         state.missing_since_s = self._clock()
@@ -511,11 +523,22 @@ class Fleet:
             found.update({key: getattr(it, kind).uid for key, it in seen.items()})
         return found
 
+    def _begins(self, name: str, after_s: float, until_s: float) -> bool:
+        """Tell whether a pod on the node began to run within a span of time."""
+        state = self._nodes.get(name)
+        started = (it.started_s for it in state.pods.values()) if state is not None else ()
+        return any(it is not None and after_s < it <= until_s for it in started)
+
     def _policies_changed(self) -> None:
         before = self._joint_settings()
         self._policy_set = PolicySet(self._policies.values())
         if before != self._joint_settings():
             self.mark_all()
+        formats = (it.concerns.power.cpu_usage_format for it in self._policy_set.specs)
+        self.power.configure(
+            next((it for it in formats if it is not None), CpuUsageFormat.RAW),
+            self.power_stale_after_s,
+        )
 
     def _joint_settings(self) -> tuple[object, ...]:
         return (

@@ -23,6 +23,12 @@ class Metrics:
             ["kind", "verb"],
             registry=self.registry,
         )
+        self._fetches = Counter(
+            "berthmaster_power_fetches_total",
+            "Attempts to read power's sources, by source and outcome.",
+            ["source", "outcome"],
+            registry=self.registry,
+        )
         self._ignored = Counter(
             "berthmaster_diskio_reports_ignored_total",
             "Reports whose observedGeneration is not the generation of the object.",
@@ -100,6 +106,10 @@ class Metrics:
         for state, count in by_state.items():
             self._datasets.labels(state).set(count)
         self._stale_placements.set(stale_placements)
+
+    def count_fetch(self, source: str, outcome: str) -> None:
+        """Count one attempt to read a meter, the metrics API or a model server."""
+        self._fetches.labels(source=source, outcome=outcome).inc()
 
     def count_write(self, kind: str, verb: str) -> None:
         """Count one write that the API server accepted."""

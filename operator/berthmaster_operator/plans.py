@@ -35,6 +35,7 @@ from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
+from berthmaster.concerns.power.inventory import NO_POWER, PowerInventory
 from berthmaster.concerns.xpu.inventory import (
     NodeDevices,
     XPUInventory,
@@ -59,6 +60,7 @@ ON_NODE = {
     names.TOPOLOGY_READY: names.TOPOLOGY_READY_ON_NODE,
     names.DATASET_READY: names.DATASET_READY_ON_NODE,
     names.XPU_READY: names.XPU_READY_ON_NODE,
+    names.POWER_READY: names.POWER_READY_ON_NODE,
 }
 
 
@@ -98,6 +100,9 @@ class NodeFacts:
     unhealthy: str = ""
     xpu_names: XPUNames = DEFAULT_NAMES
     xpu_stale_after_s: float = 90.0
+    power: PowerInventory = NO_POWER
+    # In how many seconds something that power was made from becomes too old.
+    power_lasts_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +149,7 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
         names.TOPOLOGY_READY: numa.condition,
         names.XPU_READY: xpu.condition,
         names.DATASET_READY: facts.dataset_condition,
+        names.POWER_READY: facts.power.condition,
     }
     busy, load, changes_s = plan_gateway(facts, found.disks)
     computed = NodeInventoryStatus(
@@ -158,13 +164,17 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
         xpu=xpu.xpu,
         xpus=xpu.xpus,
         xpu_summary=xpu.summary,
+        power=facts.power.power,
+        power_now=facts.power.power_now,
         conditions=merge_conditions(facts.published, wanted, now=now),
         free_zones=numa.free_zones,
         free_disk=found.free_disk,
     )
     settled, rises, lasts_s = settle(computed, facts.published, facts.rises, now_s=facts.now_s)
     silence_s = left_s if has_report and not is_stale else None
-    waits_s = [it for it in (lasts_s, silence_s, reflects_s, beats_s, changes_s) if it]
+    waits_s = [
+        it for it in (lasts_s, silence_s, reflects_s, beats_s, changes_s, facts.power_lasts_s) if it
+    ]
     known = {device.id for device in facts.device.devices} if facts.device is not None else set()
     return NodePlan(
         reserved=plan_reserved(facts),
@@ -316,7 +326,7 @@ def merge_conditions(
 def is_news(wanted: NodeInventoryStatus, published: NodeInventoryStatus | None) -> bool:
     """Tell whether the status says something else than the published one."""
     if published is None:
-        parts = (wanted.disks, wanted.topology, wanted.xpu, wanted.datasets)
+        parts = (wanted.disks, wanted.topology, wanted.xpu, wanted.datasets, wanted.power)
         return any(it is not None for it in parts)
     return _essence(wanted) != _essence(published)
 
@@ -412,6 +422,8 @@ def status_patch(status: NodeInventoryStatus, *, uid: str) -> dict[str, Any]:
             "xpu": _whole(status.xpu),
             "xpus": wire.get("xpus"),
             "xpuSummary": wire.get("xpuSummary"),
+            "power": _whole(status.power),
+            "powerNow": wire.get("powerNow"),
             "conditions": wire.get("conditions"),
             "freeZones": wire.get("freeZones"),
             "freeDisk": wire.get("freeDisk"),

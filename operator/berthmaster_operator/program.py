@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -37,16 +38,21 @@ from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.gates import GateConfiguration
 from berthmaster_operator.handlers import (
     datasets,
+    node_configs,
     node_disk_devices,
     node_disk_io_stats,
     node_resource_topologies,
     node_xpus,
+    power_models,
 )
 from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.model_fetching import ModelFetcher
 from berthmaster_operator.model_loading import ModelLoader
+from berthmaster_operator.power.asking import Asker
+from berthmaster_operator.power.collecting import Collector
+from berthmaster_operator.power.fetching import Fetcher
 from berthmaster_operator.reconciling import INVENTORIES, NodeReconciler
 from berthmaster_operator.settings import Settings
 from berthmaster_operator.sightings import (
@@ -159,6 +165,16 @@ class Program:
             fleet, self._fetcher, events=self.events, metrics=metrics, clock=clock
         )
         self.models = WorkQueue("disk models", self.loader.reconcile, clock=clock)
+        self._meters = Fetcher(ca_file=settings.power_ca_file, unverified=settings.power_unverified)
+        self.collector = Collector(
+            fleet.power,
+            Asker(self._meters, client),
+            client,
+            may_collect=lambda: may_write() and fleet.is_complete,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=time.time,
+        )
 
     def _make_informers(self) -> None:
         client = self._client
@@ -357,6 +373,7 @@ class Program:
             await self.events.drain()
         finally:
             await self._fetcher.close()
+            await self._meters.close()
             await runner.cleanup()
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
@@ -372,6 +389,7 @@ class Program:
             *(informer.run() for informer in self._guarded),
             self._replicas.run(),
             self._complete(),
+            self.collector.run(),
         ]
 
     async def _serve_health(self) -> web.AppRunner:
@@ -429,6 +447,8 @@ class Program:
         node_resource_topologies.register(registry, self.fleet)
         datasets.register(registry, self.fleet.datasets)
         node_xpus.register(registry, self.fleet)
+        node_configs.register(registry, self.fleet.power)
+        power_models.register(registry, self.fleet.power)
         self.policies.register(registry)
         await watching.run(
             registry,

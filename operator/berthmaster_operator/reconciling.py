@@ -125,6 +125,12 @@ class NodeReconciler:
             state.published = _read_status(state.inventory.status)
         # What was published for an older machine of this name says nothing of the present one.
         is_other = _is_of_other_node(state)
+        published = None if is_other else state.published
+        power, power_lasts_s = fleet.power.build(
+            state.name,
+            now_s=self._wall_clock().timestamp(),
+            previous=published.power if published is not None else None,
+        )
         return NodeFacts(
             name=state.name,
             node_conditions=state.node.conditions if state.node is not None else {},
@@ -140,7 +146,7 @@ class NodeReconciler:
             rises=state.rises,
             now_s=self._clock(),
             computed=state.computed,
-            published=None if is_other else state.published,
+            published=published,
             topology=state.topology.topology if state.topology is not None else None,
             topology_stale_after_s=fleet.topology_stale_after_s,
             unreflected=state.unreflected,
@@ -155,6 +161,8 @@ class NodeReconciler:
             unhealthy=fleet.unhealthy_of(state.name),
             xpu_names=fleet.xpu_names,
             xpu_stale_after_s=fleet.xpu_stale_after_s,
+            power=power,
+            power_lasts_s=power_lasts_s,
         )
 
     def _pause_s(self, state: NodeState) -> float:

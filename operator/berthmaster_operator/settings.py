@@ -14,6 +14,7 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster_operator.model_fetching import DEFAULT_TIMEOUT_S, read_origin
+from berthmaster_operator.power.fetching import read_hosts
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # Who issues the webhook's certificate: we, or somebody who puts it into `names.ISSUED_SECRET`.
@@ -55,6 +56,10 @@ class Settings:
     model_ca_file: Path | None = None
     # How long fetching one model may take.
     model_timeout_s: float = DEFAULT_TIMEOUT_S
+    # Authorities (PEM) that meters, BMCs and power model servers are checked against, beside the
+    # system's, and those hosts and networks whose certificates are not checked.
+    power_ca_file: Path | None = None
+    power_unverified: tuple[str, ...] = ()
 
     def as_fields(self) -> dict[str, Any]:
         """Return the configuration for printing; there are no secrets in it."""
@@ -102,6 +107,14 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         help="disk models may be fetched from these, such as https://models.example.com",
     )
     parser.add_argument("--model-ca-file", type=_file, metavar="FILE")
+    parser.add_argument("--power-ca-file", type=_file, metavar="FILE")
+    parser.add_argument(
+        "--power-unverified",
+        type=_hosts,
+        default=default.power_unverified,
+        metavar="HOST|NETWORK[,...]",
+        help="certificates of these are not checked, such as bmc-1.example,10.0.100.0/24",
+    )
     parser.add_argument("--workers", type=_positive_int, default=default.workers)
     for flag, seconds in (
         ("--inventory-pause", default.inventory_pause_s),
@@ -119,6 +132,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
 def _origins(text: str) -> tuple[str, ...]:
     try:
         return tuple(read_origin(it) for it in text.split(",") if it.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    try:
+        return read_hosts(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -18,6 +18,7 @@ from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.objects import Condition, ConfigMap, Resources, Struct
 from berthmaster.api.objects import decode_pod as decode_whole_pod
 from berthmaster.api.policy import Mode
+from berthmaster.api.power import PowerNode, read_nanocores
 from berthmaster.api.xpu_names import DEFAULT_NAMES
 from berthmaster.concerns import xpu
 from berthmaster.concerns.numa.amounts import is_extended, read_request
@@ -33,6 +34,7 @@ OUR_CONDITIONS = (
     names.TOPOLOGY_READY_ON_NODE,
     names.XPU_READY_ON_NODE,
     names.DATASET_READY_ON_NODE,
+    names.POWER_READY_ON_NODE,
 )
 
 
@@ -75,7 +77,7 @@ class FailureSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSeen:
-    """A Node, its labels, and our own conditions on it, by type."""
+    """A Node, its labels, our own conditions on it, by type, and what power reads of it."""
 
     name: str
     uid: str
@@ -85,6 +87,7 @@ class NodeSeen:
     capacity: Resources = field(default_factory=dict)
     allocatable: Resources = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    power: PowerNode | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +183,14 @@ class _Pod(Struct, frozen=True):
     status: _PodStatus = _PodStatus()
 
 
+class _Address(Struct, frozen=True):
+    type: str = ""
+    address: str = ""
+
+
 class _NodeStatus(Struct, frozen=True):
     conditions: list[Condition] | None = None
+    addresses: list[_Address] | None = None
     capacity: Resources | None = None
     allocatable: Resources | None = None
 
@@ -330,14 +339,22 @@ def decode_node(raw: bytes) -> NodeSeen:
     """Read a Node; raises as `decode_pod`."""
     node = _node(raw)
     ours = {it.type: it for it in node.status.conditions or () if it.type in OUR_CONDITIONS}
+    name, internal = node.metadata.name, "InternalIP"
+    addresses = (it.address for it in node.status.addresses or () if it.type == internal)
     return NodeSeen(
-        name=node.metadata.name,
+        name=name,
         uid=node.metadata.uid,
         labels=node.metadata.labels or {},
         conditions=ours,
         capacity=_extended(node.status.capacity),
         allocatable=_extended(node.status.allocatable),
         annotations=node.metadata.annotations or {},
+        power=PowerNode(
+            name=name,
+            labels=node.metadata.labels or {},
+            address=next(addresses, ""),
+            capacity_nanocores=read_nanocores(node.status.capacity),
+        ),
     )
 
 

@@ -75,7 +75,10 @@ def engine_of(nodes: Sequence[RefNode]) -> Engine:
         name = f"n{index}"
         for at, pod in enumerate(node.pods):
             engine.ledger.see(_held(f"p{index}-{at}", name, pod))
-        own = {f"uid-p{index}-{at}": _quantity(it.own_usage) for at, it in enumerate(node.pods)}
+        own = [
+            {"uid": f"uid-p{index}-{at}", "usage": _quantity(it.own_usage)}
+            for at, it in enumerate(node.pods)
+        ]
         known = [(x, y) for x, y in node.points if y is not None]
         gaps = tuple(float(x) for x, y in node.points if y is None)
         curve = PowerCurve(

@@ -18,6 +18,7 @@ from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.node_xpus import NodeXPUSpec, NodeXPUStatus
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.power_models import PowerModelSpec
 
 Schema = dict[str, Any]
 
@@ -212,6 +213,24 @@ def _node_xpu_schema() -> Schema:
     return _with_root({"spec": spec, "status": status}, "A node's accelerators, and who has them.")
 
 
+def _power_model_schema() -> Schema:
+    spec = schema_of(PowerModelSpec)
+    expressions = spec["properties"]["nodeSelector"]["properties"]["matchExpressions"]
+    expressions["maxItems"] = 64
+    expressions["items"]["x-kubernetes-validations"] = [_ONE_OF_VALUES]
+    expressions["items"]["properties"]["values"]["maxItems"] = 256
+    forms = ("exponential", "polynomial", "table")
+    spec["x-kubernetes-validations"] = [
+        {
+            "rule": f"[{', '.join(f'has(self.{it})' for it in forms)}].filter(it, it).size() == 1",
+            "message": f"expected one of {', '.join(forms)}",
+        }
+    ]
+    return _with_root(
+        {"spec": spec}, "What nodes draw at some CPU usage, for where no model server is."
+    )
+
+
 def _with_root(parts: Mapping[str, Schema], description: str) -> Schema:
     properties = {
         "apiVersion": {"description": _API_VERSION, "type": "string"},
@@ -314,9 +333,16 @@ def render() -> dict[str, Schema]:
         _policy_schema(),
         [("Mode", "string", ".spec.mode"), ("Priority", "integer", ".spec.priority")],
     )
+    power_models = _crd(
+        "PowerModel",
+        "powermodels",
+        "pwr",
+        _power_model_schema(),
+        [("Priority", "integer", ".spec.priority")],
+    )
     return {
         f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": crd
-        for crd in (inventories, node_xpus, policies)
+        for crd in (inventories, node_xpus, policies, power_models)
     }
 
 

@@ -196,6 +196,19 @@ class Reading(Model):
     source: Annotated[str, Field(max_length=64, description="By what it was read.")] = ""
 
 
+class NamedReading(Reading):
+    """A reading in an inventory."""
+
+    name: Annotated[str, Field(max_length=64, description="inlet, deltaP, ambient, cpu1, ...")]
+
+
+class PodUsage(Model):
+    """What a pod uses."""
+
+    uid: Annotated[str, Field(max_length=64, description="UID of the pod.")]
+    usage: Annotated[Cores, Field(description="Its CPU usage.")]
+
+
 class Exponential(Model):
     """Watts as k0 + k1 * e^(k2 * percent) of CPU usage in percent of capacity."""
 
@@ -246,12 +259,17 @@ class Power(Model):
         float, Field(description="The time before that which `usage` is an average over.")
     ] = 0.0
     pod_usage: Annotated[
-        dict[str, Cores], Field(description="CPU usage by UID of pods that started lately.")
-    ] = Field(default_factory=dict)
+        tuple[PodUsage, ...],
+        Field(max_length=256, description="CPU usage of pods that started lately."),
+    ] = ()
     readings: Annotated[
-        dict[str, Reading],
-        Field(description="Last readings: inlet, deltaP, ambient, cpu1, cpu2, watts."),
-    ] = Field(default_factory=dict)
+        tuple[NamedReading, ...], Field(max_length=16, description="Last readings, by name.")
+    ] = ()
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Return the readings' values by name."""
+        return {it.name: it.value for it in self.readings}
 
 
 class DatasetRole(StrEnum):

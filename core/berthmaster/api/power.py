@@ -220,7 +220,7 @@ def power_node_from_manifest(manifest: Mapping[str, Any]) -> PowerNode:
         name=_text(metadata.get("name")),
         labels={key: it for key, it in labels.items() if isinstance(it, str)},
         address=next(internal, ""),
-        capacity_nanocores=_nanocores(_object(status.get("capacity"))) or 0,
+        capacity_nanocores=read_nanocores(_object(status.get("capacity"))),
     )
 
 
@@ -260,6 +260,11 @@ def label_config_of(labels: Mapping[str, str]) -> LabelConfig:
     )
 
 
+def node_of_metrics(manifest: Mapping[str, Any]) -> str:
+    """Return the Node that a NodeMetrics is of, empty where it has no name."""
+    return _text(_object(manifest.get("metadata")).get("name"))
+
+
 def usage_from_metrics(manifest: Mapping[str, Any]) -> CpuUsage | None:
     """Read a NodeMetrics or PodMetrics of `metrics.k8s.io`; None where it has no usage or no time."""
     containers = manifest.get("containers")
@@ -275,6 +280,11 @@ def usage_from_metrics(manifest: Mapping[str, Any]) -> CpuUsage | None:
         sampled_s=sampled_s,
         window_s=min(max(window_s or 0.0, 0.0), 3600.0),
     )
+
+
+def read_nanocores(resources: Mapping[str, Any] | None) -> int:
+    """Return the CPU among resources, 0 where there is none that can be read."""
+    return _nanocores(resources or {}) or 0
 
 
 def parse_go_duration_s(text: str) -> float | None:

@@ -63,6 +63,10 @@ RIGHTS: tuple[Right, ...] = (
             _OPERATOR, "list watch", group, f"{names.DATASETS} {names.DATASETS_INTERNAL}"
         )
     ),
+    *_rights(_OPERATOR, "list watch", names.WAO_GROUPS[0], "nodeconfigs nodeconfigtemplates"),
+    *_rights(_OPERATOR, "list watch", names.WAO_GROUPS[1], "nodeconfigs nodeconfigtemplates"),
+    *_rights(_OPERATOR, "list", "metrics.k8s.io", "nodes"),
+    *_rights(_OPERATOR, "list watch", names.GROUP, "powermodels"),
     *_rights(_OPERATOR, "get list watch create", names.GROUP, "nodeinventories"),
     *_rights(_OPERATOR, "patch", names.GROUP, "nodeinventories/status"),
     *_rights(_OPERATOR, "get list watch create patch", names.GROUP, "nodexpus"),

@@ -155,7 +155,7 @@ class PowerColumns:
     def _add_up(self, row: int) -> None:
         it = self._rows[row]
         unseen = pending = recent = 0
-        used = it.power.pod_usage if it.power is not None else {}
+        used = {own.uid: own.usage for own in it.power.pod_usage} if it.power is not None else {}
         for key, usage in it.held.items():
             unseen += usage.whole
             if usage.is_pending:

@@ -14,9 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from berthmaster.api import names
-from berthmaster.api.inventory import Exponential, Power, PowerCurve, PowerLink, Reading
+from berthmaster.api.inventory import (
+    Exponential,
+    NamedReading,
+    PodUsage,
+    Power,
+    PowerCurve,
+    PowerLink,
+    Reading,
+)
 from berthmaster.api.power import CpuUsage
+from berthmaster.api.quantities import NANO
 from berthmaster.api.schema import StatusCondition
 
 _LONGEST_MESSAGE = 4096
@@ -50,6 +61,9 @@ class PowerInventory:
     power_now: str | None
 
 
+NO_POWER = PowerInventory(power=None, condition=None, power_now=None)
+
+
 def build_power(
     *,
     usage: CpuUsage | None,
@@ -57,10 +71,16 @@ def build_power(
     candidates: Sequence[Candidate],
     pod_usage: Mapping[str, int] | None = None,
     problems: Iterable[str] = (),
+    previous: Power | None = None,
+    capacity_nanocores: int = 0,
+    is_awaited: bool = False,
 ) -> PowerInventory:
-    """Return a node's power; `usage` and `readings` are fresh. No candidates: nothing is configured."""
+    """Return a node's power; `usage` and `readings` are fresh. No candidates: nothing is configured.
+
+    `previous` is what was published, see `settle`.
+    """
     if not candidates:
-        return PowerInventory(power=None, condition=None, power_now=None)
+        return NO_POWER
     chosen = next((it for it in candidates if it.curve is not None), None)
     power = Power(
         link=chosen.link if chosen is not None else PowerLink.UNKNOWN,
@@ -71,9 +91,13 @@ def build_power(
         usage=usage.nanocores if usage is not None else None,
         usage_sampled_s=usage.sampled_s if usage is not None else None,
         usage_window_s=usage.window_s if usage is not None else 0.0,
-        pod_usage=dict(pod_usage or {}),
-        readings=dict(readings),
+        pod_usage=tuple(PodUsage(uid=uid, usage=it) for uid, it in (pod_usage or {}).items()),
+        readings=tuple(
+            NamedReading(name=name, value=it.value, sampled_s=it.sampled_s, source=it.source)
+            for name, it in sorted(readings.items())
+        ),
     )
+    power = settle(previous, power, capacity_nanocores=capacity_nanocores, is_awaited=is_awaited)
     return PowerInventory(
         power=power,
         condition=_condition(power, chosen, candidates, tuple(problems)),
@@ -91,11 +115,11 @@ def fresh_readings(
     fresh: dict[str, Reading] = {}
     words: list[str] = []
     for name, reading in readings.items():
-        age_s = now_s - reading.sampled_s
+        age_s, longest_s = now_s - reading.sampled_s, max_age_s.get(name)
         if age_s < -FUTURE_S:
-            words.append(f"{name} is from {-age_s:.0f} s in the future")
-        elif age_s > max_age_s.get(name, age_s):
-            words.append(f"{name} is {age_s:.0f} s old")
+            words.append(f"{name} is from the future")
+        elif longest_s is not None and age_s > longest_s:
+            words.append(f"{name} is older than {longest_s:g} s")
         else:
             fresh[name] = reading
     return fresh, tuple(words)
@@ -118,13 +142,14 @@ def settle(
 def _has_moved(old: Power, new: Power, capacity_nanocores: int) -> bool:
     if (old.link, old.model, old.exponential) != (new.link, new.model, new.exponential):
         return True
-    if (old.usage is None) != (new.usage is None) or old.readings.keys() != new.readings.keys():
+    before, after = old.values, new.values
+    if (old.usage is None) != (new.usage is None) or before.keys() != after.keys():
         return True
     if abs((old.usage or 0) - (new.usage or 0)) > capacity_nanocores * _USAGE_STEP:
         return True
     moved = (
-        abs(old.readings[name].value - reading.value) >= _READING_STEP
-        for name, reading in new.readings.items()
+        abs(before[name] - value) >= _READING_STEP
+        for name, value in after.items()
         if name != "watts"
     )
     return any(moved) or old.pod_usage != new.pod_usage or _is_other(old.curve, new.curve)
@@ -149,7 +174,7 @@ def _condition(
     words = [it.problem for it in candidates if it.problem and it.curve is None]
     if chosen is None:
         status, reason = "False", "NoCurve"
-        message = "no model gives watts; the node ranks as unknown"
+        message = "nothing gives watts; the node ranks as unknown"
     else:
         message = f"watts by {power.model or power.link}"
         if power.curve is not None and power.curve.gaps:
@@ -167,12 +192,11 @@ def _condition(
 
 def _describe(power: Power) -> str:
     """Return what the node draws, for people: `142W ModelServer`, `~130W Model` where it is predicted."""
-    measured = power.readings.get("watts")
+    measured = power.values.get("watts")
     if measured is not None:
-        return f"{measured.value:.0f}W {power.link}"
+        return f"{measured:.0f}W {power.link}"
     curve = power.curve
     if curve is None or power.usage is None or not curve.cores:
         return f"? {power.link}"
-    cores = power.usage / 10**9
-    nearest = min(range(len(curve.cores)), key=lambda at: abs(curve.cores[at] - cores))
-    return f"~{curve.watts[nearest]:.0f}W {power.link}"
+    watts = float(np.interp(power.usage / NANO, curve.cores, curve.watts))
+    return f"~{watts:.0f}W {power.link}"
