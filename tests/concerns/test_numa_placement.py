@@ -253,6 +253,27 @@ def test_lower_limit_that_leaves_nothing_for_the_next_container_is_not_proposed(
     assert reason_of(node, pod) == ("cannot align container: a asks 6 cpu, best zone node-0 has 4")
 
 
+@pytest.mark.parametrize(
+    ("asked", "free", "words"),
+    [
+        # Two zones of GPUs need two of CPUs: more than one zone has.
+        ({"cpu": "10", "gpu": "6"}, {"cpu": "16", GPU: "4"}, "fits if the limit of cpu were 17"),
+        # So many CPUs are not free, but four GPUs of one zone are.
+        ({"cpu": "6", "gpu": "6"}, {"cpu": "6", GPU: "4"}, f"fits if the limit of {GPU} were 4"),
+        ({"cpu": "10", "gpu": "6"}, {"cpu": "2", GPU: "4"}, ""),
+    ],
+)
+def test_restricted_kubelet_is_told_amounts_of_one_width(
+    asked: dict[str, str], free: dict[str, str], words: str
+) -> None:
+    node = make_node(free, free, policy="restricted", allocatable={"cpu": "16", GPU: "4"})
+
+    text = reason_of(node, make_pod(make_container(**asked)), restricted="Predict")
+
+    assert text.startswith("cannot align container minimally: c needs at least ")
+    assert text.partition("best-effort")[2].removeprefix("; ") == words
+
+
 def test_another_scope_of_a_restricted_kubelet_is_proposed() -> None:
     node = make_node(FOUR, {"cpu": "4"}, policy="restricted", scope="pod")
     pod = make_pod(make_container("a", cpu="4", gpu="1"), make_container("b", cpu="2"))
@@ -260,7 +281,7 @@ def test_another_scope_of_a_restricted_kubelet_is_proposed() -> None:
     text = reason_of(node, pod, restricted="Predict")
 
     assert text.startswith("cannot align pod minimally: the pod needs at least 6 cpu in 2 zones, ")
-    assert text.endswith("; fits in scope container")
+    assert text.endswith("; fits if the limits of cpu together were 4, or in scope container")
 
 
 def test_memory_that_no_zone_lists_is_nobody_s_to_align() -> None:

@@ -102,7 +102,7 @@ def test_words_are_those_that_pods_get() -> None:
     eight, ten = (("cpu", 8 * 10**9),), (("cpu", 10 * 10**9),)
     zones = [(0, {"cpu": 6 * 10**9}), (1, {"cpu": 8 * 10**9})]
     told = reasons.cannot_align(
-        reasons.CONTAINER, "worker", ten, zones, nearest=(1, eight), lower=eight
+        reasons.CONTAINER, "worker", ten, zones, nearest=(1, eight), limits=eight
     )
 
     assert f"    {told.text}\n" in TEXT

@@ -13,13 +13,21 @@ import numpy as np
 
 from berthmaster.concerns.numa import placement, reasons
 from berthmaster.concerns.numa.aligning import NOBODY, Part, constrains
-from berthmaster.concerns.numa.amounts import is_affine, is_memory, whole_part
+from berthmaster.concerns.numa.amounts import (
+    MEMORY,
+    is_affine,
+    is_memory,
+    scale_of,
+    whole_part,
+)
 from berthmaster.concerns.numa.columns import NumaColumns, View
 from berthmaster.concerns.numa.request import INIT, STRICT, Amounts, ContainerAsk, NumaRequest
 from berthmaster.concerns.numa.restricted import align_minimally, align_single, fewest_ever
 from berthmaster.concerns.shape import Reason
 
 Asks = tuple[ContainerAsk, ...]
+# What is proposed to ask more of, where one unit would be a byte.
+_STEPS = {MEMORY: 2**20 * scale_of(MEMORY)}
 
 
 def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> Reason:
@@ -41,7 +49,17 @@ def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> 
             for name, amount in ask.amounts
             if amount and constrains(part, request, name)[0]
         ]
-        return reasons.cannot_align_minimally(code, ask.name, widths, other_scope)
+        other = next(
+            (
+                it
+                for it in _of_one_width(part, widths)
+                if node.fits_with(failed, it, is_minimal=True)
+            ),
+            (),
+        )
+        return reasons.cannot_align_minimally(
+            code, ask.name, widths, limits=other, other_scope=other_scope
+        )
     unknown = next((it for it, amount in ask.amounts if amount and not part.known[it][0]), "")
     wanted = tuple(_wanted(part, request, ask.amounts))
     cells = [
@@ -58,14 +76,16 @@ def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> 
     if unknown:
         return reasons.has_not(code, ask.name, unknown)
     nearest = _nearest(wanted, cells)
-    lower = nearest[1] if nearest is not None and node.fits_with(failed, nearest[1]) else ()
+    lower: Amounts = ()
+    if nearest is not None and node.fits_with(failed, nearest[1], is_minimal=False):
+        lower = nearest[1]
     return reasons.cannot_align(
         code,
         ask.name,
         wanted,
         cells,
         nearest=nearest,
-        lower=lower,
+        limits=lower,
         other_scope=other_scope,
         is_bound=not request.is_literal and _is_bound(node.asks, failed),
     )
@@ -101,12 +121,12 @@ class _Node:
             return ""
         return "container" if self.is_pod_scope else "pod"
 
-    def fits_with(self, failed: int, cut: Amounts) -> bool:
-        """Return whether the pod fits if one of its asks is for less."""
+    def fits_with(self, failed: int, other: Amounts, *, is_minimal: bool) -> bool:
+        """Return whether the pod fits if one of its asks is for other amounts."""
         asks = list(self.asks)
-        changed = {**dict(asks[failed].amounts), **dict(cut)}
+        changed = {**dict(asks[failed].amounts), **dict(other)}
         asks[failed] = asks[failed]._replace(amounts=tuple(sorted(changed.items())))
-        return self.place(tuple(asks), is_minimal=False)[0] == NOBODY
+        return self.place(tuple(asks), is_minimal=is_minimal)[0] == NOBODY
 
 
 def _is_bound(asks: Asks, failed: int) -> bool:
@@ -131,6 +151,36 @@ def _nearest(wanted: Amounts, zones: reasons.Zones) -> tuple[int, Amounts] | Non
             share = max(1 - Fraction(amount, asked[name]) for name, amount in cut)
             found.append((share, id_, cut))
     return min(found)[1:] if found else None
+
+
+def _of_one_width(part: Part, widths: list[tuple[str, int, int]]) -> Iterator[Amounts]:
+    """Yield amounts with which every resource needs the same number of zones.
+
+    First with more of what needs fewer, as that takes nothing from the pod; then with less of the rest.
+    """
+    counts = [count for *_, count in widths]
+    low, high = min(counts), max(counts)
+    if low == high:
+        return
+    if high <= part.size:
+        yield tuple(
+            (name, _most_of(part, name, high - 1) + _STEPS.get(name, scale_of(name)))
+            for name, _, count in widths
+            if count < high
+        )
+    less = tuple(
+        (name, whole_part(name, _most_of(part, name, low)))
+        for name, _, count in widths
+        if count > low
+    )
+    if all(amount for _, amount in less):
+        yield less
+
+
+def _most_of(part: Part, name: str, count: int) -> int:
+    """Return what so many zones of the row could give at the most."""
+    totals = sorted(np.maximum(part.totals[name][0], 0).tolist(), reverse=True)
+    return int(sum(totals[:count]))
 
 
 def _wanted(part: Part, request: NumaRequest, amounts: Amounts) -> Iterator[tuple[str, int]]:

@@ -64,7 +64,7 @@ def cannot_align(
     zones: Zones,
     *,
     nearest: tuple[int, Amounts] | None = None,
-    lower: Amounts = (),
+    limits: Amounts = (),
     other_scope: str = "",
     is_bound: bool = False,
 ) -> Reason:
@@ -72,7 +72,7 @@ def cannot_align(
 
     `amounts` are only those for which zones are looked at. Names the resource that falls short
     everywhere and the zone that has most of it, else the zones between which the request is torn and
-    the `nearest`, with what it has of what is short; then what would help: `lower` limits, or the
+    the `nearest`, with what it has of what is short; then what would help: other `limits`, or the
     `other_scope`. Bound: to the zones of what an init container had.
     """
     short = _short(amounts, zones)
@@ -80,14 +80,22 @@ def cannot_align(
     if is_bound:
         words += "; what init containers had must be used again, which binds it to their zones"
     # What is short everywhere has been named, and is short in the nearest zone, too.
-    words += _help(lower, other_scope, is_named=bool(short), is_pod=not name)
+    words += _help(limits, other_scope, is_named=bool(short), is_pod=not name)
     return _reason(code, name, words)
 
 
 def cannot_align_minimally(
-    code: int, name: str, widths: list[tuple[str, int, int]], other_scope: str = ""
+    code: int,
+    name: str,
+    widths: list[tuple[str, int, int]],
+    *,
+    limits: Amounts = (),
+    other_scope: str = "",
 ) -> Reason:
-    """Return why a restricted kubelet would refuse; `widths` are resource, amount, fewest zones."""
+    """Return why a restricted kubelet would refuse; `widths` are resource, amount, fewest zones.
+
+    And what would help: other `limits`, or the `other_scope`.
+    """
     asked = ", ".join(
         f"{describe(resource, amount)} {resource} in {count} zone{'s' if count > 1 else ''}"
         for resource, amount, count in widths
@@ -100,7 +108,7 @@ def cannot_align_minimally(
             "; a restricted kubelet wants the same number for each, so ask more of what needs "
             "fewer zones, or use nodes with policy best-effort"
         )
-    detail += _help((), other_scope, is_named=False, is_pod=not name)
+    detail += _help(limits, other_scope, is_named=False, is_pod=not name)
     return _reason(code, name, detail)
 
 
@@ -141,17 +149,15 @@ def _torn(amounts: Amounts, zones: Zones, nearest: tuple[int, Amounts] | None) -
     return torn
 
 
-def _help(lower: Amounts, other_scope: str, *, is_named: bool, is_pod: bool) -> str:
+def _help(limits: Amounts, other_scope: str, *, is_named: bool, is_pod: bool) -> str:
     """Return the nearest changes that were found to help, such as `; fits if the limit were 8`."""
     found = []
-    if lower:
-        what = "limits together" if is_pod else "limit" if len(lower) == 1 else "limits"
-        if len(lower) > 1:
-            found.append(f"if the {what} were {', '.join(map(_amount, lower))}")
-        else:
-            ((resource, amount),) = lower
-            of = "" if is_named else f" of {resource}"
-            found.append(f"if the {what}{of} were {describe(resource, amount)}")
+    together = " together" if is_pod else ""
+    if len(limits) > 1:
+        found.append(f"if the limits{together} were {', '.join(map(_amount, limits))}")
+    for resource, amount in limits if len(limits) == 1 else ():
+        what = ("limits" if is_pod else "limit") + ("" if is_named else f" of {resource}")
+        found.append(f"if the {what}{together} were {describe(resource, amount)}")
     if other_scope:
         found.append(f"in scope {other_scope}")
     return f"; fits {', or '.join(found)}" if found else ""
