@@ -10,11 +10,13 @@ process can be killed, restarted, frozen and thawed.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -36,6 +38,7 @@ BOOT_DEADLINE_S = 90.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_INTERVAL_S = 0.05
 STOP_GRACE_S = 8.0
+SCHEDULER_QPS = 1000
 
 ETCD = "etcd"
 API_SERVER = "kube-apiserver"
@@ -98,6 +101,40 @@ class ControlPlane:
             deadline = time.monotonic() + deadline_s
             await self._wait_healthy(name, f"{self.server}/readyz", deadline=deadline)
 
+    async def configure_scheduler(
+        self, configuration: Mapping[str, Any] | None, *, deadline_s: float = BOOT_DEADLINE_S
+    ) -> None:
+        """Start kube-scheduler anew with a KubeSchedulerConfiguration, None: with its defaults.
+
+        Only what differs need be said, such as `extenders` or `profiles`. Raises BootError.
+        """
+        flags = self._scheduler_flags
+        if configuration is not None:
+            path = self.folder / "scheduler.json"
+            path.write_text(json.dumps(self._complete(configuration)), encoding="utf-8")
+            # The file replaces these.
+            replaced = ("kubeconfig", "kube-api-qps", "kube-api-burst", "leader-elect")
+            flags = {key: value for key, value in flags.items() if key not in replaced}
+            flags["config"] = path
+        self._commands[SCHEDULER] = _build_command(self._binaries.kube_scheduler, flags)
+        await self.kill(SCHEDULER)
+        await self.launch(SCHEDULER)
+        url = f"https://127.0.0.1:{self.slot.scheduler_port}/healthz"
+        await self._wait_healthy(SCHEDULER, url, deadline=time.monotonic() + deadline_s)
+
+    def _complete(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {
+                "kubeconfig": str(self._scheduler_flags["kubeconfig"]),
+                "qps": SCHEDULER_QPS,
+                "burst": 2 * SCHEDULER_QPS,
+            },
+            "leaderElection": {"leaderElect": False},
+            **configuration,
+        }
+
     def pause(self, name: str) -> None:
         """Freeze a process: its connections stay open and nothing answers on them."""
         self.processes[name].pause()
@@ -151,11 +188,12 @@ class ControlPlane:
             dns_names=API_SERVER_NAMES,
             addresses=["127.0.0.1", self.slot.first_service_ip],
         )
+        self._scheduler_flags = self._build_scheduler_flags(serving)
         signing_key, verifying_key = write_service_account_keys(self._keys)
         return {
             ETCD: self._build_etcd(),
             API_SERVER: self._build_api_server(serving, signing_key, verifying_key),
-            SCHEDULER: self._build_scheduler(serving),
+            SCHEDULER: _build_command(self._binaries.kube_scheduler, self._scheduler_flags),
             CONTROLLER_MANAGER: self._build_controller_manager(serving, signing_key),
         }
 
@@ -210,11 +248,10 @@ class ControlPlane:
         }
         return _build_command(self._binaries.kube_apiserver, flags)
 
-    def _build_scheduler(self, serving: KeyPair) -> list[str]:
+    def _build_scheduler_flags(self, serving: KeyPair) -> dict[str, object]:
         flags = self._build_client_flags("system:kube-scheduler", serving)
         flags["secure-port"] = self.slot.scheduler_port
-        flags |= {"kube-api-qps": 1000, "kube-api-burst": 2000}
-        return _build_command(self._binaries.kube_scheduler, flags)
+        return {**flags, "kube-api-qps": SCHEDULER_QPS, "kube-api-burst": 2 * SCHEDULER_QPS}
 
     def _build_controller_manager(self, serving: KeyPair, signing_key: Path) -> list[str]:
         flags = self._build_client_flags("system:kube-controller-manager", serving)

@@ -210,5 +210,50 @@ async def test_network_policy_opens_exactly_the_ports_that_are_served(program: s
 async def test_no_file_grants_secrets_at_large() -> None:
     for manifest in all_manifests("components"):
         for rule in manifest.get("rules", ()) if "Role" in manifest.get("kind", "") else ():
-            assert rule.get("resourceNames"), rule
+            # What is created has no name yet.
+            is_creation = rule["verbs"] == ["create"] and "secrets" not in rule["resources"]
+            assert rule.get("resourceNames") or is_creation, rule
             assert not [it for part in rule.values() for it in part if "*" in it], rule
+
+
+# extender
+
+
+async def test_extender_is_served_where_service_and_policies_say(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    objects = await build(sandbox, write_overlay(tmp_path, "extender", base="default"))
+
+    pod = find(objects, "Deployment", "berthmaster-webhook")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    variables = {it["name"]: it.get("value") for it in container["env"]}
+    ports = {it["containerPort"] for it in container["ports"]}
+    port = int(variables["BERTHMASTER_EXTENDER_PORT"])
+    service = find(objects, "Service", "berthmaster-extender")["spec"]
+    opened = {
+        it["port"]
+        for policy in ("berthmaster-extender", "berthmaster-webhook")
+        for rule in find(objects, "NetworkPolicy", policy)["spec"]["ingress"]
+        for it in rule["ports"]
+    }
+    assert port in ports == opened
+    assert [it["targetPort"] for it in service["ports"]] == [port]
+    assert service["selector"]["berthmaster.io/role"] == "leader"
+    (mount,) = (it for it in container["volumeMounts"] if it["name"] == "extender")
+    assert variables["BERTHMASTER_EXTENDER_CLIENT_CA_FILE"] == f"{mount['mountPath']}/ca.crt"
+
+
+async def test_only_the_extender_may_bind(sandbox: Sandbox, tmp_path: Path) -> None:
+    plain = await build(sandbox, write_overlay(tmp_path / "plain", base="default"))
+    with_it = await build(sandbox, write_overlay(tmp_path / "with", "extender", base="default"))
+
+    def binders(objects: list[Manifest]) -> list[str]:
+        roles = [it for it in objects if it["kind"] in ("Role", "ClusterRole")]
+        return [
+            it["metadata"]["name"]
+            for it in roles
+            if any("pods/binding" in rule["resources"] for rule in it["rules"])
+        ]
+
+    assert binders(plain) == []
+    assert binders(with_it) == ["berthmaster-extender"]

@@ -102,11 +102,11 @@ async def test_request_that_nobody_waits_for_is_not_decided(
     world.add_node("n1")
     body = make_review(gated_manifest())
 
-    async def read_until_gone(request: web.Request) -> bytes:
+    async def read_until_gone(request: web.Request, most_bytes: int) -> bytes:
         await until(lambda: request.transport is None or request.transport.is_closing())
         return body
 
-    monkeypatch.setattr(server, "_read_body", read_until_gone)
+    monkeypatch.setattr(server, "read_body", read_until_gone)
     # The test server would cancel the handler, which the webhook's does not.
     runner = web.AppRunner(
         Routes(Admission(world.tools, world.term), world.tools, list).admission_app()

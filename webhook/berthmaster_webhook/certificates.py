@@ -51,6 +51,7 @@ class Certificates:
     def __init__(self, client: Client, namespace: str, pod_name: str, metrics: Metrics) -> None:
         self.context = new_server_context()
         self.loaded = asyncio.Event()
+        self._contexts = [self.context]
         self._client = client
         self._pod = f"/api/v1/namespaces/{namespace}/pods/{pod_name}"
         self._digest = ""
@@ -65,6 +66,10 @@ class Certificates:
             query={"fieldSelector": f"metadata.name={names.WEBHOOK_TLS_SECRET}"},
             on_event=self._take,
         )
+
+    def serve_also(self, context: ssl.SSLContext) -> None:
+        """Keep another context supplied with the same pairs; call it before `run`."""
+        self._contexts.append(context)
 
     async def run(self) -> None:
         """Follow the Secret until cancelled."""
@@ -101,7 +106,8 @@ class Certificates:
         try:
             certificate, key = (base64.b64decode(text, validate=True) for text in pair)
             load_pair(new_server_context(), certificate, key)
-            load_pair(self.context, certificate, key)
+            for context in self._contexts:
+                load_pair(context, certificate, key)
         except (OSError, ValueError) as error:
             self._metrics.certificate_loads.labels("failed").inc()
             # The error's text comes from OpenSSL and holds no key material.

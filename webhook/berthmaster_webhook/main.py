@@ -32,6 +32,10 @@ from berthmaster_webhook.binding import BindNotes
 from berthmaster_webhook.bypassing import BypassedPods
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
+from berthmaster_webhook.extender.binding import Binding
+from berthmaster_webhook.extender.filtering import Filtering
+from berthmaster_webhook.extender.guarding import make_context, read_guard
+from berthmaster_webhook.extender.routes import ExtenderRoutes
 from berthmaster_webhook.leading import Leadership
 from berthmaster_webhook.measuring import Books
 from berthmaster_webhook.metrics import Metrics
@@ -62,7 +66,7 @@ def main() -> None:
     set_up_logs(settings.log_level)
     try:
         asyncio.run(_run(settings))
-    except ClusterError as error:
+    except (ClusterError, SettingsError) as error:
         sys.exit(f"berthmaster-webhook: {error}")
 
 
@@ -157,6 +161,16 @@ class Process:
         self.metrics.before_render.append(
             lambda: self.metrics.synced.set(1 if self.state.is_synced else 0)
         )
+        self.binding = Binding(tools, self.leadership, client)
+        self.state.on_pod.append(self.binding.take_pod)
+        self.extender = ExtenderRoutes(
+            tools,
+            Filtering(tools, self.leadership),
+            self.binding,
+            read_guard(settings.extender_token_file),
+        )
+        self._extender_context = make_context(settings.extender_client_ca_file)
+        self.certificates.serve_also(self._extender_context)
         self._is_stopping = False
         self._runners: list[web.AppRunner] = []
 
@@ -174,6 +188,7 @@ class Process:
                     self.reporter.run(),
                     self.events.run(),
                     self._serve_admission(),
+                    self._serve_extender(),
                 )
                 running = [tasks.create_task(part) for part in parts]
                 await stop.wait()
@@ -228,6 +243,17 @@ class Process:
             reuse_port=False,
         ).start()
         logger.info("serving", extra={"port": self.settings.port})
+
+    async def _serve_extender(self) -> None:
+        port = self.settings.extender_port
+        if not port:
+            return
+        await self.certificates.loaded.wait()
+        runner = await self._start(self.extender.app())
+        await web.TCPSite(
+            runner, self.settings.bind_address, port, ssl_context=self._extender_context
+        ).start()
+        logger.info("serving the extender", extra={"port": port})
 
     async def _start(self, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(

@@ -44,6 +44,19 @@ class Metrics:
             buckets=_ADMISSION_BUCKETS_S,
             registry=self.registry,
         )
+        self.extender_duration = Histogram(
+            "berthmaster_extender_duration_seconds",
+            "Time to answer kube-scheduler, by verb of the extender protocol.",
+            ["verb"],
+            buckets=_ADMISSION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.extender_answers = Counter(
+            "berthmaster_extender_answers",
+            "Answers to kube-scheduler, by verb of the extender protocol and result.",
+            ["verb", "result"],
+            registry=self.registry,
+        )
         self.late_answers = Counter(
             "berthmaster_late_answers",
             "Answers not sent because the API server had stopped waiting.",

@@ -129,7 +129,7 @@ class Routes:
         """Return the body, or the answer to one that is too long or does not come in time."""
         try:
             async with asyncio.timeout(patience_s):
-                body = await _read_body(request)
+                body = await read_body(request, MAX_BODY_BYTES)
         except TimeoutError:
             return self._hang_up(request)
         if body is None:
@@ -169,14 +169,14 @@ def read_timeout(text: str) -> float:
     return minutes * 60 + seconds + milliseconds / 1000 or DEFAULT_TIMEOUT_S
 
 
-async def _read_body(request: web.Request) -> bytes | None:
+async def read_body(request: web.Request, most_bytes: int) -> bytes | None:
     """Return the body, None as soon as it is too long."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
+    if (request.content_length or 0) > most_bytes:
         return None
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > most_bytes:
             return None
     return bytes(body)
 

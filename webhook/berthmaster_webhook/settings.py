@@ -31,6 +31,11 @@ class Settings:
     port: int = names.WEBHOOK_PORT
     # Plain HTTP for the kubelet and Prometheus, there before the certificate is.
     probe_port: int = 8080
+    # The scheduler-extender protocol, TLS; 0 serves it nowhere. Only who shows a certificate of the
+    # authorities in the first file gets an answer, or the token in the second, or both.
+    extender_port: int = 0
+    extender_client_ca_file: str = ""
+    extender_token_file: str = ""
     # The API server's request timeout (60 s) and 5: until then an answer of a leader that crashed
     # may still be stored.
     takeover_wait_s: float = 65.0
@@ -88,6 +93,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("bind_address", str, "address to listen on")
     add("port", int, "port of the admission endpoint, TLS")
     add("probe_port", int, "port of /healthz, /readyz and /metrics, plain HTTP")
+    add("extender_port", int, "port of the scheduler-extender protocol, TLS; 0: none")
+    add("extender_client_ca_file", str, "authorities of the extender's clients, PEM")
+    add("extender_token_file", str, "file with the token that the extender's clients show")
     add("takeover_wait_s", float, "seconds a leader waits after one that crashed")
     add("assume_ttl_s", float, "seconds until an answer whose pod never came lapses")
     add("lease_duration_s", float, "seconds until a silent leader's lease is free")
@@ -115,6 +123,8 @@ def _check(settings: Settings) -> None:
     ]
     if settings.port == settings.probe_port:
         faults.append(f"--port and --probe-port are both {settings.port}")
+    if settings.extender_port:
+        faults += _extender_faults(settings)
     if settings.log_level not in _LEVELS:
         faults.append(
             f"--log-level must be one of {', '.join(_LEVELS)}, found {settings.log_level}"
@@ -135,3 +145,17 @@ def _check(settings: Settings) -> None:
         )
     if faults:
         raise SettingsError("; ".join(faults))
+
+
+def _extender_faults(settings: Settings) -> list[str]:
+    faults = []
+    if not 0 < settings.extender_port < 65536:
+        faults.append(f"--extender-port must be 0..65535, found {settings.extender_port}")
+    if settings.extender_port in (settings.port, settings.probe_port):
+        faults.append(f"--extender-port {settings.extender_port} is another one's port as well")
+    if not (settings.extender_client_ca_file or settings.extender_token_file):
+        faults.append(
+            "--extender-port needs --extender-client-ca-file or --extender-token-file: "
+            "whoever gets an answer can bind pods"
+        )
+    return faults

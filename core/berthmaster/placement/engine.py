@@ -15,10 +15,10 @@ and of two such nodes the one with more free CPU and memory wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,7 @@ from berthmaster.placement.shapes import (
     Results,
     Shapes,
     codes_of,
+    split_code,
     weight_of,
     weight_of_tie,
 )
@@ -109,6 +110,18 @@ class Verdict:
     concern: str
     score: float
     scores: dict[str, float]
+
+
+class Found(NamedTuple):
+    """What was found for one node: what refuses it (0: nothing, see `split_code`) and its score.
+
+    For one `version` and request the code and its words stay the same.
+    """
+
+    node: str
+    code: int
+    score: float
+    version: int
 
 
 class Engine:
@@ -195,11 +208,24 @@ class Engine:
         return tuple(self._resolved(ask) for ask in request)
 
     def decide(
-        self, request: PodRequest, decision_id: str, *, avoid: frozenset[str] = frozenset()
+        self,
+        request: PodRequest,
+        decision_id: str,
+        *,
+        avoid: frozenset[str] = frozenset(),
+        only: str | None = None,
     ) -> Decision:
-        """Return the best node for a request; reserves nothing. O(changed rows) when repeated."""
+        """Return the best node for a request; reserves nothing. O(changed rows) when repeated.
+
+        With `only` it is this node or none; the others are judged all the same.
+        """
         request, found = self._judge(request)
         totals = found.totals
+        if only is not None:
+            totals = np.full_like(totals, -1.0)
+            row = self.table.row_of(only)
+            if row is not None:
+                totals[row] = found.totals[row]
         avoided = [row for name in avoid if (row := self.table.row_of(name)) is not None]
         if avoided:
             totals = totals.copy()
@@ -263,6 +289,25 @@ class Engine:
                 required = join(required, terms.required) or required
                 preferred += terms.preferred
         return NodeTerms(required=tuple(required), preferred=tuple(preferred)), 1 - told
+
+    def find(self, request: PodRequest, nodes: Iterable[str]) -> list[Found]:
+        """Return what is found for each of these nodes; those that are not known are left out."""
+        _, found = self._judge(request)
+        rows = self.table.rows
+        there = [(node, rows[node]) for node in nodes if node in rows]
+        at = np.array([row for _, row in there], dtype=np.intp)
+        numbers = zip(
+            there,
+            found.codes[at].tolist(),
+            found.totals[at].tolist(),
+            self.table.versions[at].tolist(),
+            strict=True,
+        )
+        return [Found(node, code, total, version) for (node, _), code, total, version in numbers]
+
+    def explain(self, request: PodRequest, node: str, code: int) -> tuple[str, Reason]:
+        """Return which concern refuses a node that `find` found refused, and its words."""
+        return self._explain(self.resolve(request), self.table.rows[node], code)
 
     def verdicts(self, request: PodRequest) -> Iterator[Verdict]:
         """Yield for every node, by name, why it is refused or how good it is."""
@@ -409,7 +454,7 @@ class Engine:
         return rows[np.argpartition(self.table.hashes[rows], _EXAMPLES)[:_EXAMPLES]]
 
     def _explain(self, request: PodRequest, row: int, code: int) -> tuple[str, Reason]:
-        index, inner = code // 256 - 1, code % 256
+        index, inner = split_code(code)
         ask = next(ask for ask in request if ask.index == index)
         concern = self.table.concerns[index]
         columns = self.table.columns[concern.name]

@@ -169,6 +169,11 @@ def codes_of(ask: Ask, codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return (ask.index + 1) * 256 + codes.astype(np.uint16)
 
 
+def split_code(code: int) -> tuple[int, int]:
+    """Return the index of the concern that refuses, and its own code."""
+    return code // 256 - 1, code % 256
+
+
 def weight_of(ask: Ask) -> int:
     """Return what an ask counts in the total."""
     return ask.weight
