@@ -329,6 +329,17 @@ async def test_bind_does_not_wait_for_ever_for_the_one_before(world: World) -> N
     assert "device plugin has not served another pod" in error
 
 
+async def test_cards_and_slices_stand_in_one_line(world: World) -> None:
+    """HAMi's plugin takes the first pod in the phase that both write."""
+    add_host(world, make_host("xpu-a", dialects=[Dialect.KUNLUN, Dialect.VXPU], devices=8))
+
+    async with port(world, patience_s=0) as it:
+        assert await it.bind(add_pod(it, make_card_pod("a", 1)), "xpu-a") == (200, "")
+        status, error = await it.bind(add_pod(it, make_slice_pod("b", 1, 24576)), "xpu-a")
+
+    assert (status, "has not served another pod with cards yet" in error) == (500, True)
+
+
 async def test_what_is_full_is_not_bound(world: World) -> None:
     add_host(world, make_host("xpu-a", devices=1))
 

@@ -37,6 +37,7 @@ _LONGEST_ANNOTATION = 4096
 _MOST_ANNOTATIONS = 64
 _OTHERS = (f"{GROUP}/", "kubectl.kubernetes.io/")
 _ALLOCATED = ("true", "success", "failed")
+_BY_PHASE = "hami"
 
 _decode = msgspec.json.Decoder(dict[str, dict[str, int]]).decode
 
@@ -62,8 +63,8 @@ class XPUHolding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Held(NamedTuple):
     """What a holding means on a node: MiB and entries by device, and MiB of no known device.
 
-    `waits_for` is what a device plugin could mistake the pod for while it has not been served: its
-    dialect, and for shares its size.
+    `waits_for` is what a device plugin could mistake the pod for while it has not been served: see
+    `find_mistakable`.
     """
 
     mib: tuple[tuple[int, int], ...]
@@ -235,10 +236,19 @@ def _waits_for(
         is_served = annotations.get(names.share_assigned) in _ALLOCATED
         is_known = holding.shares is not None or names.share_assume_time in annotations
         total = sum(it.mib or 0 for it in shares)
-        return (dialect, total) if is_known and not is_served else None
+        return find_mistakable(dialect, total) if is_known and not is_served else None
     is_served = annotations.get(names.bind_phase) in _ALLOCATED
     is_known = holding.shares is not None or names.bind_phase in annotations
-    return (dialect, 0) if is_known and not is_served else None
+    return find_mistakable(dialect, 0) if is_known and not is_served else None
+
+
+def find_mistakable(dialect: str, total_mib: int) -> tuple[str, int]:
+    """Return what a device plugin may mistake a pod for: one with the same.
+
+    A share's plugin goes by the size. HAMi's go by the phase that they write, whatever the size, and
+    those for cards and for slices write the same one.
+    """
+    return (dialect, total_mib) if dialect == SHARE_DIALECT else (_BY_PHASE, 0)
 
 
 def _asked_mib(asks: Asks) -> int:

@@ -15,6 +15,7 @@ from berthmaster.concerns.shape import Allocated, Codes, Reason, Rows, Scores
 from berthmaster.concerns.xpu import reasons
 from berthmaster.concerns.xpu.cards import CARDS, CHOSEN, JOBS, SCORES
 from berthmaster.concerns.xpu.columns import Flags, Ints, XPUColumns
+from berthmaster.concerns.xpu.holdings import find_mistakable
 from berthmaster.concerns.xpu.inventory import card_id
 from berthmaster.concerns.xpu.request import CARD_COUNTS, XPURequest
 from berthmaster.concerns.xpu.shares import choose, choose_rows, fits, need_of
@@ -38,7 +39,7 @@ def filter_rows(columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
     else:
         codes = _filter_cards(columns, rows, request)
     if request.is_mistakable:
-        busy = columns.waiting.get(_mistaken_for(request))
+        busy = columns.waiting.get(find_mistakable(request.dialect, request.total_mib))
         if busy:
             is_busy = np.array([row in busy for row in rows.tolist()], dtype=np.bool_)
             codes[is_busy & (codes == 0)] = reasons.WAITING
@@ -402,10 +403,6 @@ def _near(xpus: Mapping[int, XPU], beside: Allocated) -> frozenset[int]:
     """Return the devices in the zones that the pod's CPUs come from; none where that is not known."""
     zones = beside.get("numa", {}).get("zones") or {}
     return frozenset(index for index, it in xpus.items() if str(it.numa_node) in zones)
-
-
-def _mistaken_for(request: XPURequest) -> tuple[str, int]:
-    return request.dialect, request.total_mib if request.dialect == SHARE_DIALECT else 0
 
 
 def _asked_mib(columns: XPUColumns, row: int, request: XPURequest) -> int:
