@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Source
 from berthmaster.api.objects import Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
-from berthmaster.concerns.numa import CONCERN
+from berthmaster.concerns.numa import CONCERN, reasons
 from berthmaster.concerns.numa.columns import NumaColumns, View
 from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster.concerns.numa.inventory import PodOnNode, TopologyInventory, build_topology
@@ -671,3 +672,65 @@ class StrictPods(RuleBasedStateMachine):
 
 TestStrictPods = StrictPods.TestCase
 TestStrictPods.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def make_pod_with_init(name: str, init: int, app: int) -> Pod:
+    pod = make_pod(name, app)
+    first = make_pod(name, init).spec.containers
+    return msgspec.structs.replace(
+        pod, spec=msgspec.structs.replace(pod.spec, init_containers=first)
+    )
+
+
+@pytest.mark.parametrize(
+    ("init", "app", "held"), [(6, 2, 4), (2, 6, 0), (4, 4, 0), (1, 4, 1), (5, 2, 4)]
+)
+def test_what_init_containers_hold_is_taken_off_though_no_report_counts_it(
+    init: int, app: int, held: int
+) -> None:
+    columns, pod = new_columns(), make_pod_with_init("a", init, app)
+    write(columns, build_topology(make_topology([(CPUS, 0), (CPUS, 0)]), []))
+    charge(columns, pod)
+    assert free_cpus(columns) == [CPUS - app - held, CPUS]
+
+    # The report counts the pod, and of it what runs.
+    counted = make_topology([(CPUS - app, 0), (CPUS, 0)], written_s=9)
+    write(columns, build_topology(counted, [on_node(pod, 0, 1)]))
+
+    assert reported(build_topology(counted, [on_node(pod, 0, 1)])) == {pod.metadata.uid}
+    assert free_cpus(columns) == [CPUS - app - held, CPUS]
+    columns.release(0, holder(pod))
+    assert free_cpus(columns) == [CPUS - app, CPUS]
+
+
+def test_what_a_stranger_s_init_containers_hold_is_where_its_other_containers_may_be() -> None:
+    columns, pod = new_columns(), make_pod_with_init("a", 4, 2)
+    charge(columns, pod, ours=False)
+    pods = [on_node(pod, 0, 1)]
+
+    write(columns, build_topology(make_topology([(8, 0), (6, 0), (7, 0)], written_s=9), pods))
+    assert free_cpus(columns) == [8, 4, 7]
+    write(columns, build_topology(make_topology([(5, 0), (6, 0), (7, 0)], written_s=9), pods))
+    assert free_cpus(columns) == [3, 4, 7]
+    assert free_cpus(columns, View.MOST) == [5, 6, 7]
+
+
+def test_pod_has_to_fit_whether_or_not_init_containers_still_hold_something() -> None:
+    columns, other = new_columns(), make_pod_with_init("other", 1, 2)
+    charge(columns, other, ours=False)
+    topology = make_topology([(2, 1), (8, 0)], written_s=9)
+    write(columns, build_topology(topology, [on_node(other, 0, 1)]))
+    first, second = make_pod("a", 2), make_pod("b", 1, 1)
+    containers = (*(first.spec.containers or ()), *(second.spec.containers or ()))
+    pod = msgspec.structs.replace(
+        first, spec=msgspec.structs.replace(first.spec, containers=containers)
+    )
+    request = CONCERN.request(pod, POLICY)
+    assert request is not None
+
+    # If zone 0 has two CPUs free the first container takes them, and the second one has none beside its device.
+    assert free_cpus(columns) == [1, 8]
+    assert CONCERN.filter(columns, ROW, request).tolist() == [reasons.CONTAINER]
+    columns.release(0, holder(other))
+    write(columns, build_topology(make_topology([(1, 1), (8, 0)]), []))
+    assert CONCERN.filter(columns, ROW, request).tolist() == [0]

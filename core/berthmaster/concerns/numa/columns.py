@@ -8,7 +8,8 @@ resource that some pod has asked for; the least recently used one makes room. Th
 numbers per node, and an array is written where they change.
 
 A pod that the report does not count is taken off the zones that it was given, or else off those
-where its kubelet will have put it; only what it holds exclusively is. Released, a pod that the
+where its kubelet will have put it; only what it holds exclusively is. What its init containers hold
+beyond that no report counts: it is taken off as long as the pod is there. Released, a pod that the
 report still counts gives back what it held to the zones in which the updater saw it. Where it tells of
 none, nothing comes back before the next report: which zone the pod leaves is known to the kubelet alone.
 """
@@ -63,6 +64,8 @@ class View(Enum):
     FREE = "free"
     # What is left if every pod whose zone is not certain were in all zones that may hold it.
     DOUBTFUL = "doubtful"
+    # What is left if no init container held anything any more.
+    MOST = "most"
     TOTAL = "total"
 
 
@@ -83,10 +86,17 @@ class _Row:
     held: dict[str, NumaUsage] = field(default_factory=dict)
     free: Zones = field(default_factory=list)
     doubtful: Zones = field(default_factory=list)
+    most: Zones = field(default_factory=list)
     # Released, and still in the report, which says where they lay.
     leaving: dict[str, NumaUsage] = field(default_factory=dict)
     # Held, and their predicted zones compared with the observed ones.
     compared: set[str] = field(default_factory=set)
+
+    def seen(self, view: View) -> Zones:
+        """Return the numbers of one of the views on what is free."""
+        if view is View.DOUBTFUL:
+            return self.doubtful
+        return self.most if view is View.MOST else self.free
 
 
 @dataclass(slots=True)
@@ -150,6 +160,8 @@ class NumaColumns:
         self.policy: Small = np.zeros(0, dtype=np.uint8)
         self.is_pod_scope: Flags = np.zeros(0, dtype=np.bool_)
         self.max_numa_nodes: Ints = np.zeros(0, dtype=np.int64)
+        # Whether the views FREE and MOST differ.
+        self.has_leftovers: Flags = np.zeros(0, dtype=np.bool_)
         # The row's block, and its index there.
         self.kinds: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self.indices: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
@@ -175,6 +187,7 @@ class NumaColumns:
         self.policy = _grow(self.policy, rows)
         self.is_pod_scope = _grow(self.is_pod_scope, rows)
         self.max_numa_nodes = _grow(self.max_numa_nodes, rows)
+        self.has_leftovers = _grow(self.has_leftovers, rows)
         self.unreported = _grow(self.unreported, rows)
         self.kinds = _grow(self.kinds, rows)
         self.indices = _grow(self.indices, rows)
@@ -228,9 +241,10 @@ class NumaColumns:
         self._compare(it, holder.key, usage)
         if is_new and it.zones is not None and self.charging is Charging.PREDICTED:
             # The last to come is the last to be counted: what was counted before it stands.
-            if holder.key not in it.zones.reported:
-                self._take(it, it.zones, usage)
-                self.unreported[row] += bool(usage.containers)
+            is_counted = holder.key in it.zones.reported
+            if usage.left or not is_counted:
+                self._take(it, it.zones, usage, is_counted=is_counted)
+                self.unreported[row] += not is_counted and bool(usage.containers)
                 self._publish_amounts(row, it)
         else:
             self._recount(row)
@@ -245,7 +259,7 @@ class NumaColumns:
         is_known = self._lies(it.zones, holder.key, usage) is not None
         if is_known:
             it.leaving[holder.key] = usage
-        if is_known or holder.key not in it.zones.reported:
+        if is_known or usage.left or holder.key not in it.zones.reported:
             self._recount(row)
 
     @property
@@ -262,7 +276,7 @@ class NumaColumns:
         it = self._rows[row]
         if view is View.TOTAL:
             return it.zones.totals if it.zones is not None else []
-        return it.doubtful if view is View.DOUBTFUL else it.free
+        return it.seen(view)
 
     def block(self, row: int) -> Block:
         """Return the block of a row whose zones are known."""
@@ -332,16 +346,15 @@ class NumaColumns:
             return
         self.state[row] = _STATES[zones.freshness]
         it.free = [dict(zone) for zone in zones.offered]
-        it.doubtful = it.free
+        it.doubtful = it.most = it.free
         self._give_back(it, zones)
         unreported = 0
         for key, usage in it.held.items():
-            if key in zones.reported:
-                continue
-            unreported += bool(usage.containers)
+            is_counted = key in zones.reported
+            unreported += not is_counted and bool(usage.containers)
             if self.charging is Charging.PREDICTED:
-                self._take(it, zones, usage)
-            elif usage.reserved is not None:
+                self._take(it, zones, usage, is_counted=is_counted)
+            elif not is_counted and usage.reserved is not None:
                 self._reserve(row, it, usage)
         self.unreported[row] = unreported
         self._publish(row, it)
@@ -388,19 +401,22 @@ class NumaColumns:
         else:
             self.misses += 1
 
-    def _take(self, it: _Row, zones: NodeZones, usage: NumaUsage) -> None:
-        if not usage.containers:
+    def _take(self, it: _Row, zones: NodeZones, usage: NumaUsage, *, is_counted: bool) -> None:
+        """Take a pod off; of one that the report counts, what its init containers hold."""
+        if not usage.left and (is_counted or not usage.containers):
             return
         if it.doubtful is it.free:
             it.doubtful = [dict(zone) for zone in it.free]
-        arithmetic.doubt(zones, it.doubtful, usage.containers)
-        if usage.zones is None:
-            arithmetic.predict(zones, it.free, usage.containers)
-            return
-        slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
-        for id_, amounts in usage.zones:
-            if id_ in slots:
-                arithmetic.take(it.free, slots[id_], amounts)
+        if usage.left and it.most is it.free:
+            it.most = [dict(zone) for zone in it.free]
+        if is_counted:
+            arithmetic.take_left(zones, it.doubtful, usage)
+        else:
+            arithmetic.doubt(zones, it.doubtful, usage)
+            for free in (it.free,) if it.most is it.free else (it.free, it.most):
+                arithmetic.take_given(zones, free, usage)
+        if is_counted or usage.zones is None:
+            arithmetic.take_left(zones, it.free, usage)
 
     def _reserve(self, row: int, it: _Row, usage: NumaUsage) -> None:
         """Take off what upstream's cache takes off."""
@@ -411,26 +427,24 @@ class NumaColumns:
                 arithmetic.take(it.free, slot, usage.reserved[1 if self._is_strict else 0])
 
     def _publish(self, row: int, it: _Row) -> None:
+        self.has_leftovers[row] = it.most is not it.free
         for key, cells in self.block(row).cells.items():
             self._write_cells(cells, int(self.indices[row]), it, key)
 
     def _publish_amounts(self, row: int, it: _Row) -> None:
         """Write what is left, where all else stands as it was."""
         index = int(self.indices[row])
+        self.has_leftovers[row] = it.most is not it.free
         for (view, resource), cells in self.block(row).cells.items():
             if view is not View.TOTAL:
-                numbers = it.doubtful if view is View.DOUBTFUL else it.free
-                self._write_amounts(cells, index, numbers, resource)
+                self._write_amounts(cells, index, it.seen(view), resource)
 
     def _write_cells(self, cells: Cells, index: int, it: _Row, key: tuple[View, str]) -> None:
         view, resource = key
         zones = it.zones
         if zones is None:
             return
-        if view is View.TOTAL:
-            numbers = zones.totals
-        else:
-            numbers = it.doubtful if view is View.DOUBTFUL else it.free
+        numbers = zones.totals if view is View.TOTAL else it.seen(view)
         self._write_amounts(cells, index, numbers, resource)
         cells.known[index] = is_known(resource, zones.allocatable)
         cells.aligned[index] = zones.aligns(resource)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import combinations, islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from berthmaster.api.policy import NumaStrategy, RestrictedPolicy, WhenMissing, 
 from berthmaster.concerns.numa import columns as states
 from berthmaster.concerns.numa import reasons
 from berthmaster.concerns.numa.aligning import NOBODY, Part, aligned_units, keeps, read_part, units
-from berthmaster.concerns.numa.amounts import to_text
+from berthmaster.concerns.numa.amounts import is_memory, to_text
 from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
 from berthmaster.concerns.numa.request import (
     INIT,
@@ -57,6 +57,24 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     )
     judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
     view = View.DOUBTFUL if is_strict else View.FREE
+    _judge(columns, rows, judged, request, view, codes)
+    if len(request.aligned) > 1 and not request.is_literal:
+        # Whether init containers of others still hold something decides which zone the first container
+        # gets, and with it what the next one finds: the pod has to fit either way.
+        judged &= (codes == 0) & columns.has_leftovers[rows]
+        _judge(columns, rows, judged, request, View.MOST, codes)
+    return codes
+
+
+def _judge(
+    columns: NumaColumns,
+    rows: Rows,
+    judged: Flags,
+    request: NumaRequest,
+    view: View,
+    codes: Codes,
+) -> None:
+    """Write the codes of the judged rows by one of the views."""
     for at, part in parts(columns, rows, judged, request, view):
         is_single, is_pod_scope = part.block.policy == states.SINGLE, part.block.is_pod_scope
         asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=is_single)
@@ -71,7 +89,6 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
             failed = align_minimally(part, request, asks)
             code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
             codes[at] = part.pick(np.where(failed == NOBODY, 0, code))
-    return codes
 
 
 def filtered_units(
@@ -162,22 +179,54 @@ def parts(
 def _place(
     free: Zones, request: NumaRequest, *, is_pod_scope: bool
 ) -> Iterator[tuple[int, Amounts]]:
-    """Yield which zone gives what, taking it off `free`: what the kubelet is going to do."""
+    """Yield which zone gives what, taking it off `free`: what the kubelet is going to do.
+
+    Containers that ask for what an init container had come to its zone. What is left of it is taken last.
+    """
+    if not free:
+        return
+    left = _left(request, is_pod_scope=is_pod_scope)
+    # The zone of the first init container, by resource.
+    first: dict[str, int] = {}
     for ask in aligned_units(request, is_pod_scope=is_pod_scope):
         amounts = tuple(it for it in ask.amounts if is_aligned(request, it[0]))
-        if ask.kind == INIT or not amounts or not keeps(ask.kind, request):
+        is_kept = keeps(ask.kind, request)
+        if not amounts or not (is_kept or left):
             continue
-        slots = _choose(free, amounts)
-        if len(slots) == 1:
+        bound = {first[name] for name, _ in amounts if name in first and not is_memory(name)}
+        slots = _choose(free, amounts, bound)
+        if is_pod_scope or not is_kept:
+            first = dict.fromkeys((name for name, _ in amounts), slots[0]) | first
+        if is_kept and len(slots) == 1:
             take(free, slots[0], amounts)
             yield slots[0], amounts
-        else:
+        elif is_kept:
             yield from take_spread(free, slots, amounts)
+    for name, amount in left:
+        if is_aligned(request, name):
+            slot = first.get(name, 0)
+            take(free, slot, ((name, amount),))
+            yield slot, ((name, amount),)
 
 
-def _choose(free: Zones, amounts: Amounts) -> tuple[int, ...]:
-    """Return the lowest zone that holds the amounts, else the fewest zones, else all."""
+def _left(request: NumaRequest, *, is_pod_scope: bool) -> Amounts:
+    """Return what init containers keep of zones beside what the units that are placed keep."""
+    if request.is_literal or not is_pod_scope:
+        return () if request.is_literal else request.left
+    beyond = dict(request.left)
+    for name in beyond:
+        kept = (dict(it.amounts).get(name, 0) for it in request.aligned if it.kind != INIT)
+        beyond[name] += sum(kept) - dict(request.aligned_pod).get(name, 0)
+    return tuple(it for it in beyond.items() if it[1])
+
+
+def _choose(free: Zones, amounts: Amounts, bound: Set[int] = frozenset()) -> tuple[int, ...]:
+    """Return the lowest zone that holds the amounts, else the fewest zones, else all.
+
+    Bound: one of these zones if it holds them.
+    """
     single = candidates(free, amounts)
+    single = [slot for slot in single if slot in bound] or single
     if single:
         return (single[0],)
     every = tuple(range(len(free)))

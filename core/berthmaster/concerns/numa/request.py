@@ -6,8 +6,9 @@ that has neither asks nothing here and costs nothing. Amounts are those of `amou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 import msgspec
@@ -69,6 +70,8 @@ class NumaRequest(NamedTuple):
     pod: Amounts
     aligned: tuple[ContainerAsk, ...]
     aligned_pod: Amounts
+    # What init containers hold beyond what the others use again, until the pod goes.
+    left: Amounts
     has_pod_resources: bool
     strategy: NumaStrategy
     weights: tuple[tuple[str, int], ...]
@@ -85,11 +88,14 @@ class NumaUsage(NamedTuple):
     """What a pod holds on its node.
 
     `zones` is what we gave it, by zone id; None where somebody else placed it, and then its zones
-    are predicted from `containers`, what each holds exclusively. `reserved` is the whole pod's
-    effective request, which upstream's cache takes off, by Kubernetes' rule and by upstream's.
+    are predicted from `containers`, what each holds exclusively. `left` is what init containers hold
+    beyond that, which no updater reports; `anchor` is what is held in their zone for certain. `reserved` is the whole pod's effective request, which
+    upstream's cache takes off, by Kubernetes' rule and by upstream's.
     """
 
     containers: tuple[Amounts, ...]
+    left: Amounts
+    anchor: Amounts
     zones: tuple[tuple[int, Amounts], ...] | None
     reserved: tuple[Amounts, Amounts] | None
     is_bound: bool
@@ -103,6 +109,8 @@ class _Reading(NamedTuple):
     containers: tuple[ContainerAsk, ...]
     aligned: tuple[ContainerAsk, ...]
     aligned_pod: Amounts
+    left: Amounts
+    anchor: Amounts
     held: tuple[Amounts, ...]
     # By Kubernetes' rule and by upstream's.
     totals: tuple[Amounts, Amounts]
@@ -137,6 +145,7 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
         pod=found.totals[1 if is_strict else 0],
         aligned=found.aligned,
         aligned_pod=found.aligned_pod,
+        left=found.left,
         has_pod_resources=pod.spec.resources is not None and not is_strict,
         strategy=settings.scoring_strategy.type,
         weights=_weights(settings),
@@ -153,12 +162,14 @@ def read_pod(pod: Pod, policy: PlacementPolicySpec) -> NumaRequest | None:
 def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | None:
     """Return what the pod holds exclusively; never raises."""
     found = _reading(pod)
-    if not found.held and not allocated:
+    if not found.held and not found.left and not allocated:
         return None
     is_ours = allocated is not None and isinstance(allocated.get("zones"), Mapping)
     return NumaUsage(
         containers=found.held,
-        zones=_read_zones(allocated) if found.held else (),
+        left=found.left,
+        anchor=found.anchor,
+        zones=_read_zones(allocated) if found.held or found.left else (),
         reserved=found.totals if is_ours else None,
         is_bound=bool(pod.spec.node_name),
     )
@@ -199,6 +210,8 @@ def _read_spec(pod: Pod) -> _Reading:
         containers=containers,
         aligned=tuple(it for it in aligned if it.amounts),
         aligned_pod=_aligned_pod(aligned),
+        left=_left(aligned),
+        anchor=_anchor(aligned),
         held=tuple(it.amounts for it in aligned if it.amounts and it.kind != INIT),
         totals=totals,
         resources=tuple(sorted(named.union(*(dict(it) for it in totals)))),
@@ -228,9 +241,52 @@ def _aligned_pod(containers: Iterable[ContainerAsk]) -> Amounts:
 
     Of memory and hugepages only the kinds that the app containers ask for, as the kubelet has it.
     """
+    of_apps = {name for it in containers if it.kind == APP for name, _ in it.amounts}
+    peak, _ = _peak(containers)
+    return _sorted(
+        {name: it for name, it in peak.items() if not is_memory(name) or name in of_apps}
+    )
+
+
+def _left(containers: Sequence[ContainerAsk]) -> Amounts:
+    """Return what init containers hold beyond what the other containers use again of it.
+
+    Of CPUs perhaps a few less: the kubelet prefers whole cores, and single CPUs of cores that others have
+    begun, so that two containers of odd and even numbers share one CPU less.
+    """
+    peak, staying = _peak(containers)
+    left = {name: amount - staying.get(name, 0) for name, amount in peak.items()}
+    counts = [(it.kind, dict(it.amounts).get(CPU, 0) // CPU_SCALE) for it in containers]
+    counts = list(dropwhile(lambda it: it[0] != INIT, (it for it in counts if it[1])))
+    if counts:
+        first, later = counts[0][1], [count for _, count in counts[1:]]
+        odd = sum(count % 2 for count in later)
+        strays = odd if len(later) > 1 else 0
+        strays += any(count % 2 != first % 2 for count in later)
+        apart = sum(count for kind, count in counts if kind == INIT) * CPU_SCALE
+        left[CPU] = min(left[CPU] + strays * CPU_SCALE, apart)
+    return _sorted({name: amount for name, amount in left.items() if amount})
+
+
+def _anchor(containers: Sequence[ContainerAsk]) -> Amounts:
+    """Return what the first container holds that must come to an init container's zone, if one must.
+
+    CPUs and devices that an init container had bind whoever asks for the same.
+    """
+    had: set[str] = set()
+    for it in containers:
+        names_ = {name for name, _ in it.amounts if not is_memory(name)}
+        if it.kind == INIT:
+            had |= names_
+        elif had & names_:
+            return it.amounts
+    return ()
+
+
+def _peak(containers: Iterable[ContainerAsk]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the most that is held at any time, and what is held in the end."""
     staying: dict[str, int] = {}
     peak: dict[str, int] = {}
-    of_apps: set[str] = set()
     for it in containers:
         amounts = dict(it.amounts)
         if it.kind == INIT:
@@ -238,11 +294,7 @@ def _aligned_pod(containers: Iterable[ContainerAsk]) -> Amounts:
         else:
             _add(staying, amounts)
         _raise(peak, amounts if it.kind == INIT else staying)
-        if it.kind == APP:
-            of_apps.update(dict(it.amounts))
-    return _sorted(
-        {name: it for name, it in peak.items() if not is_memory(name) or name in of_apps}
-    )
+    return peak, staying
 
 
 def qos_class(pod: Pod) -> str:

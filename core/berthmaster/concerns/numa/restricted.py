@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.concerns.numa.aligning import NOBODY, Part, align, constrains
-from berthmaster.concerns.numa.amounts import CPU, is_memory
+from berthmaster.concerns.numa.amounts import CPU, CPU_SCALE, is_memory
 from berthmaster.concerns.numa.columns import Flags, Ints
 from berthmaster.concerns.numa.fewest import MOST_SETS
 from berthmaster.concerns.numa.request import INIT, ContainerAsk, NumaRequest
@@ -38,6 +38,22 @@ def align_minimally(
 
     Single: by the rules of single-numa-node, whose sets have one zone.
     """
+    if not _may_stray(asks):
+        return _align(part, request, asks, is_single=is_single, strays=False)
+    before = part.copy()
+    failed = _align(part, request, asks, is_single=is_single, strays=True)
+    other = _align(before, request, asks, is_single=is_single, strays=False)
+    return np.where(failed == NOBODY, other, failed)
+
+
+def _align(
+    part: Part,
+    request: NumaRequest,
+    asks: tuple[ContainerAsk, ...],
+    *,
+    is_single: bool,
+    strays: bool,
+) -> NDArray[np.int64]:
     failed = np.full(part.count, NOBODY, dtype=np.int64)
     left: _Left = {}
     for index, ask in enumerate(asks):
@@ -45,8 +61,23 @@ def align_minimally(
         admitted, chosen = _preferred(part, binding, left, is_single=is_single)
         failed[(failed == NOBODY) & ~admitted] = index
         if index + 1 < len(asks):
-            _hold(part, ask, chosen, left)
+            is_apart = strays and any(_is_odd(it) for it in asks[: index + 1])
+            _hold(part, ask, chosen, left, is_apart=is_apart)
     return failed
+
+
+def _may_stray(asks: tuple[ContainerAsk, ...]) -> bool:
+    """Return whether it is uncertain how many CPUs of init containers are used again.
+
+    The kubelet prefers whole cores, and for a single CPU a core that somebody has begun. So where a
+    number is odd, two containers may share one CPU less than they could. We have to be right either way.
+    """
+    has_left = any(it.kind == INIT and CPU in dict(it.amounts) for it in asks)
+    return has_left and any(map(_is_odd, asks))
+
+
+def _is_odd(ask: ContainerAsk) -> bool:
+    return dict(ask.amounts).get(CPU, 0) // CPU_SCALE % 2 == 1
 
 
 def align_single(
@@ -143,15 +174,24 @@ def _holds(name: str, need: int, free: Ints, again: Ints | None, sets: NDArray[n
     return has_all
 
 
-def _hold(part: Part, ask: ContainerAsk, chosen: Flags, left: _Left) -> None:
-    """Take an ask's amounts from the chosen zones: first what is used again, then what is free."""
+def _hold(
+    part: Part, ask: ContainerAsk, chosen: Flags, left: _Left, *, is_apart: bool = False
+) -> None:
+    """Take an ask's amounts from the chosen zones: first what is used again, then what is free.
+
+    Apart: of CPUs one less is used again than could be.
+    """
     is_one = chosen.sum(axis=1) == 1
     for name, need in ask.amounts:
         usable = chosen & is_one[:, None] if is_memory(name) else chosen
         again = left.get(name)
         reused = np.zeros_like(part.amounts[name])
         if again is not None:
-            reused = _spread(np.full(part.count, need), np.where(usable, again, 0))
+            again_here = np.where(usable, again, 0)
+            most = np.minimum(again_here.sum(axis=1), need)
+            if is_apart and name == CPU:
+                most = np.maximum(most - CPU_SCALE, 0)
+            reused = _spread(most, again_here)
         cells = part.own(name)
         offers = np.where(chosen, np.maximum(cells, 0), 0)
         taken = _spread(need - reused.sum(axis=1), offers, is_fullest_first=name == CPU)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from berthmaster.api.inventory import Freshness, NodeInventory, Topology
 from berthmaster.api.objects import Node
 from berthmaster.concerns.numa.amounts import CPU, read_offer
-from berthmaster.concerns.numa.request import Amounts
+from berthmaster.concerns.numa.request import Amounts, NumaUsage
 
 Zones = list[dict[str, int]]
 _SINGLE = "single-numa-node"
@@ -30,6 +30,8 @@ class NodeZones:
     order: tuple[int, ...] = ()
     offered: Zones = field(default_factory=list)
     totals: Zones = field(default_factory=list)
+    # What the report says is held: allocatable, but not available.
+    held: Zones = field(default_factory=list)
     # Distances by position in the vendor's list; -1 where none is given.
     costs: tuple[tuple[int, ...], ...] = ()
     policy: str = "none"
@@ -86,6 +88,15 @@ def read_zones(node: Node, inventory: NodeInventory | None) -> NodeZones | None:
                 name: read_offer(name, (zone.capacity if name == CPU else zone.allocatable)[name])
                 for name in zone.available
                 if name in (zone.capacity if name == CPU else zone.allocatable)
+            }
+            for _, zone in zones
+        ],
+        held=[
+            {
+                name: max(
+                    0, read_offer(name, zone.allocatable.get(name, "0")) - read_offer(name, it)
+                )
+                for name, it in zone.available.items()
             }
             for _, zone in zones
         ],
@@ -160,13 +171,19 @@ def candidates(free: Zones, amounts: Amounts) -> list[int]:
     ]
 
 
-def predict(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> None:
-    """Take a pod that somebody else placed off the zones where its kubelet will have put it.
+def take_given(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
+    """Take a pod off the zones that it was given, or where its kubelet will have put it.
 
-    The lowest zone that holds a container, or under scope pod the whole pod. What no zone holds
-    alone lies across zones, which a single-numa-node kubelet would have refused.
+    That is the lowest zone that holds a container, or under scope pod the whole pod. What no zone
+    holds alone lies across zones, which a single-numa-node kubelet would have refused.
     """
-    for amounts in _units(zones, containers):
+    if usage.zones is not None:
+        slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
+        for id_, amounts in usage.zones:
+            if id_ in slots:
+                take(free, slots[id_], amounts)
+        return
+    for amounts in _units(zones, usage.containers):
         fitting = candidates(free, amounts)
         if fitting:
             take(free, fitting[0], amounts)
@@ -174,11 +191,26 @@ def predict(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> Non
             take_spread(free, range(len(free)), amounts)
 
 
-def doubt(zones: NodeZones, free: Zones, containers: Sequence[Amounts]) -> None:
+def doubt(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
     """Take a pod off every zone that could ever hold it, whatever is free now."""
-    for amounts in _units(zones, containers):
+    for amounts in (*_units(zones, usage.containers), usage.left):
         for slot in candidates(zones.totals, amounts) or range(len(free)):
             take(free, slot, amounts)
+
+
+def take_left(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
+    """Take what a pod's init containers still hold off the zones that it was given.
+
+    Where somebody else placed it, off every zone that may be it: reports do not show it.
+    """
+    given = {id_: dict(amounts) for id_, amounts in usage.zones or ()}
+    for it in usage.left:
+        slots = [slot for slot, id_ in enumerate(zones.ids) if it[0] in given.get(id_, {})]
+        if not slots:
+            anchored = candidates(zones.held, usage.anchor)
+            slots = [slot for slot in candidates(zones.totals, (it,)) if slot in anchored]
+        for slot in slots:
+            take(free, slot, (it,))
 
 
 def _units(zones: NodeZones, containers: Sequence[Amounts]) -> Sequence[Amounts]:
