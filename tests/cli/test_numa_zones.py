@@ -100,6 +100,7 @@ async def test_simulate_names_the_nearest_zone_and_what_would_help(tmp_path: Pat
         "what": "more room, or asking for less: c0 asks 12 cpu, best zone node-0 has 10; "
         "fits if the limit were 10",
     }
+    assert any(it.endswith("turn the pod away: TopologyAffinityError") for it in data["notes"])
     zones = next(it["zones"] for it in found["nodes"] if it["node"] == "wide-b")
     assert [it["free"] for it in zones] == [{"cpu": "4"}, {"cpu": "4"}]
 

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Pod
 from berthmaster.cli.output import Table
 from berthmaster.concerns.numa.amounts import describe, is_affine, read_offer
 from berthmaster.concerns.numa.columns import NumaColumns, View
+from berthmaster.concerns.numa.reasons import ALIGNMENTS
 from berthmaster.concerns.numa.request import NumaRequest
 from berthmaster.concerns.numa.zones import read_observed
-from berthmaster.placement.engine import Engine
+from berthmaster.placement.engine import Engine, Verdict
 from berthmaster.placement.shapes import PodRequest
 
 NAME = "numa"
@@ -70,14 +72,26 @@ def _zones(engine: Engine, columns: NumaColumns, asked: NumaRequest) -> Iterator
         wanted = [it for it in asked.resources if not is_affine(it) or zones.aligns(it)]
         free, total = columns.free(row), columns.free(row, View.TOTAL)
         for slot, id_ in enumerate(zones.ids):
-            names = [it for it in wanted if it in free[slot]][:_MOST_RESOURCES]
+            listed = [it for it in wanted if it in free[slot]][:_MOST_RESOURCES]
             yield ZoneRoom(
                 node=node,
                 zone=id_,
                 policy=zones.policy,
-                free={name: describe(name, free[slot][name]) for name in names},
-                total={name: describe(name, total[slot].get(name, 0)) for name in names},
+                free={name: describe(name, free[slot][name]) for name in listed},
+                total={name: describe(name, total[slot].get(name, 0)) for name in listed},
             )
+
+
+def remarks(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """Yield what kubelets would answer, where zones of a node cannot serve the pod."""
+    if any(
+        it.concern == NAME and it.reason is not None and it.reason.group in ALIGNMENTS
+        for it in verdicts
+    ):
+        yield (
+            "where zones cannot serve it the kubelet itself would turn the pod away: "
+            f"{names.TOPOLOGY_AFFINITY_ERROR}"
+        )
 
 
 def by_node(zones: Iterable[ZoneRoom]) -> dict[str, list[ZoneRoom]]:

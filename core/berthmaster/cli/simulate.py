@@ -279,6 +279,7 @@ def _waits(it: Simulated) -> str:
 def _notes(it: Simulated) -> Iterator[str]:
     for advice in it.advice:
         yield f"{it.workload.key}: {advice}"
+    yield from numa_zones.remarks(it.at_the_end.refused if it.at_the_end is not None else ())
     foreign = [gate for gate in it.workload.pod.gates if gate != names.GATE]
     if foreign:
         yield f"{it.workload.key} waits for others first, and is decided then: {words.join(foreign)}"

@@ -158,6 +158,7 @@ def build_report(
         hidden = len(recomputed.verdicts) - nodes_shown
         if hidden > 0 and not recomputed.problems:
             remarks.append(f"{words.nodes(hidden)} not shown: see --nodes, or -o json for all")
+        remarks.extend(numa_zones.remarks(recomputed.refused))
         remarks.extend(recomputed.notes)
     if pod.metadata.deletion_timestamp is not None:
         remarks.append("the pod is being deleted; what it holds is free once it is gone")

@@ -35,6 +35,8 @@ _OF_STATES = {
 # By the words, which are what refusals are counted by.
 LABELS = {words: words.title().replace(" ", "") for words in _WORDS.values()}
 OF_NODE = frozenset(_OF_STATES)
+# The words for what a kubelet would refuse.
+ALIGNMENTS = frozenset(words for code, words in _WORDS.items() if code not in OF_NODE)
 Zones = list[tuple[int, dict[str, int]]]
 
 
