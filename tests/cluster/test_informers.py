@@ -394,3 +394,24 @@ def test_backoff_forgets_after_health_and_honours_the_server() -> None:
 
 def test_backoff_does_not_wait_for_a_wish_without_measure() -> None:
     assert Backoff(rng=High(), clock=lambda: 0.0).next_s(3600.0) == 30.0
+
+
+async def test_a_kind_that_is_not_installed_has_no_objects_until_it_is(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("berthmaster.cluster.informers.ABSENT_PAUSE_S", 0.01)
+    not_found = Refusal(404, "NotFound", "the server could not find the requested resource")
+    api.put(PODS, thing("a"))
+    for _ in range(2):
+        api.fail_next("GET", PODS, not_found)
+    async with informing(api, is_optional=True) as (informer, seen):
+        async with asyncio.timeout(10):
+            await informer.synced.wait()
+        assert informer.store == {}
+        await seen.until(lambda: seen.events == [("ADDED", "a")])
+        assert informer.failures == 0
+
+    api.fail_next("GET", PODS, not_found)
+    async with informing(api) as (informer, seen):
+        await seen.until(lambda: seen.syncs == 1)
+        assert informer.failures == 1

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from berthmaster.api.datasets import dataset_from_manifest, internal_from_manifest
+from berthmaster.api.datasets import (
+    Dataset,
+    dataset_from_manifest,
+    internal_from_manifest,
+)
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
@@ -161,7 +165,7 @@ def test_what_stands_on_the_pod_says_how_near_its_data_are(engine: Engine) -> No
     assert decide(engine, pod=pod).allocated == {
         "dataset": {
             "datasets": {"d": {"mode": "gateway", "nodes": 1, "at": ["n1"], "tier": 100}},
-            "notUsable": ["ghost"],
+            "notUsable": {"ghost": "missing"},
             "besideGateway": True,
         }
     }
@@ -284,3 +288,61 @@ def test_placements_are_bounded_deduplicated_and_rid_of_empty_ones() -> None:
     assert internal.problems == (
         "status.caching.placements.gateways: 6000 entries, only 5000 are read",
     )
+
+
+def announced(caching: str, provision: str = "OK", group: str = "datashim.io") -> Dataset:
+    return dataset_from_manifest(
+        {
+            "apiVersion": f"{group}/v1alpha1",
+            "metadata": {"namespace": "ml", "name": "new"},
+            "status": {"provision": {"status": provision}, "caching": {"status": caching}},
+        }
+    )
+
+
+def test_a_cache_that_is_being_built_is_waited_for_where_the_policy_says_so(
+    engine: Engine,
+) -> None:
+    pod, spec = pod_with({"dataset.0.id": "new"}), policy(hold="60s")
+    assert decide(engine, spec, pod).node is not None
+    engine.observe(announced("Pending"))
+    news = engine.news
+    decision = decide(engine, spec, pod)
+    assert decision.node is None
+    assert "the cache of new is still being built" in decision.describe()
+    assert decide(engine, spec.without_hold(), pod).node is not None
+    assert decide(engine, policy(), pod).node is not None
+    write(engine, "n3", "z2", ("new", "gateway"))
+    assert engine.news > news
+    assert decide(engine, spec, pod).node == "n3"
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (announced("Disabled"), "caching-disabled"),
+        (announced("Failed"), "caching-not-ready"),
+        (announced("OK"), "not-located"),
+        (announced("Pending", "Pending"), "not-provisioned"),
+    ],
+)
+def test_what_is_not_being_built_is_not_waited_for_and_its_state_is_told(
+    engine: Engine, found: Dataset, state: str
+) -> None:
+    pod = pod_with({"dataset.0.id": "new"})
+    engine.observe(found)
+    if found.caching != "Pending":
+        assert decide(engine, policy(hold="60s"), pod).node is not None
+    assert decide(engine, pod=pod).allocated["dataset"]["notUsable"] == {"new": state}
+    engine.observe(found, is_gone=True)
+    assert decide(engine, pod=pod).allocated["dataset"]["notUsable"] == {"new": "missing"}
+
+
+def test_of_two_groups_the_newer_says_how_far_a_dataset_is(engine: Engine) -> None:
+    pod, spec = pod_with({"dataset.0.id": "new"}), policy(hold="60s")
+    engine.observe(announced("Pending", group="com.ie.ibm.hpsys"))
+    assert decide(engine, spec, pod).node is None
+    engine.observe(announced("Disabled"))
+    assert decide(engine, spec, pod).node is not None
+    engine.observe(announced("Disabled"), is_gone=True)
+    assert decide(engine, spec, pod).node is None

@@ -13,9 +13,11 @@ import jsonpatch
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.datasets import dataset_from_manifest
 from berthmaster.api.inventory import inventory_from_manifest
 from berthmaster.api.objects import Namespace, ObjectMeta, Pod, pod_from_manifest
 from berthmaster.api.policy import policy_from_manifest
+from berthmaster.cluster import kinds
 from berthmaster.cluster.client import Client, JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.informers import EventKind
@@ -99,6 +101,17 @@ class World:
             {"metadata": {"name": node}, "status": {"datasets": datasets}}
         )
         self.state.inventories._put(EventKind.ADDED, node, inventory)
+
+    def announce_dataset(self, name: str, *, caching: str) -> None:
+        """Show a Dataset of the namespace `default` that is provisioned."""
+        status = {"provision": {"status": "OK"}, "caching": {"status": caching}}
+        manifest = {
+            "apiVersion": f"{names.DATASHIM_GROUPS[0]}/{names.DATASHIM_VERSION}",
+            "metadata": {"namespace": "default", "name": name},
+            "status": status,
+        }
+        found = dataset_from_manifest(manifest)
+        self.state._informers[kinds.DATASETS[0].path]._put(EventKind.ADDED, found.key, found)
 
     def add_zones(self, node: str, *free: str, **topology: Any) -> None:
         """Give a node NUMA zones with these CPUs free."""

@@ -126,7 +126,7 @@ async def test_a_dataset_that_is_not_there_changes_nothing(harbour: World, datas
     result = patched(pod, ask(harbour, pod))
 
     assert all("matchFields" in it["preference"] for it in node_affinity(result)[PREFERRED_KEY])
-    assert allocation_of(result)["allocated"]["dataset"] == {"notUsable": [dataset]}
+    assert allocation_of(result)["allocated"]["dataset"] == {"notUsable": {dataset: "missing"}}
 
 
 async def test_the_gateway_pulls_a_required_pod_and_its_loss_does_not_hold_it(
@@ -149,3 +149,13 @@ async def test_a_thousand_labels_are_answered(harbour: World) -> None:
 
     assert allocation_of(result)["node"] == "n1"
     assert len(result["metadata"]["annotations"][names.ALLOCATION]) <= 2048
+
+
+async def test_a_pod_that_never_waits_does_not_wait_for_a_cache(harbour: World) -> None:
+    harbour.add_policy("p", concerns={"dataset": {"hold": "60s"}})
+    harbour.announce_dataset("new", caching="Pending")
+    preferring = training("new")
+    assert allocation_of(patched(preferring, ask(harbour, preferring)))["node"]
+
+    required = training("new", "required")
+    assert patched(required, ask(harbour, required)) == required

@@ -491,3 +491,31 @@ async def test_equal_pods_share_one_line(world: World) -> None:
 
         assert len(queue) == 500
         assert len(queue._lines) == 1
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+async def test_pod_waits_for_a_cache_that_is_being_built_and_not_for_ever(
+    world: World, is_built: bool
+) -> None:
+    server = PodServer(world)
+    world.add_policy("p", concerns={"dataset": {"hold": "60s"}})
+    world.add_node("n1")
+    world.announce_dataset("d", caching="Pending")
+    pod = gated_manifest("a")
+    pod["metadata"]["labels"] = {"dataset.0.id": "d"}
+    server.add(pod)
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: "still being built" in json.dumps(conditions(server)))
+        world.now_s += 59
+        world.state.tell_help()
+        await settled()
+        assert len(queue) == 1
+        if is_built:
+            world.add_datasets("n1", d="gateway")
+        else:
+            world.now_s += 1
+            world.state.tell_help()
+        await until(lambda: not len(queue))
+
+    assert node_pin(server.get_pod("a")) == "n1"

@@ -186,7 +186,10 @@ class _Case:
     def _read_request(self, effective: Effective) -> PodRequest:
         if effective.mode is None:
             raise unknown_mode(effective.text)
-        return self._tools.state.engine.read_request(self._pod, effective.policy.spec)
+        spec = effective.policy.spec
+        if not effective.may_wait:
+            spec = spec.without_hold()
+        return self._tools.state.engine.read_request(self._pod, spec)
 
     def _why_not(self) -> Outcome | None:
         if not self._term.answers_for(self._epoch):

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from berthmaster.api.datasets import Dataset
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import (
     Namespace,
@@ -106,7 +107,8 @@ class ClusterState:
     @property
     def not_synced(self) -> tuple[str, ...]:
         """Return the kinds that have not been listed yet."""
-        return tuple(kind for kind, it in self._informers.items() if not it.synced.is_set())
+        waiting = (path for path, it in self._informers.items() if not it.synced.is_set())
+        return tuple(path.rpartition("/")[2] for path in waiting)
 
     def policy(self, name: str) -> PlacementPolicy | None:
         """Return the policy of this name, None if there is none (or none that can be read)."""
@@ -125,7 +127,7 @@ class ClusterState:
     def _follow(
         self, kind: Kind[T], on_event: Callable[[EventKind, T], None], **further: Any
     ) -> Informer[T]:
-        informer = self._informers[kind.plural] = Informer(
+        informer = self._informers[kind.path] = Informer(
             self._client,
             kind.path,
             decode=kind.decode,
@@ -133,6 +135,7 @@ class ClusterState:
             version=kind.version,
             on_event=on_event,
             on_bad_object=self._count_bad(kind.name),
+            is_optional=kind.is_optional,
             **further,
         )
         return informer
@@ -164,7 +167,8 @@ class ClusterState:
             self.engine.observe(found, is_gone=kind is EventKind.DELETED)
         # As above: one object that a concern cannot read must not stop the others.
         except Exception:  # noqa: BLE001 - logged with its traceback by _skip
-            self._skip(type(found).__name__, found.metadata.name)
+            name = found.key if isinstance(found, Dataset) else found.metadata.name
+            self._skip(type(found).__name__, name)
         self._tell_news()
 
     def _tell_news(self) -> None:

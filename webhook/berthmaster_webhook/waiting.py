@@ -21,7 +21,7 @@ from enum import Enum
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import Mode
+from berthmaster.api.policy import Mode, PlacementPolicySpec
 from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import JsonObject
 from berthmaster.cluster.informers import EventKind
@@ -287,12 +287,24 @@ class WaitingPods:
             self._reporter.tell_waiting(pod, "OwnerPaused", _PAUSED, frozenset({_PAUSED}))
             return None
         try:
-            request = tools.state.engine.read_request(pod, effective.policy.spec)
+            request = tools.state.engine.read_request(
+                pod, self._patient(uid, waiter, effective.policy.spec)
+            )
         except InvalidRequestError as error:
             self._tell_invalid(waiter, str(error))
             return None
         self._join(uid, waiter, request)
         return None
+
+    def _patient(self, uid: str, waiter: Waiter, spec: PlacementPolicySpec) -> PlacementPolicySpec:
+        """Return the policy for a pod by how long it has waited for caches, and look again in time."""
+        if not spec.hold_s:
+            return spec
+        until_s = waiter.since_s + spec.hold_s
+        if self._tools.clock() >= until_s:
+            return spec.without_hold()
+        heapq.heappush(self._later, (until_s, uid))
+        return spec
 
     def _let_go(self, waiter: Waiter, let: _Let) -> None:
         """Take the gate off a pod that need not wait, with preferences where it asks for them."""
@@ -312,7 +324,8 @@ class WaitingPods:
     def _prefer(self, pod: Pod) -> Answer | None:
         tools = self._tools
         policy = read_effective(tools.state, pod).policy
-        request = tools.state.engine.read_request(pod, policy.spec, is_strict=False)
+        spec = policy.spec.without_hold()
+        request = tools.state.engine.read_request(pod, spec, is_strict=False)
         decision = deciding.decide(tools, pod, request)
         if decision.node is None:
             return None

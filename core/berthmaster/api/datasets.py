@@ -8,13 +8,15 @@ come from (`spec.local`, `spec.remote`) may hold credentials, so of that nothing
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 _MOST_PLACEMENTS = 5000
 _MOST_PROBLEMS = 20
 
 OK, PENDING, DISABLED = "OK", "Pending", "Disabled"
+# Of a cache, until its plugin is done with it or has failed.
+UNFINISHED = ("", "Initializing", PENDING)
 
 
 class Placement(NamedTuple):
@@ -43,6 +45,7 @@ class Dataset:
     caching_info: str = ""
     is_read_only: bool = False
     problems: tuple[str, ...] = ()
+    resource_version: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -87,6 +90,7 @@ def dataset_from_manifest(manifest: Mapping[str, Any]) -> Dataset:
         caching_info=_text(caching.get("info"), "status.caching.info", problems),
         is_read_only=local.get("readonly") == "true",
         problems=tuple(problems),
+        resource_version=str((manifest.get("metadata") or {}).get("resourceVersion", "")),
     )
 
 

@@ -572,6 +572,14 @@ class DatasetSettings(Model):
             "reading shows it; 0: they are not counted.",
         ),
     ] = 0
+    hold: Annotated[
+        Duration,
+        Field(
+            description="For how long a pod waits at its gate for the cache of a dataset that is still "
+            "being built, where it names the dataset by label; 0s: not at all.",
+            json_schema_extra={"default": "0s"},
+        ),
+    ] = Fraction(0)
     overload: Annotated[
         GatewayOverload | None,
         Field(
@@ -755,6 +763,19 @@ class PlacementPolicySpec(Model):
         ),
     ] = ()
     concerns: ConcernSettings = ConcernSettings()
+
+    @property
+    def hold_s(self) -> float:
+        """Return for how long a pod may wait for the cache of a dataset."""
+        return float(self.concerns.dataset.hold)
+
+    def without_hold(self) -> PlacementPolicySpec:
+        """Return the same for a pod that waits for no cache, or has waited for long enough."""
+        if not self.concerns.dataset.hold:
+            return self
+        dataset = self.concerns.dataset.model_copy(update={"hold": Fraction(0)})
+        concerns = self.concerns.model_copy(update={"dataset": dataset})
+        return self.model_copy(update={"concerns": concerns})
 
     @property
     def selects_anything(self) -> bool:

@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 SILENT_AFTER_S = 180.0
 PAGE_LIMIT = 500
+# Between two looks for a kind that is not installed.
+ABSENT_PAUSE_S = 30.0
 # client-go's span: so that the watches of many clients do not end together.
 WATCH_TIMEOUT_RANGE_S = (300, 600)
 # A watch that ends cleanly before this, without an event, is a failure in disguise.
@@ -98,7 +100,8 @@ class Informer(Generic[T]):
     be stable for an object, `namespace/name` and the uid are both fine. `version` reads the
     resourceVersion from a decoded object and saves a second look at its JSON. `keep` returns what of an
     object the store holds, with its resourceVersion, for those who need each object once: `on_event`
-    gets it whole, except that of one that vanished between two lists only what was kept is known. All
+    gets it whole, except that of one that vanished between two lists only what was kept is known. With `is_optional` a kind whose
+    CRD is not there (404) counts as synced and without objects. All
     callbacks are synchronous and quick; what `on_event`, `on_sync` or `on_progress` raise ends `run`.
     """
 
@@ -119,6 +122,7 @@ class Informer(Generic[T]):
         silent_after_s: float = SILENT_AFTER_S,
         page_limit: int = PAGE_LIMIT,
         backoff: Backoff | None = None,
+        is_optional: bool = False,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -135,6 +139,7 @@ class Informer(Generic[T]):
         self._keep = keep
         self._silent_after_s = silent_after_s
         self._page_limit = page_limit
+        self._is_optional = is_optional
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - jitter, no secret
         self._clock = clock
         self._backoff = backoff if backoff is not None else Backoff(rng=self._rng, clock=clock)
@@ -157,7 +162,17 @@ class Informer(Generic[T]):
                     await self._list()
                 await self._watch()
             except ClusterError as error:
-                await self._recover(error)
+                if self._is_optional and isinstance(error, ApiError) and error.is_not_found:
+                    await self._do_without()
+                else:
+                    await self._recover(error)
+
+    async def _do_without(self) -> None:
+        """Take a kind that is not installed for one without objects, and look again later."""
+        await self._drop_vanished(set())
+        self.resource_version = ""
+        self.synced.set()
+        await asyncio.sleep(ABSENT_PAUSE_S)
 
     async def _recover(self, error: ClusterError) -> None:
         self.failures += 1

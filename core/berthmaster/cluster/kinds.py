@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.datasets import Dataset, dataset_from_manifest
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import (
     Namespace,
@@ -46,6 +48,8 @@ class Kind(Generic[T]):
     decode: Callable[[bytes], T]
     key: Callable[[T], str]
     version: Callable[[T], str]
+    # Somebody else's, whose CRD need not be there.
+    is_optional: bool = False
 
     @property
     def plural(self) -> str:
@@ -55,6 +59,12 @@ class Kind(Generic[T]):
 
 def _read_inventory(raw: bytes) -> NodeInventory:
     return inventory_from_manifest(_decode_object(raw))
+
+
+def _read_dataset(group: str, raw: bytes) -> Dataset:
+    # Items of a list do not say of which group they are.
+    api_version = f"{group}/{names.DATASHIM_VERSION}"
+    return dataset_from_manifest({**_decode_object(raw), "apiVersion": api_version})
 
 
 def _read_policy(raw: bytes) -> PlacementPolicy:
@@ -141,6 +151,17 @@ REPLICA_SETS: Kind[ReplicaSet] = Kind(
     key=lambda found: found.metadata.uid,
     version=_version,
 )
+DATASETS: tuple[Kind[Dataset], ...] = tuple(
+    Kind(
+        name="Dataset",
+        path=f"/apis/{group}/{names.DATASHIM_VERSION}/{names.DATASETS}",
+        decode=partial(_read_dataset, group),
+        key=lambda dataset: dataset.key,
+        version=lambda dataset: dataset.resource_version,
+        is_optional=True,
+    )
+    for group in names.DATASHIM_GROUPS
+)
 # What concerns are told of beside nodes and pods, in the order in which they refer to each other.
 SURROUNDINGS: tuple[Kind[Any], ...] = (
     STORAGE_CLASSES,
@@ -148,4 +169,5 @@ SURROUNDINGS: tuple[Kind[Any], ...] = (
     CLAIMS,
     CSI_NODES,
     REPLICA_SETS,
+    *DATASETS,
 )

@@ -156,6 +156,8 @@ async def _list(
             return found
         if not error.is_not_found:
             raise
+        if kind.is_optional:
+            return found
         notes.append(f"the API server knows no {kind.plural}: are Berthmaster's CRDs installed?")
     except msgspec.DecodeError as error:
         raise UnreachableError(

@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from berthmaster.api.datasets import Dataset
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Namespace, Node, Pod, ReplicaSet
 from berthmaster.api.policy import PlacementPolicySpec
@@ -49,7 +50,14 @@ Allocated = Mapping[str, Mapping[str, Any]]
 # What a wide concern is told of, beside nodes and pods; of pods only those that are finished, which hold
 # nothing any more, and those that are gone.
 Surrounding = (
-    Namespace | PersistentVolume | PersistentVolumeClaim | StorageClass | CSINode | ReplicaSet | Pod
+    Namespace
+    | PersistentVolume
+    | PersistentVolumeClaim
+    | StorageClass
+    | CSINode
+    | ReplicaSet
+    | Pod
+    | Dataset
 )
 
 RequestT = TypeVar("RequestT", bound=Hashable)

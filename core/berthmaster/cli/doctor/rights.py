@@ -43,6 +43,11 @@ RIGHTS: tuple[Right, ...] = (
     *_rights(_WEBHOOK, "list watch", "storage.k8s.io", "storageclasses csinodes"),
     *_rights(_WEBHOOK, "list watch", "apps", "replicasets"),
     *_rights(_WEBHOOK, "list watch", names.GROUP, "nodeinventories placementpolicies"),
+    *(
+        right
+        for group in names.DATASHIM_GROUPS
+        for right in _rights(_WEBHOOK, "list watch", group, names.DATASETS)
+    ),
     *_rights(_WEBHOOK, "get patch", _ADMISSION, _HOOKS, named=names.WEBHOOK_CONFIGURATION),
     *_rights(_WEBHOOK, "create patch", "events.k8s.io", "events"),
     *_rights(_WEBHOOK, "create", _LEASES, "leases", _SYSTEM),

@@ -4,7 +4,8 @@ Datashim's Dataset and DatasetInternal say how far a dataset is and where its ca
 turns that, with the labels of nodes, into `datasets[]` of the NodeInventory (`inventory`). A pod names
 its datasets by labels, or mounts their claims (`request`). Behind a gateway the data are reached from
 everywhere, so nearness only scores; without one they are a file system of certain nodes, and the pod
-goes there (`placement`). Datasets that are missing, stale or not ready change nothing.
+goes there (`placement`). Datasets that are missing, stale or not ready change nothing, unless the policy
+wants a cache that is being built to be waited for.
 
 A row's score depends on where other rows are. What it takes from them is named in the resolved request
 (`DatasetRequest.found`), so that results are remembered until one of the pod's datasets moves.
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from berthmaster.api.datasets import Dataset
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.dataset import increments, placement, request
@@ -74,7 +76,9 @@ class DatasetConcern:
     def observe(
         self, columns: DatasetColumns, found: Surrounding, *, is_gone: bool = False
     ) -> None:
-        """Take nothing over: datasets come with the inventories."""
+        """Take over how far a Dataset is; where it is comes with the inventories."""
+        if isinstance(found, Dataset):
+            columns.observe(found, is_gone=is_gone)
 
     def news(self, columns: DatasetColumns) -> int:
         """Return a number that moves when a dataset does."""
@@ -122,7 +126,7 @@ class DatasetConcern:
         self, columns: DatasetColumns, row: int, code: int, request: DatasetRequest, node: str
     ) -> Reason:
         """Return upstream's words for a refusal, with what would help."""
-        return placement.explain(columns, row, request)
+        return placement.explain(columns, row, code, request)
 
 
 CONCERN: WideConcern[DatasetColumns, DatasetRequest, DatasetUsage] = DatasetConcern()

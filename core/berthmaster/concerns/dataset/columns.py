@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api import names
+from berthmaster.api.datasets import Dataset
 from berthmaster.api.inventory import DatasetRole, NodeInventory
 from berthmaster.api.objects import Node
+from berthmaster.concerns.dataset.inventory import choose
 from berthmaster.concerns.dataset.request import DatasetRequest, Weights
 
 Found = tuple[tuple[str, int], ...]
@@ -62,6 +64,8 @@ class DatasetColumns:
         self.where: dict[DatasetRole, dict[str, set[int]]] = {role: {} for role in DatasetRole}
         # By dataset: the number of its latest move.
         self.moves: dict[str, int] = {}
+        # The Datasets themselves by key and group, wherever their caches are.
+        self.announced: dict[str, dict[str, Dataset]] = {}
         self.is_busy: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         # Pods that were placed beside a gateway, by row.
         self.beside: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
@@ -115,6 +119,21 @@ class DatasetColumns:
         """Count it no more."""
         self._holders[row].discard(key)
         self.beside[row] = len(self._holders[row])
+
+    def observe(self, dataset: Dataset, *, is_gone: bool) -> None:
+        """Take over a Dataset, or its end."""
+        by_group = self.announced.setdefault(dataset.key, {})
+        before = by_group.pop(dataset.group, None)
+        if not is_gone:
+            by_group[dataset.group] = dataset
+        if not by_group:
+            del self.announced[dataset.key]
+        if before != by_group.get(dataset.group):
+            self.changes += 1
+
+    def find(self, key: str) -> Dataset | None:
+        """Return the Dataset that counts."""
+        return choose(self.announced.get(key, {}).values())
 
     def has_gateway(self, key: str) -> bool:
         """Return whether a dataset is reached through a gateway."""

@@ -126,7 +126,9 @@ def choose(candidates: Iterable[Dataset]) -> Dataset | None:
 
 def locate(dataset: Dataset | None, internal: DatasetInternal | None, nodes: NodeIndex) -> Located:
     """Return how far a dataset is and where; `internal` is the one of the Dataset's own group."""
-    state = _state_before_placement(dataset, internal)
+    state = DatasetState.MISSING if dataset is None else None
+    if dataset is not None and internal is not None:
+        state = state_of(dataset)
     if internal is None:
         return Located(state=state or DatasetState.NO_INTERNAL)
     if not internal.gateways and not internal.data_locations:
@@ -183,14 +185,8 @@ def judge(located: Mapping[str, Located]) -> StatusCondition | None:
     )
 
 
-def _state_before_placement(
-    dataset: Dataset | None, internal: DatasetInternal | None
-) -> DatasetState | None:
-    """Return why a dataset is not even looked for, in the order in which upstream asks."""
-    if dataset is None:
-        return DatasetState.MISSING
-    if internal is None:
-        return DatasetState.NO_INTERNAL
+def state_of(dataset: Dataset) -> DatasetState | None:
+    """Return why a Dataset by itself is not usable, in the order in which upstream asks; else None."""
     if dataset.provision != OK:
         return DatasetState.NOT_PROVISIONED
     if dataset.caching == DISABLED:

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from berthmaster.api.datasets import UNFINISHED
 from berthmaster.concerns.dataset import reasons
 from berthmaster.concerns.dataset.columns import DatasetColumns
+from berthmaster.concerns.dataset.inventory import DatasetState, state_of
 from berthmaster.concerns.dataset.request import DatasetRequest
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
@@ -33,7 +35,12 @@ def resolve(columns: DatasetColumns, request: DatasetRequest) -> DatasetRequest:
         for key in (*request.labelled, *request.claimed)
         if columns.rows_of(key)
     )
-    return request if found == request.found else request._replace(found=found)
+    awaited = request.awaited
+    if request.holds:
+        awaited = tuple(key for key in request.labelled if _is_being_built(columns, key))
+    if (found, awaited) == (request.found, request.awaited):
+        return request
+    return request._replace(found=found, awaited=awaited)
 
 
 def local(request: DatasetRequest) -> DatasetRequest | None:
@@ -46,6 +53,9 @@ def local(request: DatasetRequest) -> DatasetRequest | None:
 def filter_rows(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> Codes:
     """Return a code per row: 0 where the data of all datasets without a gateway are."""
     codes = np.zeros(len(rows), dtype=np.uint8)
+    if request.awaited:
+        codes[:] = reasons.AWAITED
+        return codes
     if request.is_required and request.found:
         codes[columns.sums(request).is_absent[rows]] = reasons.NOT_HERE
     return codes
@@ -72,14 +82,16 @@ def allocate_row(columns: DatasetColumns, row: int, request: DatasetRequest) -> 
             _name(key): _tell(columns, row, key, request) for key in keys[:_TOLD]
         }
     if unusable:
-        allocated["notUsable"] = [_name(key) for key in unusable[:_TOLD]]
+        allocated["notUsable"] = {_name(key): _state(columns, key) for key in unusable[:_TOLD]}
     if any(columns.has_gateway(key) and row in columns.rows_of(key) for key in keys):
         allocated["besideGateway"] = True
     return allocated
 
 
-def explain(columns: DatasetColumns, row: int, request: DatasetRequest) -> Reason:
-    """Return upstream's words, with the datasets that are not here and where all of them are."""
+def explain(columns: DatasetColumns, row: int, code: int, request: DatasetRequest) -> Reason:
+    """Return what is waited for; or upstream's words, with what is not here and where all of it is."""
+    if code == reasons.AWAITED:
+        return reasons.awaited([_name(key) for key in request.awaited])
     keys = [key for key, _ in request.found if not columns.has_gateway(key)]
     sets = [columns.rows_of(key) for key in keys]
     common = sorted(columns.places[it].name for it in set.intersection(*sets))
@@ -95,6 +107,20 @@ def _tell(columns: DatasetColumns, row: int, key: str, request: DatasetRequest) 
         "at": sorted(columns.places[it].name for it in rows)[:1],
         "tier": int(columns.tiers_of(key, request.weights)[row]),
     }
+
+
+def _is_being_built(columns: DatasetColumns, key: str) -> bool:
+    """Return whether a Dataset has a cache plugin that has not said yet where the cache is."""
+    dataset = columns.find(key)
+    return dataset is not None and dataset.caching in UNFINISHED and not columns.rows_of(key)
+
+
+def _state(columns: DatasetColumns, key: str) -> str:
+    """Return why a dataset is not usable, as far as that is known here."""
+    dataset = columns.find(key)
+    if dataset is None:
+        return str(DatasetState.MISSING)
+    return str(state_of(dataset) or "not-located")
 
 
 def is_busy(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The code of the dataset concern and upstream's words for it."""
+"""Codes of the dataset concern and words for them, upstream's where it has any."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from berthmaster.concerns.shape import Reason
 
 NOT_HERE = 1
+AWAITED = 2
 
 _WORDS = "Node does not have cache deployment for pod"
 _SHOWN = 3
@@ -25,6 +26,14 @@ def not_here(datasets: Sequence[str], common: Sequence[str]) -> Reason:
             "elsewhere, if its volumes do"
         )
     return Reason(text=f"{_WORDS}: {_some(datasets)}", group=_WORDS, detail=where)
+
+
+def awaited(datasets: Sequence[str]) -> Reason:
+    """Return the words for datasets whose cache is still being built."""
+    words = f"the cache of {_some(datasets)} is still being built"
+    return Reason(
+        text=words, group=words, detail="it is waited for as long as the policy's dataset.hold says"
+    )
 
 
 def _some(items: Sequence[str]) -> str:

@@ -34,8 +34,9 @@ class Weights(NamedTuple):
 class DatasetRequest(NamedTuple):
     """The datasets that a pod names, as `namespace/name`, and the rules for them.
 
-    `found` are those that are usable now, each with the number of its latest move: it is what `resolve`
-    adds, and all that filter and score go by.
+    `found` are those that are usable now, each with the number of its latest move, `awaited` those whose
+    cache is being built, where the pod is to wait for it: they are what `resolve` adds, and all that filter
+    and score go by.
     """
 
     labelled: tuple[str, ...]
@@ -44,6 +45,8 @@ class DatasetRequest(NamedTuple):
     is_required: bool
     spares_data: bool = False
     pods_per_gateway: int = 0
+    holds: bool = False
+    awaited: tuple[str, ...] = ()
     found: tuple[tuple[str, int], ...] = ()
 
 
@@ -70,6 +73,7 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> DatasetRequest | None
         is_required=_filesystem(pod, settings) is FilesystemPolicy.REQUIRE,
         spares_data=settings.spare_data_locations,
         pods_per_gateway=settings.pods_per_gateway,
+        holds=bool(settings.hold),
     )
 
 
