@@ -15,7 +15,7 @@ and of two such nodes the one with more free CPU and memory wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -113,15 +113,17 @@ class Verdict:
 
 
 class Found(NamedTuple):
-    """What was found for one node: what refuses it (0: nothing, see `split_code`) and its score.
+    """What was found for some nodes, as lists side by side: what refuses each, and its score.
 
-    For one `version` and request the code and its words stay the same.
+    A code of 0 refuses nothing, see `split_code`. For one version and request the code and its words
+    stay the same. `unknown` are the names of no node.
     """
 
-    node: str
-    code: int
-    score: float
-    version: int
+    nodes: list[str]
+    codes: list[int]
+    scores: list[float]
+    versions: list[int]
+    unknown: list[str]
 
 
 class Engine:
@@ -290,20 +292,19 @@ class Engine:
                 preferred += terms.preferred
         return NodeTerms(required=tuple(required), preferred=tuple(preferred)), 1 - told
 
-    def find(self, request: PodRequest, nodes: Iterable[str]) -> list[Found]:
-        """Return what is found for each of these nodes; those that are not known are left out."""
+    def find(self, request: PodRequest, nodes: Sequence[str]) -> Found:
+        """Return what is found for each of these nodes."""
         _, found = self._judge(request)
         rows = self.table.rows
-        there = [(node, rows[node]) for node in nodes if node in rows]
-        at = np.array([row for _, row in there], dtype=np.intp)
-        numbers = zip(
-            there,
-            found.codes[at].tolist(),
-            found.totals[at].tolist(),
-            self.table.versions[at].tolist(),
-            strict=True,
+        known = [node for node in nodes if node in rows]
+        at = np.array([rows[node] for node in known], dtype=np.intp)
+        return Found(
+            nodes=known,
+            codes=found.codes[at].tolist(),
+            scores=found.totals[at].tolist(),
+            versions=self.table.versions[at].tolist(),
+            unknown=[node for node in nodes if node not in rows] if len(known) < len(nodes) else [],
         )
-        return [Found(node, code, total, version) for (node, _), code, total, version in numbers]
 
     def explain(self, request: PodRequest, node: str, code: int) -> tuple[str, Reason]:
         """Return which concern refuses a node that `find` found refused, and its words."""

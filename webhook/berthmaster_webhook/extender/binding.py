@@ -146,9 +146,9 @@ class Binding:
         while True:
             self._check_term()
             found = engine.find(asks, [node])
-            if not found:
+            if found.unknown:
                 raise RefusedError(f"{node}: {UNKNOWN_NODE}")
-            code = found[0].code
+            (code,) = found.codes
             if not code:
                 return
             left_s = end_s - self._tools.clock()

@@ -7,11 +7,11 @@ and no other.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from berthmaster.api.objects import Node, Pod
-from berthmaster.placement.engine import Engine, Found
+from berthmaster.placement.engine import Engine
 from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.deciding import Tools
@@ -57,16 +57,13 @@ class Filtering:
             return FilterResult(names=args.names)
         result = _Sorting()
         engine = self._tools.state.engine
-        result.take(engine, asks, engine.find(asks, args.names), self._words_for(asks))
-        if len(result.told) < len(args.names):
+        unknown = result.take(engine, asks, args.names, self._words_for(asks))
+        if unknown and args.candidates is not None:
             other = make_engine(self._strange(args), self._tools.state.policies)
-            asks = asks_there(asks)
-            result.take(other, asks, other.find(asks, args.names), {})
-        unknown = {it: UNKNOWN_NODE for it in args.names if it not in result.told}
+            unknown = result.take(other, asks_there(asks), unknown, {})
+        result.failed.update(dict.fromkeys(unknown, UNKNOWN_NODE))
         return FilterResult(
-            names=tuple(result.fitting),
-            failed={**result.failed, **unknown},
-            unresolvable=result.unresolvable,
+            names=tuple(result.fitting), failed=result.failed, unresolvable=result.unresolvable
         )
 
     def prioritize(self, args: FilterArgs) -> dict[str, float]:
@@ -79,8 +76,8 @@ class Filtering:
             return {it: _BEST if it == held else 0.0 for it in scores}
         asks = read_asks(self._tools, args.pod)
         if asks:
-            found = self._tools.state.engine.find(asks, scores)
-            scores.update({it.node: max(it.score, 0.0) for it in found})
+            found = self._tools.state.engine.find(asks, args.names)
+            scores.update(zip(found.nodes, found.scores, strict=True))
         return scores
 
     def _held(self, pod: Pod) -> str:
@@ -107,24 +104,21 @@ class _Sorting:
         self.fitting: list[str] = []
         self.failed: dict[str, str] = {}
         self.unresolvable: dict[str, str] = {}
-        self.told: set[str] = set()
 
     def take(
-        self,
-        engine: Engine,
-        asks: PodRequest,
-        found: Iterable[Found],
-        remembered: dict[str, _Words],
-    ) -> None:
-        for it in found:
-            self.told.add(it.node)
-            if not it.code or is_waiting(it.code):
-                self.fitting.append(it.node)
+        self, engine: Engine, asks: PodRequest, nodes: Sequence[str], remembered: dict[str, _Words]
+    ) -> list[str]:
+        """Sort what an engine knows of these nodes; return those that it does not know."""
+        found = engine.find(asks, nodes)
+        for node, code, version in zip(found.nodes, found.codes, found.versions, strict=True):
+            if not code or is_waiting(code):
+                self.fitting.append(node)
                 continue
-            words = remembered.get(it.node)
-            if words is None or words[:2] != (it.version, it.code):
-                words = remembered[it.node] = _put_into_words(engine, asks, it)
-            (self.unresolvable if words.lasts else self.failed)[it.node] = words.text
+            words = remembered.get(node)
+            if words is None or words.version != version or words.code != code:
+                words = remembered[node] = _put_into_words(engine, asks, node, code, version)
+            (self.unresolvable if words.lasts else self.failed)[node] = words.text
+        return found.unknown
 
 
 def why_not(tools: Tools, term: Term) -> str:
@@ -135,7 +129,6 @@ def why_not(tools: Tools, term: Term) -> str:
     return f"Berthmaster does not decide now: {reason}" if reason is not None else ""
 
 
-def _put_into_words(engine: Engine, asks: PodRequest, found: Found) -> _Words:
-    _, reason = engine.explain(asks, found.node, found.code)
-    lasts = is_lasting(engine, asks, found.node, found.code)
-    return _Words(found.version, found.code, reason.text, lasts)
+def _put_into_words(engine: Engine, asks: PodRequest, node: str, code: int, version: int) -> _Words:
+    _, reason = engine.explain(asks, node, code)
+    return _Words(version, code, reason.text, is_lasting(engine, asks, node, code))

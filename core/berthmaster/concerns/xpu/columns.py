@@ -52,6 +52,8 @@ class _Row:
     entries: dict[int, int] = field(default_factory=dict)
     slices: int = 0
     pending: int = 0
+    # Free memory by device in words, None while nobody has asked.
+    words: tuple[str, ...] | None = None
 
 
 class XPUColumns:
@@ -166,6 +168,13 @@ class XPUColumns:
         """Return who has what of the row's devices."""
         return tuple((holder, held) for holder, _, held in self._rows[row].held.values())
 
+    def describe_free(self, row: int) -> tuple[str, ...]:
+        """Return the free MiB of each of the row's devices, and why one takes no pods."""
+        it = self._rows[row]
+        if it.words is None:
+            it.words = tuple(_describe_free(xpu, it.used.get(xpu.index, 0)) for xpu in it.xpus)
+        return it.words
+
     def _write_facts(self, row: int, it: _Row) -> None:
         node = it.node
         self.is_shared[row] = node is not None and node.shared
@@ -218,6 +227,7 @@ class XPUColumns:
             del self.waiting[held.waits_for]
 
     def _publish(self, row: int, it: _Row) -> None:
+        it.words = None
         width = self.width
         used, entries, open_ = [0] * width, [0] * width, [-1] * width
         spare = -it.pending
@@ -242,6 +252,13 @@ class XPUColumns:
         self.entries = _widen(self.entries, width)
         self.open = _widen(self.open, width, -1)
         self.is_registered = _widen(self.is_registered, width)
+
+
+def _describe_free(xpu: XPU, used_mib: int) -> str:
+    free = max(0, xpu.memory_mib - used_mib)
+    if not xpu.healthy:
+        return f"{free}(unhealthy)"
+    return f"{free}(cordoned)" if xpu.cordoned else str(free)
 
 
 def _grow(array: NDArray[_Number], rows: int, value: int = 0) -> NDArray[_Number]:

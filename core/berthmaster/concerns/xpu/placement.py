@@ -94,9 +94,7 @@ def explain(columns: XPUColumns, row: int, code: int, request: XPURequest, node:
     if code == reasons.SHORT:
         need = need_of(request.total_mib, count)
         text = f"{need.each + bool(need.more)} MiB" + (f" on {count} devices" if count > 1 else "")
-        return reasons.short(
-            count, text, [_free_text(columns, row, it) for it in columns.xpus(row)]
-        )
+        return reasons.short(count, text, columns.describe_free(row))
     if code == reasons.PENDING:
         spare, pending = int(columns.spare[row]), int(columns.pending[row])
         return reasons.pending(count, _asked_mib(columns, row, request), spare, pending)
@@ -168,13 +166,6 @@ def _groups(xpus: Mapping[int, XPU], strategy: DeviceStrategy) -> dict[int, Hash
     if strategy is DeviceStrategy.BOARD:
         return {index: it.board for index, it in xpus.items() if it.board}
     return {}
-
-
-def _free_text(columns: XPUColumns, row: int, xpu: XPU) -> str:
-    free = max(0, xpu.memory_mib - int(columns.used[row, xpu.index]))
-    if not xpu.healthy:
-        return f"{free}(unhealthy)"
-    return f"{free}(cordoned)" if xpu.cordoned else str(free)
 
 
 # Cards and slices.
