@@ -158,7 +158,22 @@ def _conditions(policy: PlacementPolicy) -> list[dict[str, str]]:
             f"? {annotations}[{replaced}] in {taken} "
             f": has(object.spec.schedulerName) && object.spec.schedulerName in {taken}"
         )
+    if policy.spec.resource_names:
+        asked = f"[{', '.join(map(_quote, policy.spec.resource_names))}]"
+        conditions["asks-for-a-resource"] = _asks_for(asked)
     return [{"name": name, "expression": text} for name, text in conditions.items()]
+
+
+def _asks_for(resources: str) -> str:
+    named = (
+        f"(has(c.resources.limits) && c.resources.limits.exists(r, r in {resources})) || "
+        f"(has(c.resources.requests) && c.resources.requests.exists(r, r in {resources}))"
+    )
+    asks = f"has(c.resources) && ({named})"
+    return (
+        f"object.spec.containers.exists(c, {asks}) || "
+        f"(has(object.spec.initContainers) && object.spec.initContainers.exists(c, {asks}))"
+    )
 
 
 def _quote(text: str) -> str:

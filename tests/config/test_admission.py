@@ -37,6 +37,14 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 
+
+def asking(resource: str, name: str = "main") -> list[dict[str, Any]]:
+    """Return a container that asks for one of a resource."""
+    (container,) = make_pod()["spec"]["containers"]
+    amounts = {resource: "1"}
+    return [{**container, "name": name, "resources": {"limits": amounts, "requests": amounts}}]
+
+
 WEBHOOK_USER = f"system:serviceaccount:{names.SYSTEM_NAMESPACE}:{names.WEBHOOK_SERVICE_ACCOUNT}"
 OLD_SCHEDULER = "diskio-aware-scheduler"
 FOREIGN = "kueue.x-k8s.io/admission"
@@ -169,6 +177,17 @@ async def test_deleting_base_leaves_what_others_own(sandbox: Sandbox) -> None:
         pytest.param({"mode": "sideways"}, [names.GATE], id="unknown mode"),
         pytest.param({"annotations": {names.PLACEMENT: ""}}, [names.GATE], id="empty mode"),
         pytest.param({"mode": "preferred"}, [], id="preferred"),
+        pytest.param(
+            {"mode": "preferred", "containers": asking("kunlunxin.com/vxpu")},
+            [names.GATE],
+            id="preferred with devices",
+        ),
+        pytest.param({"mode": "preferred", "containers": asking("cpu")}, [], id="preferred, cpu"),
+        pytest.param(
+            {"mode": "observe", "containers": asking("kunlunxin.com/vxpu")},
+            [],
+            id="observe with devices",
+        ),
         pytest.param({"mode": "observe"}, [], id="observe"),
         pytest.param({"mode": "off"}, [], id="off"),
         pytest.param({}, [], id="does not ask"),
@@ -231,6 +250,17 @@ async def test_forged_allocation_is_dropped(harbour: Harbour, pod: dict[str, Any
 
     assert names.ALLOCATION not in annotations_of(stored)
     assert annotations_of(stored)["mine"] == "stays"
+
+
+async def test_forged_devices_are_dropped_and_noted(harbour: Harbour) -> None:
+    forged = dict.fromkeys(names.FORGEABLE, "0")
+    for allocation in ({}, {names.ALLOCATION: FORGED}):
+        stored = await harbour.try_pod(annotations={"mine": "stays", **forged, **allocation})
+
+        assert annotations_of(stored) == {
+            "mine": "stays",
+            names.DROPPED: ",".join(names.FORGEABLE),
+        }
 
 
 async def test_forged_allocation_is_dropped_in_exempt_namespaces(harbour: Harbour) -> None:
@@ -431,6 +461,28 @@ async def test_policy_stamps_and_gates_by_mode(
                 names.POLICY_PRIORITY: "0",
             }
             assert gates_of(stored) == gates
+
+
+async def test_policy_opts_in_by_resource(harbour: Harbour) -> None:
+    async with policy(harbour, "devices", resourceNames=["kunlunxin.com/xpu"]) as name:
+        stored = await selected(harbour, name, containers=asking("kunlunxin.com/xpu"))
+        inits = {"initContainers": asking("kunlunxin.com/xpu", name="first")}
+        first = await harbour.try_pod(**inits)
+        other = await harbour.try_pod(containers=asking("cpu"))
+
+    assert gates_of(stored) == gates_of(first) == [names.GATE]
+    assert names.POLICY not in annotations_of(other)
+
+
+async def test_preferring_policy_gates_pods_that_ask_for_devices(harbour: Harbour) -> None:
+    ship = secrets.token_hex(4)
+    selector = selecting(ship)
+    async with policy(harbour, "prefers", mode="preferred", podSelector=selector) as name:
+        stored = await selected(
+            harbour, name, labels={"ship": ship}, containers=asking("baidu.com/xpu-mem")
+        )
+
+    assert gates_of(stored) == [names.GATE]
 
 
 async def test_policy_without_mode_gates(harbour: Harbour) -> None:

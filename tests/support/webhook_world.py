@@ -14,8 +14,18 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.datasets import dataset_from_manifest
-from berthmaster.api.inventory import inventory_from_manifest
-from berthmaster.api.objects import Namespace, ObjectMeta, Pod, pod_from_manifest
+from berthmaster.api.inventory import (
+    NodeInventory,
+    NodeInventoryStatus,
+    inventory_from_manifest,
+)
+from berthmaster.api.objects import (
+    Namespace,
+    ObjectMeta,
+    Pod,
+    node_from_manifest,
+    pod_from_manifest,
+)
 from berthmaster.api.policy import policy_from_manifest
 from berthmaster.cluster import kinds
 from berthmaster.cluster.client import Client, JsonObject, PatchKind, Query
@@ -30,6 +40,7 @@ from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.state import ClusterState
 from support.builders import make_node, make_pod_manifest, make_zoned_inventory
+from support.xpu_worlds import inventory_of, make_xpu_node
 
 Manifest = dict[str, Any]
 GATES = [{"name": names.GATE}]
@@ -93,6 +104,14 @@ class World:
             {"metadata": {"name": node}, "status": {"disks": [disk]}}
         )
         self.state.inventories._put(EventKind.ADDED, node, inventory)
+
+    def add_xpus(self, name: str = "n1", **node: Any) -> None:
+        """Have a node with accelerators; the fields are those of `make_xpu_node`."""
+        seen = node_from_manifest(make_xpu_node(name, **node))
+        built = inventory_of(seen)
+        status = NodeInventoryStatus(xpu=built.xpu, xpus=built.xpus)
+        self.state.inventories._put(EventKind.ADDED, name, NodeInventory(name=name, status=status))
+        self.state.nodes._put(EventKind.ADDED, name, seen)
 
     def add_datasets(self, node: str, **roles: str) -> None:
         """Give a node a role for each of some datasets of the namespace `default`."""

@@ -97,6 +97,26 @@ def test_old_scheduler_is_replaced_and_given_back() -> None:
     assert names.REPLACED_SCHEDULER not in back["metadata"]["annotations"]
 
 
+def test_made_up_devices_are_dropped_and_noted() -> None:
+    forged = {"BAIDU_COM_XPU_MEM_IDX": "0", "hami.io/bind-phase": "success", names.ALLOCATION: "{}"}
+    stored = gated_by("drop", make_pod({**forged, "mine": "stays"}))
+
+    assert stored["metadata"]["annotations"] == {
+        "mine": "stays",
+        names.DROPPED: "BAIDU_COM_XPU_MEM_IDX,hami.io/bind-phase",
+    }
+
+
+@pytest.mark.parametrize(("resource", "gates"), [("kunlunxin.com/xpu", 1), ("cpu", 0)])
+def test_preferred_pod_is_gated_where_it_asks_for_devices(resource: str, gates: int) -> None:
+    pod = make_pod()
+    pod["spec"]["containers"] = [{"name": "main", "resources": {"limits": {resource: "1"}}}]
+
+    stored = gated_by("selected/preferred/p5/any/fleet", pod)
+
+    assert len(stored["spec"].get("schedulingGates", ())) == gates
+
+
 def test_made_up_allocation_is_dropped() -> None:
     stored = gated_by("drop", make_pod({names.ALLOCATION: "{}", "mine": "stays"}))
 

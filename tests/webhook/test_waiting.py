@@ -16,6 +16,7 @@ from berthmaster.cluster.events import EventRecorder
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.waiting import WaitingPods
+from support.builders import make_container
 from support.webhook_world import (
     CutAfter,
     Manifest,
@@ -25,6 +26,7 @@ from support.webhook_world import (
     node_pin,
     until,
 )
+from support.xpu_worlds import MEM, PREFIX
 
 
 @asynccontextmanager
@@ -519,3 +521,24 @@ async def test_pod_waits_for_a_cache_that_is_being_built_and_not_for_ever(
         await until(lambda: not len(queue))
 
     assert node_pin(server.get_pod("a")) == "n1"
+
+
+async def test_pods_of_one_size_go_to_a_node_one_after_the_other(world: World) -> None:
+    """Their device plugin is not told which pod it serves, and takes the oldest of that size."""
+    world.add_xpus(mem=16128, count=2)
+    server = PodServer(world)
+    for name, mib in (("first", "1000"), ("same", "1000"), ("other", "999")):
+        amounts = {MEM: mib}
+        containers = [make_container(requests=amounts, limits=amounts)]
+        created = "2026-01-01T00:00:01Z" if name == "first" else "2026-01-01T00:00:02Z"
+        store(world, server, name, containers=containers, created=created)
+
+    async with queue_of(world, server):
+        await until(lambda: len(server.placements) == 2)
+        await settled()
+        assert server.placements == ["first", "other"]
+        first = server.get_pod("first")
+        first["spec"]["nodeName"] = "n1"
+        first["metadata"]["annotations"][f"{PREFIX}_ASSIGNED"] = "true"
+        world.show(first)
+        await until(lambda: server.placements == ["first", "other", "same"])

@@ -49,22 +49,29 @@ def read_effective(state: ClusterState, pod: Pod) -> Effective:
     taken_by = annotations.get(names.POLICY, "")
     labels = state.namespace_labels(pod.metadata.namespace)
     policy = state.policies.choose(
-        pod.metadata.labels or {}, labels or {}, scheduler_name=pod.asked_scheduler
+        pod.metadata.labels or {},
+        labels or {},
+        scheduler_name=pod.asked_scheduler,
+        resources=pod.asked_resources,
     )
     standing = Standing.KNOWN
     if labels is None and state.policies.specs:
         standing = Standing.NAMESPACE_UNSEEN
     text = annotations.get(names.PLACEMENT)
     if text is not None and not taken_by:
-        mode = Mode(text) if text in _MODES else None
+        mode = _mode_of(state, pod, policy, text) if text in _MODES else None
         return Effective(policy=policy, mode=mode, text=text, standing=standing)
     opted_in = policy.spec.selects_anything
     if taken_by and state.policy(taken_by) is not None:
         opted_in = True
     elif taken_by and standing is Standing.KNOWN:
         standing = Standing.POLICY_UNSEEN
-    mode = policy.spec.mode if opted_in else Mode.OFF
+    mode = _mode_of(state, pod, policy, policy.spec.mode if opted_in else Mode.OFF)
     return Effective(policy=policy, mode=mode, standing=standing)
+
+
+def _mode_of(state: ClusterState, pod: Pod, policy: PlacementPolicy, text: str) -> Mode:
+    return state.engine.mode_of(pod, policy.spec, Mode(text))
 
 
 def foreign_gates(pod: Pod) -> tuple[str, ...]:

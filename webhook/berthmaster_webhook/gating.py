@@ -5,7 +5,7 @@ answer depends on nothing but the request, and every replica gives it, leader or
 
     /gate/annotated                                    put the gate on
     /gate/selected/MODE/PRIORITY/SCHEDULERS/POLICY     stamp, take an old scheduler's name over, gate
-    /gate/drop                                         drop an allocation that a user made up
+    /gate/drop                                         drop what only we write and a user made up
 
 PRIORITY is `p5` or `m5` for 5 and -5 (a path may hold no sign), SCHEDULERS `named` where the policy
 takes schedulers' names over, else `any`.
@@ -101,14 +101,29 @@ def select(pod: dict[str, Any], chosen: Selected) -> Operations:
         operations[:0] = [
             {"op": "add", "path": _at(key), "value": value} for key, value in stamp.items()
         ]
-    return operations + (gate(pod) if chosen.mode in _GATED_MODES else _ungate(pod))
+    waits = chosen.mode in _GATED_MODES or (
+        chosen.mode is Mode.PREFERRED and _asks_for_devices(pod)
+    )
+    return operations + (gate(pod) if waits else _ungate(pod))
 
 
 def drop(pod: dict[str, Any]) -> Operations:
-    """Return what takes an allocation off."""
-    if names.ALLOCATION not in (pod["metadata"].get("annotations") or {}):
-        return []
-    return [{"op": "remove", "path": _at(names.ALLOCATION)}]
+    """Return what takes off what only we write; the keys of device plugins leave a note behind."""
+    annotations = pod["metadata"].get("annotations") or {}
+    forged = [key for key in names.FORGEABLE if key in annotations]
+    operations: Operations = [{"op": "remove", "path": _at(key)} for key in forged]
+    if names.ALLOCATION in annotations:
+        operations.append({"op": "remove", "path": _at(names.ALLOCATION)})
+    if forged:
+        operations.append({"op": "add", "path": _at(names.DROPPED), "value": ",".join(forged)})
+    return operations
+
+
+def _asks_for_devices(pod: dict[str, Any]) -> bool:
+    limits = (
+        (it.get("resources") or {}).get("limits") or {} for it in pod["spec"].get("containers", ())
+    )
+    return any(name in found for found in limits for name in names.DEVICE_RESOURCES)
 
 
 def _ungate(pod: dict[str, Any]) -> Operations:

@@ -134,6 +134,27 @@ DATASETS_INTERNAL = "datasetsinternal"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
+# What says of a pod which devices it has: dropped where a user sends it at creation.
+FORGEABLE = (
+    "BAIDU_COM_XPU_MEM_IDX",
+    "BAIDU_COM_XPU_MEM_POD",
+    "BAIDU_COM_XPU_MEM_DEV",
+    "BAIDU_COM_XPU_MEM_ASSIGNED",
+    "BAIDU_COM_XPU_MEM_ASSUME_TIME",
+    "BAIDU_COM_DEVICE_IDX",
+    "hami.io/vgpu-node",
+    "hami.io/vgpu-time",
+    "hami.io/kunlun-allocated",
+    "hami.io/xpu-devices-to-allocate",
+    "hami.io/xpu-devices-allocated",
+    "hami.io/bind-phase",
+    "hami.io/bind-time",
+    GPUSHARE_ALLOCATION,
+)
+DROPPED = f"{GROUP}/dropped"
+# By their default names: the API server's policies know no others.
+DEVICE_RESOURCES = ("baidu.com/xpu-mem", "kunlunxin.com/xpu", "kunlunxin.com/vxpu")
+
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
 REGION = "topology.kubernetes.io/region"

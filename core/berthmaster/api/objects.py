@@ -322,6 +322,15 @@ class Pod(Struct, frozen=True):
         return tuple(gate.name for gate in self.spec.scheduling_gates or ())
 
     @property
+    def asked_resources(self) -> frozenset[str]:
+        """Return the resources that any container names."""
+        found: set[str] = set()
+        for container in (*(self.spec.init_containers or ()), *(self.spec.containers or ())):
+            if container.resources is not None:
+                found.update(container.resources.limits or (), container.resources.requests or ())
+        return frozenset(found)
+
+    @property
     def asked_scheduler(self) -> str:
         """Return the scheduler that the pod was created for, also where a policy replaced it."""
         replaced = self.annotations.get(names.REPLACED_SCHEDULER)

@@ -743,6 +743,14 @@ class PlacementPolicySpec(Model):
             "default-scheduler when the pod is created.",
         ),
     ] = ()
+    resource_names: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=316)], ...],
+        Field(
+            max_length=32,
+            description="Resources, such as baidu.com/xpu-mem: pods are placed that ask for one of "
+            "them in any container.",
+        ),
+    ] = ()
     on_invalid: Annotated[
         OnInvalid, Field(description="refuse: at creation. wait: the pod waits and says why.")
     ] = OnInvalid.REFUSE
@@ -784,6 +792,7 @@ class PlacementPolicySpec(Model):
             self.namespace_selector is not None
             or self.pod_selector is not None
             or self.scheduler_names
+            or self.resource_names
         )
 
 
@@ -802,13 +811,17 @@ class PlacementPolicy(Model):
         namespace_labels: Mapping[str, str],
         *,
         scheduler_name: str = DEFAULT_SCHEDULER,
+        resources: frozenset[str] = frozenset(),
     ) -> bool:
         """Return whether the policy covers a pod.
 
-        `scheduler_name` is the one that the pod was created with, before a policy replaced it.
+        `scheduler_name` is the one that the pod was created with, before a policy replaced it;
+        `resources` are those that its containers ask for.
         """
         spec = self.spec
         if spec.scheduler_names and scheduler_name not in spec.scheduler_names:
+            return False
+        if spec.resource_names and resources.isdisjoint(spec.resource_names):
             return False
         if spec.namespace_selector and not spec.namespace_selector.matches(namespace_labels):
             return False
@@ -871,13 +884,16 @@ class PolicySet:
         namespace_labels: Mapping[str, str],
         *,
         scheduler_name: str = DEFAULT_SCHEDULER,
+        resources: frozenset[str] = frozenset(),
     ) -> PlacementPolicy:
         """Return the policy that counts: highest priority, then name; else the defaults.
 
         A policy without selectors counts for every pod that asks by itself.
         """
         for policy in self._policies:
-            if policy.selects(labels, namespace_labels, scheduler_name=scheduler_name):
+            if policy.selects(
+                labels, namespace_labels, scheduler_name=scheduler_name, resources=resources
+            ):
                 return policy
         return self._default
 
@@ -887,11 +903,12 @@ class PolicySet:
         namespace_labels: Mapping[str, str],
         *,
         scheduler_name: str = DEFAULT_SCHEDULER,
+        resources: frozenset[str] = frozenset(),
     ) -> PlacementPolicy | None:
         """Return the policy that opts in a pod which does not ask by itself, if there is one."""
         for policy in self._policies:
             if policy.spec.selects_anything and policy.selects(
-                labels, namespace_labels, scheduler_name=scheduler_name
+                labels, namespace_labels, scheduler_name=scheduler_name, resources=resources
             ):
                 return policy
         return None

@@ -57,7 +57,10 @@ def read_asking(pod: Pod, snapshot: Snapshot, *, own_namespace: str) -> Asking:
     if text is None:
         labels = snapshot.namespace_labels.get(pod.metadata.namespace, {})
         taker = snapshot.policies.taken_over_by(
-            pod.metadata.labels or {}, labels, scheduler_name=pod.asked_scheduler
+            pod.metadata.labels or {},
+            labels,
+            scheduler_name=pod.asked_scheduler,
+            resources=pod.asked_resources,
         )
         if taker is not None:
             # As in the webhook: a policy that outranks it gives the mode.
@@ -66,6 +69,8 @@ def read_asking(pod: Pod, snapshot: Snapshot, *, own_namespace: str) -> Asking:
         mode = Mode(text)
     else:
         error = unknown_mode(text)
+    if mode is not None:
+        mode = snapshot.engine.mode_of(pod, policy.spec, mode)
     try:
         request = snapshot.engine.read_request(pod, policy.spec)
     except InvalidRequestError as found:

@@ -59,6 +59,7 @@ class Snapshot:
             metadata.labels or {},
             self.namespace_labels.get(metadata.namespace, {}),
             scheduler_name=pod.asked_scheduler,
+            resources=pod.asked_resources,
         )
 
 

@@ -277,6 +277,17 @@ class AdvisingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Re
 
 
 @runtime_checkable
+class PinningConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern that gives things which the node hands out by the answer alone, such as devices."""
+
+    def must_pin(self, pod: Pod, policy: PlacementPolicySpec) -> bool:
+        """Return whether the pod asks for such a thing: elsewhere than decided it would get none.
+
+        Asked of pods of mode `preferred`, which are then `required`; never raises.
+        """
+
+
+@runtime_checkable
 class AffineConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
     """A concern that can tell kube-scheduler by node affinity what it wants, for pods of mode `preferred`."""
 
@@ -294,4 +305,5 @@ AnyConcern = Concern[Any, Any, Any]
 AnyAffineConcern = AffineConcern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]
 AnyRelativeConcern = RelativeConcern[Any, Any, Any]
+AnyPinningConcern = PinningConcern[Any, Any, Any]
 AnyAdvisingConcern = AdvisingConcern[Any, Any, Any]

@@ -24,17 +24,19 @@ import numpy as np
 
 from berthmaster.api.allocation import Allocation, Refusal, RunnerUp
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.policy import Mode, PlacementPolicySpec
 from berthmaster.concerns.shape import (
     AdvisingConcern,
     AffineConcern,
     AnyAdvisingConcern,
     AnyAffineConcern,
     AnyConcern,
+    AnyPinningConcern,
     AnyRelativeConcern,
     AnyWideConcern,
     InvalidRequestError,
     NodeTerms,
+    PinningConcern,
     Problem,
     Reason,
     RelativeConcern,
@@ -149,6 +151,9 @@ class Engine:
             for index, concern in enumerate(self.table.concerns)
             if isinstance(concern, AffineConcern)
         }
+        self._pinning: tuple[AnyPinningConcern, ...] = tuple(
+            it for it in self.table.concerns if isinstance(it, PinningConcern)
+        )
         self._advising: tuple[AnyAdvisingConcern, ...] = tuple(
             it for it in self.table.concerns if isinstance(it, AdvisingConcern)
         )
@@ -202,6 +207,15 @@ class Engine:
             for concern in self._advising
             for words in concern.advise(self.table.columns[concern.name], pod, policy)
         )
+
+    def mode_of(self, pod: Pod, policy: PlacementPolicySpec, mode: Mode) -> Mode:
+        """Return the mode that counts for a pod whose word is `mode`.
+
+        A pod that gets something which only the answer tells its node is required where it may choose.
+        """
+        if mode is Mode.PREFERRED and any(it.must_pin(pod, policy) for it in self._pinning):
+            return Mode.REQUIRED
+        return mode
 
     def resolve(self, request: PodRequest) -> PodRequest:
         """Return a request that was read earlier with what it means now; see `WideConcern`."""

@@ -18,7 +18,7 @@ from typing import Any
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
-from berthmaster.concerns.xpu import annotating, holdings, placement, request
+from berthmaster.concerns.xpu import advising, annotating, holdings, placement, request
 from berthmaster.concerns.xpu.columns import XPUColumns
 from berthmaster.concerns.xpu.holdings import XPUHolding
 from berthmaster.concerns.xpu.request import XPURequest
@@ -40,6 +40,14 @@ class XPUConcern:
     def usage(self, pod: Pod, allocated: Mapping[str, Any] | None) -> XPUHolding | None:
         """Return what the pod says of its devices; None if nothing."""
         return holdings.read_holding(pod, allocated)
+
+    def must_pin(self, pod: Pod, policy: PlacementPolicySpec) -> bool:
+        """Return whether the pod names any device: the annotations are for one node's plugin."""
+        return not policy.concerns.xpu.names_in_force.resources.isdisjoint(pod.asked_resources)
+
+    def advise(self, columns: XPUColumns, pod: Pod, policy: PlacementPolicySpec) -> Sequence[str]:
+        """Return what the owner of a pod with devices should know."""
+        return advising.advise(columns, pod, policy)
 
     def new_columns(self) -> XPUColumns:
         """Return empty columns."""

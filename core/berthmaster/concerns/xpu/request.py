@@ -109,7 +109,7 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> XPURequest | None:
     problems: list[Problem] = []
     asks = read_asks(containers, names, problems)
     problems.extend(_strict_problems(containers, asks, names))
-    count = _read_count(pod, names, problems) if SHARE_DIALECT in asks.dialects else 1
+    count = read_count(pod, names, problems) if SHARE_DIALECT in asks.dialects else 1
     request = _request(pod, asks, count, settings, names)
     if problems:
         raise InvalidRequestError(*problems, request=_as_far_as_possible(request, problems))
@@ -274,7 +274,8 @@ def _container_problems(container: ContainerUse, names: XPUNames) -> Iterator[Pr
             yield _Lenient(field=at, message=message)
 
 
-def _read_count(pod: Pod, names: XPUNames, problems: list[Problem]) -> int | None:
+def read_count(pod: Pod, names: XPUNames, problems: list[Problem]) -> int | None:
+    """Return over how many devices a share spans by the pod's label, None if it cannot be read."""
     text = (pod.metadata.labels or {}).get(names.count_label)
     if text is None:
         return 1
