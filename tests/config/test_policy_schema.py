@@ -11,8 +11,7 @@ import yaml
 
 from berthmaster.api import names
 from berthmaster.api.policy import (
-    DatasetSettings,
-    NumaSettings,
+    ConcernSettings,
     PlacementPolicySpec,
     policy_from_manifest,
 )
@@ -185,18 +184,8 @@ async def test_good_policy_gets_the_models_defaults(
     created = await try_policy(client, spec)
 
     assert created["spec"]["concerns"] == {
-        "diskio": {
-            "weight": 1,
-            "strategy": "LeastAllocated",
-            "blockSizePolicy": "Strict",
-            "unknownModel": "Refuse",
-            "reservePercent": 0,
-            "staleAfter": "60s",
-            "staleSafetyPercent": 0,
-        },
-        "numa": {key: it for key, it in NumaSettings().to_wire().items() if it != []},
-        "dataset": DatasetSettings().to_wire(),
-        "resources": {"weight": 0},
+        name: {key: it for key, it in settings.items() if it not in ([], {})}
+        for name, settings in ConcernSettings().to_wire().items()
     }
     filled = {"priority", "mode", "onInvalid", "pinPatience", "concerns"}
     assert filled <= set(created["spec"])
