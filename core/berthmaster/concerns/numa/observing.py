@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from berthmaster.concerns.numa.fingerprint import xxh64
 
@@ -100,5 +101,7 @@ def _numbers(text: str, most: int) -> Iterator[int | None]:
         yield None
 
 
+# Reckoned anew for every report of a node.
+@lru_cache(maxsize=65536)
 def _hash(container: ContainerKey) -> int:
     return xxh64("\0".join(container).encode(errors="replace"))
