@@ -126,7 +126,8 @@ def test_what_ends_is_given_back_as_the_updater_sees_it_later() -> None:
                 total += 1
 
     assert total > WORLDS
-    assert exact > 0.97 * total, (exact, total)
+    # Less where init containers of other pods still hold what no updater shows.
+    assert exact > 0.95 * total, (exact, total)
 
 
 def holder(pod: Pod) -> Holder:
