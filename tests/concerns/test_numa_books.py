@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Sources
 from berthmaster.api.objects import Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
+from berthmaster.api.topology import Amounts, NodeResourceTopology, topology_from_manifest
 from berthmaster.concerns.numa import CONCERN, reasons
 from berthmaster.concerns.numa.columns import NumaColumns, View
 from berthmaster.concerns.numa.fingerprint import fingerprint
@@ -734,3 +734,39 @@ def test_pod_has_to_fit_whether_or_not_init_containers_still_hold_something() ->
     columns.release(0, holder(other))
     write(columns, build_topology(make_topology([(1, 1), (8, 0)]), []))
     assert CONCERN.filter(columns, ROW, request).tolist() == [0]
+
+
+def test_zones_in_use_are_left_alone_where_somebody_s_memory_lies_across_zones() -> None:
+    def on_zones(*free: int) -> NodeResourceTopology:
+        topology = make_topology([(CPUS, 0) for _ in free], written_s=9)
+        memory = [Amounts(capacity="4Gi", allocatable="4Gi", available=f"{it}Gi") for it in free]
+        zones = tuple(
+            replace(zone, resources={**zone.resources, "memory": it})
+            for zone, it in zip(topology.zones, memory, strict=True)
+        )
+        return replace(topology, policy="restricted", zones=zones)
+
+    def refuses(pod: Pod) -> bool:
+        request = CONCERN.request(pod, POLICY)
+        assert request is not None
+        return bool(CONCERN.filter(columns, ROW, request)[0])
+
+    columns, small = new_columns(), make_pod("small", 1)
+    asked = {"cpu": "1", "memory": "6Gi"}
+    wide = pod_from_manifest(
+        {
+            "metadata": {"name": "wide", "namespace": "default", "uid": "uid-wide"},
+            "spec": {"containers": [{"resources": {"requests": asked, "limits": asked}}]},
+        }
+    )
+    write(columns, build_topology(on_zones(0, 2, 3), []))
+    assert not refuses(small)
+
+    charge(columns, wide, ours=False)
+    write(columns, build_topology(on_zones(0, 2, 3), [on_node(wide, 0, 1)]))
+    assert refuses(small)
+    write(columns, build_topology(on_zones(0, 2, 4), [on_node(wide, 0, 1)]))
+    assert not refuses(small)
+    columns.release(0, holder(wide))
+    write(columns, build_topology(on_zones(0, 2, 3), []))
+    assert not refuses(small)

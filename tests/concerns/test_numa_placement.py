@@ -388,6 +388,35 @@ def test_restricted_kubelet_uses_again_what_init_containers_had() -> None:
     assert reason_of(node, make_pod(make_container("app", cpu="9"), initContainers=init)) == ""
 
 
+def test_memory_of_several_zones_comes_from_zones_that_nobody_has_memory_of() -> None:
+    def fits(*free: int, memory: str = "6Gi") -> bool:
+        node = make_node(
+            *({"cpu": "8", "memory": f"{it}Gi"} for it in free),
+            policy="restricted",
+            allocatable={"cpu": "8", "memory": "4Gi"},
+            cpuManagerPolicy="none",
+        )
+        return reason_of(node, make_pod(make_container(memory=memory))) == ""
+
+    assert fits(4, 4, 4)
+    assert fits(3, 4, 4)
+    assert not fits(3, 3, 4)
+    assert fits(3, 3, 4, memory="3Gi")
+
+
+def test_nothing_follows_what_lies_in_zones_that_are_not_certain() -> None:
+    wide, small = make_container("wide", cpu="6"), make_container("small")
+    two = make_node({"cpu": "4"}, {"cpu": "4"}, policy="restricted")
+    three = make_node({"cpu": "4"}, {"cpu": "4"}, {"cpu": "4"}, policy="restricted")
+
+    assert reason_of(two, make_pod(wide)) == reason_of(three, make_pod(wide)) == ""
+    # Of three zones the kubelet may have been told to prefer the nearest two.
+    assert reason_of(three, make_pod(wide, small)) != ""
+    # Of two it is certain, and not how many CPUs of which.
+    assert reason_of(two, make_pod(wide, small)) != ""
+    assert reason_of(two, make_pod(wide, make_container("fraction", cpu="500m"))) == ""
+
+
 def test_requests_of_the_pod_itself_are_not_aligned() -> None:
     own = {"cpu": "9", "memory": "1Gi"}
     pod = make_pod(make_container(cpu="9"), resources={"requests": own, "limits": own})

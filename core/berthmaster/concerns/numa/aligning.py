@@ -60,6 +60,8 @@ class Part:
     known: dict[str, Flags]
     aligned: dict[str, Flags]
     picked: Slots | None = None
+    # Amounts if no init container of others held anything; empty where they are the same.
+    most: dict[str, Ints] = field(default_factory=dict)
     # By resource: where zones are looked at and where the Node has it; None where both is so everywhere.
     exceptions: dict[str, tuple[Flags, Flags] | None] = field(default_factory=dict)
 
@@ -89,6 +91,10 @@ class Part:
             amounts = self.amounts[resource] = amounts.copy("F")
         return amounts
 
+    def with_most(self) -> Part:
+        """Return the same rows, with the amounts that there are at the most."""
+        return replace(self, amounts={name: it.copy("F") for name, it in self.most.items()})
+
     def copy(self) -> Part:
         """Return the same rows, with amounts of their own."""
         return replace(self, amounts={name: it.copy("F") for name, it in self.amounts.items()})
@@ -105,6 +111,7 @@ class Part:
             totals={name: rows_of(it, at) for name, it in self.totals.items()},
             known={name: it[at] for name, it in self.known.items()},
             aligned={name: it[at] for name, it in self.aligned.items()},
+            most={name: rows_of(it, at) for name, it in self.most.items()},
         )
 
     def pieces(self, count: int) -> Iterator[Part]:
@@ -155,6 +162,7 @@ def read_part(
     view: View = View.FREE,
     with_units: bool = False,
     with_totals: bool = False,
+    with_most: bool = False,
 ) -> Part:
     """Return the rows at these places of a block, with what the request names.
 
@@ -167,6 +175,10 @@ def read_part(
     if with_totals:
         for name in request.resources:
             totals[name] = rows_of(columns.cells(block, name, View.TOTAL).amounts, at)
+    most = {}
+    if with_most:
+        for name in request.resources:
+            most[name] = rows_of(columns.cells(block, name, View.MOST).amounts, at)
     return Part(
         columns=columns,
         block=block,
@@ -177,6 +189,7 @@ def read_part(
         totals=totals,
         known={name: it.known[at] for name, it in cells.items()},
         aligned={name: it.aligned[at] for name, it in cells.items()},
+        most=most,
     )
 
 

@@ -160,6 +160,8 @@ class NumaColumns:
         self.policy: Small = np.zeros(0, dtype=np.uint8)
         self.is_pod_scope: Flags = np.zeros(0, dtype=np.bool_)
         self.max_numa_nodes: Ints = np.zeros(0, dtype=np.int64)
+        # Whether the memory of some pod lies across zones.
+        self.is_grouped: Flags = np.zeros(0, dtype=np.bool_)
         # Whether the views FREE and MOST differ.
         self.has_leftovers: Flags = np.zeros(0, dtype=np.bool_)
         # The row's block, and its index there.
@@ -188,6 +190,7 @@ class NumaColumns:
         self.is_pod_scope = _grow(self.is_pod_scope, rows)
         self.max_numa_nodes = _grow(self.max_numa_nodes, rows)
         self.has_leftovers = _grow(self.has_leftovers, rows)
+        self.is_grouped = _grow(self.is_grouped, rows)
         self.unreported = _grow(self.unreported, rows)
         self.kinds = _grow(self.kinds, rows)
         self.indices = _grow(self.indices, rows)
@@ -239,6 +242,8 @@ class NumaColumns:
         is_new = holder.key not in it.held and holder.key not in it.leaving
         it.held[holder.key] = usage
         self._compare(it, holder.key, usage)
+        if it.zones is not None:
+            self.is_grouped[row] |= arithmetic.is_across(it.zones, usage)
         if is_new and it.zones is not None and self.charging is Charging.PREDICTED:
             # The last to come is the last to be counted: what was counted before it stands.
             is_counted = holder.key in it.zones.reported
@@ -259,7 +264,8 @@ class NumaColumns:
         is_known = self._lies(it.zones, holder.key, usage) is not None
         if is_known:
             it.leaving[holder.key] = usage
-        if is_known or usage.left or holder.key not in it.zones.reported:
+        is_across = arithmetic.is_across(it.zones, usage)
+        if is_known or is_across or usage.left or holder.key not in it.zones.reported:
             self._recount(row)
 
     @property
@@ -348,6 +354,7 @@ class NumaColumns:
         it.free = [dict(zone) for zone in zones.offered]
         it.doubtful = it.most = it.free
         self._give_back(it, zones)
+        self.is_grouped[row] = any(arithmetic.is_across(zones, usage) for usage in it.held.values())
         unreported = 0
         for key, usage in it.held.items():
             is_counted = key in zones.reported

@@ -57,24 +57,6 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
     )
     judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
     view = View.DOUBTFUL if is_strict else View.FREE
-    _judge(columns, rows, judged, request, view, codes)
-    if len(request.aligned) > 1 and not request.is_literal:
-        # Whether init containers of others still hold something decides which zone the first container
-        # gets, and with it what the next one finds: the pod has to fit either way.
-        judged &= (codes == 0) & columns.has_leftovers[rows]
-        _judge(columns, rows, judged, request, View.MOST, codes)
-    return codes
-
-
-def _judge(
-    columns: NumaColumns,
-    rows: Rows,
-    judged: Flags,
-    request: NumaRequest,
-    view: View,
-    codes: Codes,
-) -> None:
-    """Write the codes of the judged rows by one of the views."""
     for at, part in parts(columns, rows, judged, request, view):
         is_single, is_pod_scope = part.block.policy == states.SINGLE, part.block.is_pod_scope
         asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=is_single)
@@ -89,6 +71,7 @@ def _judge(
             failed = align_minimally(part, request, asks)
             code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
             codes[at] = part.pick(np.where(failed == NOBODY, 0, code))
+    return codes
 
 
 def filtered_units(
@@ -161,6 +144,7 @@ def parts(
         at = places[kinds == kind]
         block = columns.blocks[kind]
         foresees = request.restricted is RestrictedPolicy.PREDICT
+        has_next = len(request.aligned) > 1 and not block.is_pod_scope and not request.is_literal
         yield (
             at,
             read_part(
@@ -172,6 +156,7 @@ def parts(
                 with_units=with_units,
                 with_totals=request.strategy is NumaStrategy.PREDICTED_ZONE
                 or (foresees and block.policy == states.RESTRICTED),
+                with_most=has_next and bool(columns.has_leftovers[rows[at]].any()),
             ),
         )
 

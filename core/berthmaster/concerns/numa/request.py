@@ -96,6 +96,8 @@ class NumaUsage(NamedTuple):
     containers: tuple[Amounts, ...]
     left: Amounts
     anchor: Amounts
+    # The most memory of each kind that has to come together: in scope container, in scope pod.
+    together: tuple[Amounts, Amounts]
     zones: tuple[tuple[int, Amounts], ...] | None
     reserved: tuple[Amounts, Amounts] | None
     is_bound: bool
@@ -111,6 +113,7 @@ class _Reading(NamedTuple):
     aligned_pod: Amounts
     left: Amounts
     anchor: Amounts
+    together: tuple[Amounts, Amounts]
     held: tuple[Amounts, ...]
     # By Kubernetes' rule and by upstream's.
     totals: tuple[Amounts, Amounts]
@@ -169,6 +172,7 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | Non
         containers=found.held,
         left=found.left,
         anchor=found.anchor,
+        together=found.together,
         zones=_read_zones(allocated) if found.held or found.left else (),
         reserved=found.totals if is_ours else None,
         is_bound=bool(pod.spec.node_name),
@@ -212,6 +216,7 @@ def _read_spec(pod: Pod) -> _Reading:
         aligned_pod=_aligned_pod(aligned),
         left=_left(aligned),
         anchor=_anchor(aligned),
+        together=_together(aligned),
         held=tuple(it.amounts for it in aligned if it.amounts and it.kind != INIT),
         totals=totals,
         resources=tuple(sorted(named.union(*(dict(it) for it in totals)))),
@@ -281,6 +286,18 @@ def _anchor(containers: Sequence[ContainerAsk]) -> Amounts:
         elif had & names_:
             return it.amounts
     return ()
+
+
+def _together(containers: Sequence[ContainerAsk]) -> tuple[Amounts, Amounts]:
+    most: dict[str, int] = {}
+    for it in containers:
+        _raise(most, dict(it.amounts))
+    whole, _ = _peak(containers)
+    of_container, of_pod = (
+        _sorted({name: amount for name, amount in it.items() if is_memory(name)})
+        for it in (most, whole)
+    )
+    return of_container, of_pod
 
 
 def _peak(containers: Iterable[ContainerAsk]) -> tuple[dict[str, int], dict[str, int]]:

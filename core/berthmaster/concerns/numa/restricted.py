@@ -8,10 +8,15 @@ are refused (two zones against one), 6 GPUs and 24 CPUs are admitted on both.
 What an init container had, the containers after it use again, and until the pod goes nobody else. CPUs
 and devices even have to be used again: a container that asks for the same resource is bound to their
 zones until all of them are taken. Memory is used again by who comes to the same zone.
+
+A zone's memory serves either containers that are bound to it alone, or those of one group of zones, until
+it is empty. So memory of several zones has to come from zones that nobody has memory of. Where somebody
+has, whose memory lies across zones, it is not known which these are: no zone in use is then taken.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, islice
 from math import comb
@@ -36,41 +41,53 @@ def align_minimally(
 ) -> NDArray[np.int64]:
     """Place the asks one after the other; return per row the first that would be refused.
 
-    Single: by the rules of single-numa-node, whose sets have one zone.
+    Refused is also what is not certain: where the zones depend on what we do not know, and more containers
+    follow. Single: by the rules of single-numa-node, whose sets have one zone.
     """
-    if not _may_stray(asks):
-        return _align(part, request, asks, is_single=is_single, strays=False)
-    before = part.copy()
-    failed = _align(part, request, asks, is_single=is_single, strays=True)
-    other = _align(before, request, asks, is_single=is_single, strays=False)
-    return np.where(failed == NOBODY, other, failed)
-
-
-def _align(
-    part: Part,
-    request: NumaRequest,
-    asks: tuple[ContainerAsk, ...],
-    *,
-    is_single: bool,
-    strays: bool,
-) -> NDArray[np.int64]:
+    may_stray = _may_stray(asks)
+    least = _World(part, {}, strays=may_stray, is_least=True)
+    most = None
+    if len(asks) > 1 and (part.most or may_stray):
+        most = _World(part.copy() if not part.most else part.with_most(), {})
     failed = np.full(part.count, NOBODY, dtype=np.int64)
-    left: _Left = {}
     for index, ask in enumerate(asks):
         binding = [(name, need, constrains(part, request, name)) for name, need in ask.amounts]
-        admitted, chosen = _preferred(part, binding, left, is_single=is_single)
-        failed[(failed == NOBODY) & ~admitted] = index
+        admitted, chosen, is_sure = _preferred(least, binding, is_single=is_single)
         if index + 1 < len(asks):
-            is_apart = strays and any(_is_odd(it) for it in asks[: index + 1])
-            _hold(part, ask, chosen, left, is_apart=is_apart)
+            is_wide = chosen.sum(axis=1) > 1
+            # How much of each of several zones is taken is not known.
+            admitted &= is_sure & ~(is_wide & (ask.kind == INIT))
+            if most is None and is_wide.any():
+                most = _World(part.copy(), {name: it.copy() for name, it in least.left.items()})
+            if most is not None:
+                other = _preferred(most, binding, is_single=is_single)[1]
+                admitted &= np.equal(other, chosen).all(axis=1)
+                _hold(most, ask, chosen)
+            _hold(least, ask, chosen)
+        failed[(failed == NOBODY) & ~admitted] = index
     return failed
+
+
+@dataclass(slots=True)
+class _World:
+    """What there is at the least or at the most; the kubelet knows.
+
+    Where both lead to the same zones, these are the zones that it takes. Strays: CPUs may be used again one
+    less than could be; `is_odd` once a number was odd.
+    """
+
+    part: Part
+    left: _Left
+    strays: bool = False
+    is_least: bool = False
+    is_odd: bool = False
 
 
 def _may_stray(asks: tuple[ContainerAsk, ...]) -> bool:
     """Return whether it is uncertain how many CPUs of init containers are used again.
 
     The kubelet prefers whole cores, and for a single CPU a core that somebody has begun. So where a
-    number is odd, two containers may share one CPU less than they could. We have to be right either way.
+    number is odd, two containers may share one CPU less than they could.
     """
     has_left = any(it.kind == INIT and CPU in dict(it.amounts) for it in asks)
     return has_left and any(map(_is_odd, asks))
@@ -87,9 +104,17 @@ def align_single(
 
     Upstream has init containers give everything back.
     """
-    if request.is_literal or all(it.kind != INIT for it in asks):
+    if request.is_literal:
         return align(part, request, asks)
-    return align_minimally(part, request, asks, is_single=True)
+    if any(it.kind == INIT for it in asks):
+        return align_minimally(part, request, asks, is_single=True)
+    if not part.most:
+        return align(part, request, asks)
+    is_uncertain = part.columns.has_leftovers[part.block.rows[part.indices]]
+    uncertain = part.narrow(is_uncertain)
+    failed = align(part, request, asks)
+    failed[is_uncertain] = align_minimally(uncertain, request, asks, is_single=True)
+    return failed
 
 
 def fewest_ever(part: Part, resource: str, amount: int) -> Ints:
@@ -103,10 +128,13 @@ def fewest_ever(part: Part, resource: str, amount: int) -> Ints:
     return fewest
 
 
-def _preferred(
-    part: Part, binding: _Binding, left: _Left, *, is_single: bool
-) -> tuple[Flags, Flags]:
-    """Return per row whether some set is preferred for all, and the lowest such set of zones."""
+def _preferred(world: _World, binding: _Binding, *, is_single: bool) -> tuple[Flags, Flags, Flags]:
+    """Return per row whether some set is preferred for all, the lowest such set, and if it is sure.
+
+    Of several sets of several zones the kubelet may be told to prefer the nearest.
+    """
+    part, left = world.part, world.left
+    is_sure = np.ones(part.count, dtype=np.bool_)
     chosen = np.zeros((part.count, part.size), dtype=np.bool_)
     admitted = np.ones(part.count, dtype=np.bool_)
     width = np.zeros(part.count, dtype=np.int64)
@@ -119,7 +147,7 @@ def _preferred(
         if not len(rows):
             continue
         sets = _sets_by_mask(part.size, count)
-        fits = np.ones((len(rows), len(sets)), dtype=np.bool_)
+        fits = _keeps_groups(part, binding, rows, sets)
         for name, need, binds in binding:
             free = np.maximum(part.amounts[name][rows], 0)[:, sets].sum(axis=2)
             again = left[name][rows] if name in left else None
@@ -127,7 +155,27 @@ def _preferred(
         some = fits.any(axis=1)
         admitted[rows[~some]] = False
         chosen[rows[some, None], sets[fits[some].argmax(axis=1)]] = True
-    return admitted, chosen
+        if count > 1:
+            is_sure[rows] = fits.sum(axis=1) == 1
+    return admitted, chosen, is_sure
+
+
+def _keeps_groups(
+    part: Part, binding: _Binding, rows: NDArray[np.intp], sets: NDArray[np.intp]
+) -> Flags:
+    """Return per row and set of zones whether its memory may be taken together."""
+    keeps = np.ones((len(rows), len(sets)), dtype=np.bool_)
+    count = sets.shape[1]
+    is_grouped = part.columns.is_grouped[part.block.rows[part.indices[rows]]]
+    if count == 1 and not is_grouped.any():
+        return keeps
+    for name, _, binds in binding:
+        if is_memory(name) and name in part.totals:
+            used = (part.amounts[name][rows] < part.totals[name][rows])[:, sets].any(axis=2)
+            # One of two zones is never a group, and both are one.
+            matters = is_grouped if count == 1 else ~is_grouped | (part.size > 2)
+            keeps &= ~(used & (matters & binds[rows])[:, None])
+    return keeps
 
 
 def _widths(part: Part, binding: _Binding, *, is_single: bool) -> list[tuple[Ints, Flags]]:
@@ -174,27 +222,27 @@ def _holds(name: str, need: int, free: Ints, again: Ints | None, sets: NDArray[n
     return has_all
 
 
-def _hold(
-    part: Part, ask: ContainerAsk, chosen: Flags, left: _Left, *, is_apart: bool = False
-) -> None:
-    """Take an ask's amounts from the chosen zones: first what is used again, then what is free.
-
-    Apart: of CPUs one less is used again than could be.
-    """
-    is_one = chosen.sum(axis=1) == 1
+def _hold(world: _World, ask: ContainerAsk, chosen: Flags) -> None:
+    """Take an ask's amounts from the chosen zones: first what is used again, then what is free."""
+    part, left = world.part, world.left
+    world.is_odd |= _is_odd(ask)
+    is_one = (chosen.sum(axis=1) == 1)[:, None]
     for name, need in ask.amounts:
-        usable = chosen & is_one[:, None] if is_memory(name) else chosen
+        usable = chosen & is_one if is_memory(name) else chosen
+        cells = part.own(name)
         again = left.get(name)
-        reused = np.zeros_like(part.amounts[name])
+        reused = np.zeros_like(cells)
         if again is not None:
             again_here = np.where(usable, again, 0)
             most = np.minimum(again_here.sum(axis=1), need)
-            if is_apart and name == CPU:
+            if world.strays and world.is_odd and name == CPU:
                 most = np.maximum(most - CPU_SCALE, 0)
             reused = _spread(most, again_here)
-        cells = part.own(name)
-        offers = np.where(chosen, np.maximum(cells, 0), 0)
-        taken = _spread(need - reused.sum(axis=1), offers, is_fullest_first=name == CPU)
+        rest = (need - reused.sum(axis=1))[:, None]
+        # Of several zones each may give all of it, or nothing.
+        taken = np.where(
+            chosen & (is_one | world.is_least), np.minimum(rest, np.maximum(cells, 0)), 0
+        )
         cells -= taken
         if ask.kind == INIT:
             more: Ints = np.where(usable, taken, 0)
@@ -203,16 +251,10 @@ def _hold(
             left[name] = again - reused
 
 
-def _spread(amounts: Ints, offers: Ints, *, is_fullest_first: bool = False) -> Ints:
-    """Return what each zone gives: ascending, or those that have least free first, as CPUs are taken."""
-    if not is_fullest_first or offers.shape[1] < 2:
-        before = np.cumsum(offers, axis=1) - offers
-        return np.clip(amounts[:, None] - before, 0, offers)
-    order = np.argsort(offers, axis=1, kind="stable")
-    given = _spread(amounts, np.take_along_axis(offers, order, axis=1))
-    taken = np.zeros_like(offers)
-    np.put_along_axis(taken, order, given, axis=1)
-    return taken
+def _spread(amounts: Ints, offers: Ints) -> Ints:
+    """Return what each zone gives of the amounts, the lowest first."""
+    before = np.cumsum(offers, axis=1) - offers
+    return np.clip(amounts[:, None] - before, 0, offers)
 
 
 @lru_cache(maxsize=64)

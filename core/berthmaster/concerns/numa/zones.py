@@ -207,10 +207,26 @@ def take_left(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
     for it in usage.left:
         slots = [slot for slot, id_ in enumerate(zones.ids) if it[0] in given.get(id_, {})]
         if not slots:
-            anchored = candidates(zones.held, usage.anchor)
-            slots = [slot for slot in candidates(zones.totals, (it,)) if slot in anchored]
+            slots = list(range(len(zones.ids)))
+            together = dict(usage.anchor)
+            whole = (it[0], it[1] + together.get(it[0], 0))
+            if zones.policy == _SINGLE or candidates(zones.totals, (whole,)):
+                anchored = candidates(zones.held, usage.anchor)
+                slots = [slot for slot in candidates(zones.totals, (it,)) if slot in anchored]
         for slot in slots:
             take(free, slot, (it,))
+
+
+def is_across(zones: NodeZones, usage: NumaUsage) -> bool:
+    """Return whether the memory of a pod must lie across zones, since no single one could ever hold it.
+
+    Kubelets with policy single-numa-node take no such pods.
+    """
+    together = usage.together[zones.scope == "pod"]
+    return zones.policy != _SINGLE and any(
+        zones.lists(name) and all(zone.get(name, 0) < amount for zone in zones.totals)
+        for name, amount in together
+    )
 
 
 def _units(zones: NodeZones, containers: Sequence[Amounts]) -> Sequence[Amounts]:
