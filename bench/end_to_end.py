@@ -2,6 +2,7 @@
 
     python bench/end_to_end.py                      1,000 simulated nodes, 3 turns of 1,000 pods each
     python bench/end_to_end.py --disks              every node has a disk and an IO driver
+    python bench/end_to_end.py --zones 8            every node has eight NUMA zones, which its topology tells
 
 A sandbox with Berthmaster installed from config/ runs throughout. In turns, 32 hands create pods of each
 of the `--modes` at once; *plain* pods do not opt in and never reach us. Between turns all pods are
@@ -16,6 +17,10 @@ an idle cluster, without Leases.
 With `--disks` pods ask for bandwidth (plain ones do not, but drivers are told of them too), and each
 placed pod costs a new list of pods, the driver's answer and a NodeInventory: writes of the vendor's
 protocol that the old scheduler needed as well.
+
+With `--zones` pods are Guaranteed, every kubelet's policy is single-numa-node, and every decision looks at
+all zones of all nodes. Topologies are written once: what runs since is in our books alone, as between two
+reports of an updater, and nothing but the placement costs anything.
 """
 
 from __future__ import annotations
@@ -31,13 +36,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from benching import creating, figures
+from benching import creating, figures, topologies
 from benching.readings import Usage
 from benching.worlds import scrape
 from berthmaster.cluster.errors import OutcomeUnknownError
@@ -90,6 +95,7 @@ class Plan:
     turns: int
     modes: tuple[str, ...]
     disks: bool
+    zones: int
     hands: int
 
 
@@ -192,7 +198,7 @@ class Cluster:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", creating.__name__),
             *("--kubeconfig", str(self.sandbox.kubeconfig), "--namespace", NAMESPACE),
-            *("--pod", json.dumps(make_pod(mode, disks=plan.disks))),
+            *("--pod", json.dumps(make_pod(mode, plan))),
             *("--count", str(plan.pods), "--hands", str(plan.hands)),
             env=build_environment({"PYTHONPATH": str(Path(__file__).parent)}),
             stdout=asyncio.subprocess.PIPE,
@@ -213,19 +219,19 @@ class Cluster:
         await asyncio.sleep(SETTLE_S)
 
 
-def make_pod(mode: str, *, disks: bool) -> dict[str, Any]:
+def make_pod(mode: str, plan: Plan) -> dict[str, Any]:
     """Return a pod of a mode; all modes ask for the same CPU and memory."""
     annotations = {}
     if mode != "plain":
         annotations["berthmaster.io/placement"] = mode
-        if disks:
+        if plan.disks:
             request = {"rbps": "5Mi", "wbps": "5Mi", "blocksize": "32k"}
             annotations["blockio.kubernetes.io/resources"] = json.dumps(request)
-    container = {
-        "name": "c",
-        "image": "registry.k8s.io/pause:3.10",
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-    }
+    resources = {"requests": {"cpu": "10m", "memory": "16Mi"}}
+    if plan.zones:
+        whole = {"cpu": "1", "memory": "1Gi"}
+        resources = {"requests": whole, "limits": whole}
+    container = {"name": "c", "image": "registry.k8s.io/pause:3.10", "resources": resources}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -242,7 +248,7 @@ async def measure(plan: Plan) -> dict[str, list[Turn]]:
             Sandbox.start(process_nodes=2, images=IMAGES, verbose=True)
         )
         await install(sandbox)
-        nodes = await sandbox.create_nodes(plan.nodes, taints=[TAINT])
+        nodes = await _create_nodes(sandbox, plan)
         await sandbox.kubectl("apply", "-f", "-", stdin=json.dumps(POLICY))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         await sandbox.client.create("/api/v1/namespaces", namespace)
@@ -251,19 +257,14 @@ async def measure(plan: Plan) -> dict[str, list[Turn]]:
             world = await stack.enter_async_context(DiskWorld(sandbox.client))
             for node in nodes:
                 await world.add_node(node)
-            await _all_published(sandbox, plan.nodes)
+            await topologies.until_published(
+                sandbox.client, plan.nodes, field="disks", deadline_s=DEADLINE_S
+            )
         session = await stack.enter_async_context(aiohttp.ClientSession())
         webhook = await _find_webhook(sandbox)
         cluster = Cluster(sandbox, await _find_pids(sandbox), session, webhook)
         # The first pods of each mode warm caches, and nobody counts them.
-        few = Plan(
-            nodes=plan.nodes,
-            pods=50,
-            turns=1,
-            modes=plan.modes,
-            disks=plan.disks,
-            hands=plan.hands,
-        )
+        few = replace(plan, pods=50, turns=1)
         await cluster.learn_idle()
         for mode in plan.modes:
             await cluster.turn(few, mode)
@@ -276,14 +277,25 @@ async def measure(plan: Plan) -> dict[str, list[Turn]]:
     return turns
 
 
-async def _all_published(sandbox: Sandbox, count: int) -> None:
-    path = "/apis/berthmaster.io/v1alpha1/nodeinventories"
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            items = (await sandbox.client.get(path, timeout_s=60))["items"]
-            if sum("allocable" in json.dumps(it.get("status", {})) for it in items) >= count:
-                return
-            await asyncio.sleep(2)
+async def _create_nodes(sandbox: Sandbox, plan: Plan) -> list[str]:
+    """Return the nodes' names once they are Ready and, with zones, known with them."""
+    if not plan.zones:
+        return await sandbox.create_nodes(plan.nodes, taints=[TAINT])
+    machine = topologies.build_machine(plan.zones)
+    there = {name: str(amount) for name, amount in machine.allocatable().items()}
+    nodes = await sandbox.create_nodes(
+        plan.nodes,
+        cpu=there.pop("cpu"),
+        memory=there.pop("memory"),
+        pods=int(there.pop("pods")),
+        extended=there,
+        taints=[TAINT],
+    )
+    await topologies.write_topologies(sandbox.client, nodes, machine)
+    await topologies.until_published(
+        sandbox.client, plan.nodes, field="zones", deadline_s=DEADLINE_S
+    )
+    return nodes
 
 
 async def _find_pids(sandbox: Sandbox) -> dict[str, int]:
@@ -388,6 +400,7 @@ def main() -> None:
         "--modes", nargs="+", default=["plain", "required"], help="plain, required, preferred, bind"
     )
     parser.add_argument("--disks", action="store_true", help="disks and drivers on every node")
+    parser.add_argument("--zones", type=int, default=0, help="NUMA zones of each node")
     parser.add_argument("--hands", type=int, default=32, help="creates at the same time")
     given = parser.parse_args()
     plan = Plan(
@@ -396,6 +409,7 @@ def main() -> None:
         turns=given.turns,
         modes=tuple(given.modes),
         disks=given.disks,
+        zones=given.zones,
         hands=given.hands,
     )
     turns = asyncio.run(measure(plan))
