@@ -434,7 +434,7 @@ def test_chain_takes_the_first_curve_and_says_why() -> None:
 
     assert built.power is not None
     assert built.condition is not None
-    assert (built.power.link, built.power_now) == (PowerLink.MODEL, "~100W Model")
+    assert (built.power.link, built.power_now) == (PowerLink.MODEL, "~110W Model")
     assert (built.condition.status, built.condition.reason) == ("True", "Model")
     assert built.condition.message == "watts by r650; m at http://h: timed out"
 
