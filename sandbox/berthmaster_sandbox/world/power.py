@@ -200,10 +200,9 @@ class PowerWorld(World):
     async def _is_served(self) -> bool:
         try:
             await self._client.get(METRICS)
-        except ApiError as error:
-            if error.is_not_found:
-                return False
-            raise
+        except ApiError:
+            # Not found first, then too early while its storage is made.
+            return False
         return True
 
     async def _inlet(self, request: web.Request) -> web.Response:
