@@ -2,10 +2,11 @@
 
     python bench/decision.py 500 5000 50000
     python bench/decision.py --zones 8 5000
+    python bench/decision.py --power 5000
 
 Every node has a disk with a model and eight pods on it. With `--zones` every node has so many NUMA zones
 as well, in all sorts of allocation, and the pods are Guaranteed, of two containers of which one asks a
-device; each of the NUMA strategies is measured. A repeated shape is a burst of equal pods, each
+device; each of the NUMA strategies is measured. With `--power` every node's power is known, by a curve of its own. A repeated shape is a burst of equal pods, each
 charged before the next is decided;
 a new shape is one that the engine has not seen, so that every row is computed. Times are CPU time of
 this process, which a busy machine disturbs less than wall time.
@@ -28,11 +29,14 @@ from berthmaster.api.inventory import (
     DiskModel,
     NodeInventory,
     NodeInventoryStatus,
+    Power,
+    PowerCurve,
     Topology,
     Zone,
 )
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import NumaStrategy, PlacementPolicySpec
+from berthmaster.api.quantities import NANO
 from berthmaster.concerns import registry
 from berthmaster.placement.engine import Engine
 
@@ -42,7 +46,7 @@ GPU = "vendor.com/gpu"
 RATIOS = {"512": "15", "1k": "10", "4k": "6", "8k": "4", "16k": "2", "32k": "1"}
 
 
-def build_engine(nodes: int, zones: int = 0) -> Engine:
+def build_engine(nodes: int, zones: int = 0, *, has_power: bool = False) -> Engine:
     """Return an engine with that many nodes, each with a disk, zones and `PODS_PER_NODE` pods."""
     engine = Engine(registry.load())
     random = np.random.default_rng(1)
@@ -59,12 +63,13 @@ def build_engine(nodes: int, zones: int = 0) -> Engine:
                     },
                 },
                 "status": {
+                    "capacity": {"cpu": str(max(64, 16 * zones))},
                     "allocatable": {
                         "cpu": str(max(64, 16 * zones)),
                         "memory": f"{max(256, 64 * zones)}Gi",
                         "pods": "1000",
                         GPU: str(2 * zones),
-                    }
+                    },
                 },
             }
         )
@@ -77,11 +82,26 @@ def build_engine(nodes: int, zones: int = 0) -> Engine:
             capacity=Bandwidth(read=speed, write=speed, total=2 * speed),
             function=DiskModel(read_ratio=RATIOS, write_ratio=RATIOS),
         )
-        status = NodeInventoryStatus(disks=(disk,), **_topology(index, zones, random))
+        status = NodeInventoryStatus(
+            disks=(disk,),
+            power=_power(max(64, 16 * zones), random) if has_power else None,
+            **_topology(index, zones, random),
+        )
         engine.ledger.write_node(node, NodeInventory(name=name, status=status))
         for number in range(PODS_PER_NODE):
             engine.ledger.see(pod_from_manifest(_pod(f"{name}-{number}", 5, node=name)))
     return engine
+
+
+def _power(cores: int, random: np.random.Generator) -> Power:
+    grid = np.linspace(0, 1, 25)
+    idle, rise, bend = random.uniform(50, 150), random.uniform(100, 400), random.uniform(0.6, 2)
+    watts = idle + rise * grid**bend
+    return Power(
+        curve=PowerCurve(cores=tuple((grid * cores).tolist()), watts=tuple(watts.tolist())),
+        usage=int(random.uniform(0, cores / 2) * NANO),
+        usage_sampled_s=1.0,
+    )
 
 
 def _topology(index: int, zones: int, random: np.random.Generator) -> dict[str, Any]:
@@ -173,12 +193,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sizes", type=int, nargs="*", default=[500, 5000], metavar="NODES")
     parser.add_argument("--zones", type=int, default=0, help="NUMA zones of each node")
+    parser.add_argument("--power", action="store_true", help="give every node a power curve")
     options = parser.parse_args()
     strategies: Sequence[NumaStrategy] = tuple(NumaStrategy) if options.zones else ()
     rows = []
     for size in options.sizes:
         for strategy in strategies or (None,):
-            engine = build_engine(size, options.zones)
+            engine = build_engine(size, options.zones, has_power=options.power)
             # As the webhook does when it has listed everything.
             gc.collect()
             gc.freeze()

@@ -124,8 +124,8 @@ class PowerWorld(World):
 
     async def add_node(self, name: str, machine: Machine) -> dict[str, Any]:
         """Give a node a machine; return the spec of its NodeConfig."""
-        self._meters.machines[name] = machine
         await self._report(name)
+        self._meters.machines[name] = machine
         return {
             "nodeName": name,
             "metricsCollector": {

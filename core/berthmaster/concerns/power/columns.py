@@ -12,6 +12,8 @@ Amounts are billionths of a core, -1 for a usage that is not known. Curves are p
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +30,10 @@ UNKNOWN_USAGE = -1
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+# Widths are powers of two, and wider than any curve: a row's points are searched by halving.
 _FIRST_POINTS = 8
+# More cores than there are; where a row has no more points.
+_BEYOND = 1e12
 
 
 @dataclass(slots=True)
@@ -37,6 +42,7 @@ class _Row:
 
     power: Power | None = None
     name: str = ""
+    points: list[tuple[float, float]] = field(default_factory=list)
     held: dict[str, PowerUsage] = field(default_factory=dict)
 
 
@@ -64,7 +70,7 @@ class PowerColumns:
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros(grown, dtype=array.dtype)]))
         points = self.cores.shape[1]
-        self.cores = np.concatenate([self.cores, np.full((grown, points), np.inf)])
+        self.cores = np.concatenate([self.cores, np.full((grown, points), _BEYOND)])
         self.watts = np.concatenate([self.watts, np.full((grown, points), np.nan)])
         self.exponential = np.concatenate([self.exponential, np.full((3, grown), np.nan)], axis=1)
         self._rows.extend(_Row() for _ in range(grown))
@@ -115,26 +121,47 @@ class PowerColumns:
         A point within the tolerance is taken as it is; between two points the curve is straight, and
         beyond its ends and beside a gap it is not known. Worked: points 0: 100, 4: 140 -> 130 at 3.
         """
-        points = self.cores[rows]
-        left = np.count_nonzero(points < (cores + tolerance_cores)[:, None], axis=1) - 1
-        right = np.minimum(left + 1, points.shape[1] - 1)
-        at = np.arange(len(rows))
-        start, end = points[at, left], points[at, right]
-        low, high = self.watts[rows, left], self.watts[rows, right]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # Past the last point `end` is infinite, and its watts are not a number.
-            between = low + (high - low) * ((cores - start) / (end - start))
+        if len(rows) == 1:
+            return np.array([self._watts_of(int(rows[0]), float(cores[0]), tolerance_cores)])
+        width = self.cores.shape[1]
+        every, reached = self.cores.ravel(), cores + tolerance_cores
+        # The last point that is reached, by halving: behind the points of a row there is room.
+        before = rows * width - 1
+        left = before.copy()
+        step = width // 2
+        while step:
+            left = np.where(every[left + step] < reached, left + step, left)
+            step //= 2
+        watts = self.watts.ravel()
+        start, end, low, high = every[left], every[left + 1], watts[left], watts[left + 1]
+        # Where a row has no points, both are beyond; its watts are no numbers anyway.
+        span = np.where(end > start, end - start, 1.0)
+        between = low + (high - low) * ((cores - start) / span)
         found: Floats = np.where(np.abs(cores - start) <= tolerance_cores, low, between)
-        found[left < 0] = np.nan
+        found[left == before] = np.nan
         return found
+
+    def _watts_of(self, row: int, cores: float, tolerance_cores: float) -> float:
+        """Return the same for one row, which comes up with every answer."""
+        points = self._rows[row].points
+        left = bisect_left(points, (cores + tolerance_cores,)) - 1
+        if left < 0:
+            return math.nan
+        start, low = points[left]
+        if abs(cores - start) <= tolerance_cores:
+            return low
+        if left + 1 == len(points):
+            return math.nan
+        end, high = points[left + 1]
+        return low + (high - low) * ((cores - start) / (end - start))
 
     def _write_power(self, row: int, power: Power | None) -> None:
         usage = power.usage if power is not None else None
         self.usage[row] = UNKNOWN_USAGE if usage is None else usage
-        points = _points(power)
-        if len(points) > self.cores.shape[1]:
+        points = self._rows[row].points = _points(power)
+        if len(points) >= self.cores.shape[1]:
             self._widen(len(points))
-        self.cores[row] = np.inf
+        self.cores[row] = _BEYOND
         self.watts[row] = np.nan
         if points:
             self.cores[row, : len(points)], self.watts[row, : len(points)] = zip(
@@ -147,10 +174,12 @@ class PowerColumns:
         self.is_known[row] = is_known
 
     def _widen(self, points: int) -> None:
-        more = max(points, 2 * self.cores.shape[1]) - self.cores.shape[1]
-        rows = len(self._rows)
-        self.cores = np.concatenate([self.cores, np.full((rows, more), np.inf)], axis=1)
-        self.watts = np.concatenate([self.watts, np.full((rows, more), np.nan)], axis=1)
+        width = self.cores.shape[1]
+        while width <= points:
+            width *= 2
+        shape = (len(self._rows), width - self.cores.shape[1])
+        self.cores = np.concatenate([self.cores, np.full(shape, _BEYOND)], axis=1)
+        self.watts = np.concatenate([self.watts, np.full(shape, np.nan)], axis=1)
 
     def _add_up(self, row: int) -> None:
         it = self._rows[row]
