@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from berthmaster.api.inventory import NodeInventory, Power
 from berthmaster.api.objects import Node
-from berthmaster.api.quantities import QuantityError, parse_nanocores
+from berthmaster.api.quantities import NANO, QuantityError, parse_nanocores
 from berthmaster.concerns.power.request import PowerUsage
 from berthmaster.concerns.shape import Holder, Rows
 
 UNKNOWN_USAGE = -1
+# Inputs that differ by less are the same question to a model: it computes with 32-bit numbers.
+TOLERANCE_CORES = 1e-4
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -57,6 +59,8 @@ class PowerColumns:
         self.unseen: Integers = np.zeros(0, dtype=np.int64)
         self.pending: Integers = np.zeros(0, dtype=np.int64)
         self.recent: Integers = np.zeros(0, dtype=np.int64)
+        # Watts before a pod comes, as LeastIncrease reckons them; NaN where they are not known.
+        self.before: Floats = np.zeros(0)
         self.cores: Floats = np.zeros((0, _FIRST_POINTS))
         self.watts: Floats = np.zeros((0, _FIRST_POINTS))
         self.exponential: Floats = np.zeros((3, 0))
@@ -70,6 +74,7 @@ class PowerColumns:
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros(grown, dtype=array.dtype)]))
         points = self.cores.shape[1]
+        self.before = np.concatenate([self.before, np.full(grown, np.nan)])
         self.cores = np.concatenate([self.cores, np.full((grown, points), _BEYOND)])
         self.watts = np.concatenate([self.watts, np.full((grown, points), np.nan)])
         self.exponential = np.concatenate([self.exponential, np.full((3, grown), np.nan)], axis=1)
@@ -115,16 +120,16 @@ class PowerColumns:
         rows = np.flatnonzero(self.is_node & (self.usage == UNKNOWN_USAGE))
         return min((self._rows[row].name for row in rows), default="")
 
-    def watts_at(self, rows: Rows, cores: Floats, *, tolerance_cores: float) -> Floats:
+    def watts_at(self, rows: Rows, cores: Floats) -> Floats:
         """Return each row's watts at a CPU usage of its own; NaN where the curve is not known.
 
         A point within the tolerance is taken as it is; between two points the curve is straight, and
         beyond its ends and beside a gap it is not known. Worked: points 0: 100, 4: 140 -> 130 at 3.
         """
         if len(rows) == 1:
-            return np.array([self._watts_of(int(rows[0]), float(cores[0]), tolerance_cores)])
+            return np.array([self._watts_of(int(rows[0]), float(cores[0]))])
         width = self.cores.shape[1]
-        every, reached = self.cores.ravel(), cores + tolerance_cores
+        every, reached = self.cores.ravel(), cores + TOLERANCE_CORES
         # The last point that is reached, by halving: behind the points of a row there is room.
         before = rows * width - 1
         left = before.copy()
@@ -137,18 +142,18 @@ class PowerColumns:
         # Where a row has no points, both are beyond; its watts are no numbers anyway.
         span = np.where(end > start, end - start, 1.0)
         between = low + (high - low) * ((cores - start) / span)
-        found: Floats = np.where(np.abs(cores - start) <= tolerance_cores, low, between)
+        found: Floats = np.where(np.abs(cores - start) <= TOLERANCE_CORES, low, between)
         found[left == before] = np.nan
         return found
 
-    def _watts_of(self, row: int, cores: float, tolerance_cores: float) -> float:
+    def _watts_of(self, row: int, cores: float) -> float:
         """Return the same for one row, which comes up with every answer."""
         points = self._rows[row].points
-        left = bisect_left(points, (cores + tolerance_cores,)) - 1
+        left = bisect_left(points, (cores + TOLERANCE_CORES,)) - 1
         if left < 0:
             return math.nan
         start, low = points[left]
-        if abs(cores - start) <= tolerance_cores:
+        if abs(cores - start) <= TOLERANCE_CORES:
             return low
         if left + 1 == len(points):
             return math.nan
@@ -193,6 +198,7 @@ class PowerColumns:
             if 2 * own < usage.assumed:
                 recent += usage.assumed - own
         self.unseen[row], self.pending[row], self.recent[row] = unseen, pending, recent
+        self.before[row] = self._watts_of(row, (int(self.usage[row]) + unseen) / NANO)
 
 
 def _is_shown(usage: PowerUsage, power: Power | None) -> bool:

@@ -29,9 +29,6 @@ from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
 UNKNOWN, OVERLOADED = -1.0, -2.0
 
-# Inputs that differ by less are the same question to a model: it computes with 32-bit numbers.
-TOLERANCE_CORES = 1e-4
-
 _NEUTRAL = 50.0
 _V1_TIE = 10.0
 _V2_OVERLOADED = 1.0
@@ -66,10 +63,7 @@ def compare(values: Scores, request: PowerRequest) -> Scores:
 
 def increase(columns: PowerColumns, rows: Rows, before: Integers, after: Integers) -> Floats:
     """Return the watts that a rise in usage costs on each row; NaN where they are not known."""
-    low, high = (
-        columns.watts_at(rows, cores / NANO, tolerance_cores=TOLERANCE_CORES)
-        for cores in (before, after)
-    )
+    low, high = (columns.watts_at(rows, cores / NANO) for cores in (before, after))
     watts: Floats = high - low
     return watts
 
@@ -97,9 +91,8 @@ def explain(columns: PowerColumns, code: int) -> Reason:
 
 
 def _least_increase(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Scores:
-    before = columns.usage[rows] + columns.unseen[rows]
-    after = before + request.need
-    watts = increase(columns, rows, before, after)
+    after = columns.usage[rows] + columns.unseen[rows] + request.need
+    watts = columns.watts_at(rows, after / NANO) - columns.before[rows]
     # More usage never costs less; a model that says so is noise.
     costs = np.where(np.isnan(watts), UNKNOWN, np.maximum(watts, 0.0))
     return _marked(costs, columns, rows, after)
@@ -131,9 +124,7 @@ def _v1_cost(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Scores
     capacity = columns.capacity[rows]
     usage = columns.usage[rows] + columns.recent[rows]
     low, high = (
-        columns.watts_at(
-            rows, round_tenths(cores, capacity) * capacity / NANO, tolerance_cores=TOLERANCE_CORES
-        ).astype(np.float32)
+        columns.watts_at(rows, round_tenths(cores, capacity) * capacity / NANO).astype(np.float32)
         for cores in (usage, usage + request.need)
     )
     costs = np.trunc(np.nan_to_num(high - low, nan=UNKNOWN)).astype(np.float64)
