@@ -28,6 +28,11 @@ def namespaces(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     return [it for it in _ask(parsed_args, "get", "namespaces", "-o", "name") if prefix in it]
 
 
+def nodes(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
+    """Return all nodes."""
+    return [it for it in _ask(parsed_args, "get", "nodes", "-o", "name") if prefix in it]
+
+
 def contexts(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     """Return the contexts of the kubeconfig."""
     return _ask(parsed_args, "config", "get-contexts", "-o", "name")

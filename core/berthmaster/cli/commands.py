@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import decode_pod
-from berthmaster.cli import capacity, cleaning, output, simulate, ungating, why
+from berthmaster.cli import capacity, cleaning, inspecting, output, simulate, ungating, why
 from berthmaster.cli.contexts import find_namespace
 from berthmaster.cli.errors import CommandError
 from berthmaster.cli.manifests import Manifests, read_sources
+from berthmaster.cli.xpu_facts import gather
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.snapshot import Snapshot, load_engine
@@ -124,10 +125,20 @@ async def clean(arguments: argparse.Namespace) -> int:
     return int(any(it.error for it in results))
 
 
+async def inspect(arguments: argparse.Namespace) -> int:
+    """`inspect [NODE]`."""
+    node = arguments.node or ""
+    async with await _connect(arguments) as client:
+        nodes, _ = await gather(client, node)
+    output.show(inspecting.build_report(nodes, node), as_json=_is_json(arguments))
+    return int(bool(node) and not nodes)
+
+
 COMMANDS: dict[str, Command] = {
     "why": explain,
     "simulate": simulate_pods,
     "capacity": count_capacity,
+    "inspect": inspect,
     "doctor": examine,
     "ungate": ungate,
     "clean": clean,

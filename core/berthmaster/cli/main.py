@@ -148,6 +148,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop counting at so many pods (default 10000)",
     )
 
+    inspect = add(
+        "inspect",
+        "show accelerators, and who has how much of which",
+        "Show each accelerator with a bar of what is taken of it, and the pods that have it, whichever of\n"
+        "the dialects they asked in. `kubectl inspect xpushare` shows shares as that tool did.",
+        "inspect",
+        "all nodes",
+        "inspect gpu-7 -o json",
+        "one node, for programs",
+    )
+    node = inspect.add_argument("node", metavar="NODE", nargs="?", help="only this node")
+    _complete_by(node, candidates.nodes)
+
     add(
         "doctor",
         "look whether all parts of Berthmaster are there and well",
