@@ -484,5 +484,6 @@ async def test_a_turn_starts_a_bounded_number_of_jobs(world: World) -> None:
     world.collector.start_due()
     world.now_s += 60
 
+    assert world.book.round_s == 7.5
     assert len(world.collector.start_due()) == 40
     assert len(world.collector.start_due()) == 40

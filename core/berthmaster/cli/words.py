@@ -15,6 +15,7 @@ _TITLES = {
     "xpu": "XPU",
     "dataset": "data",
     "power": "power",
+    "podspread": "spread",
 }
 # Fields of allocations that hold bytes per second.
 _BYTES_PER_S = frozenset({"read", "write", "rbps", "wbps"})

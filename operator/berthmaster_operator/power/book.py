@@ -132,6 +132,8 @@ class PowerBook:
         self._begins = begins
         self.usage_format = CpuUsageFormat.RAW
         self.stale_after_s = 90.0
+        # How long it takes to read everything once, as whoever reads it finds.
+        self.round_s = 0.0
         # Moves when there may be other jobs.
         self.version = 0
         self._nodes: dict[str, NodePower] = {}
@@ -349,10 +351,12 @@ class PowerBook:
             capacity_nanocores=state.node.capacity_nanocores,
             is_awaited=is_awaited,
         )
-        ages_s = [now_s - usage.sampled_s] if usage is not None else []
-        ages_s += [now_s - it.sampled_s for key, it in fresh.items() if self._ages(state, key)]
-        left_s = self.stale_after_s - max(ages_s) if ages_s else None
-        return built, left_s
+        lasts_s = [] if usage is None else [usage.sampled_s + self.stale_after_s - now_s]
+        longest_s = self._max_age_s(state)
+        lasts_s += [
+            it.sampled_s + longest_s - now_s for key, it in fresh.items() if self._ages(state, key)
+        ]
+        return built, min((it for it in lasts_s if it > 0), default=None)
 
     # Within.
 
@@ -411,7 +415,7 @@ class PowerBook:
         intervals = (
             [it.fetch_interval_s for it in (terms.inlet_temp, terms.delta_p)] if terms else []
         )
-        return max([self.stale_after_s, *(3 * it for it in intervals)])
+        return max([self.stale_after_s, 3 * self.round_s, *(3 * it for it in intervals)])
 
     def _is_news(self, name: str, state: NodePower, usage: CpuUsage) -> bool:
         """Tell whether a decision would notice the usage, or that it shows pods which the last did not."""

@@ -129,6 +129,7 @@ class Collector:
 
     def _take_jobs(self, now_s: float) -> None:
         jobs = {(job.node, job.source): job for job in self._book.jobs()}
+        self._book.round_s = len(jobs) / JOBS_PER_TURN * _TURN_S
         for key in self._slots.keys() - jobs.keys():
             del self._slots[key]
         for key, job in jobs.items():
