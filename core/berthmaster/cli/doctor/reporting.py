@@ -15,6 +15,7 @@ from berthmaster.cli.doctor import (
     neighbours,
     pods,
     policies,
+    powers,
     probing,
     programs,
     rights,
@@ -41,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     policies.check,
     inventories.check,
     topologies.check,
+    powers.check,
     workloads.check,
     pods.check,
 )
