@@ -66,12 +66,30 @@ def test_unknown_policy_is_told_and_changes_nothing(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "most"), [("16", 16), ("+4", 4), ("5000", 1024), ("1", 8), ("-2", 8), ("a", 8)]
+    ("value", "most"),
+    [
+        ("16", 16),
+        ("+4", 4),
+        ("5000", 1024),
+        ("99999999999", 1024),
+        ("1", 8),
+        ("-2", 8),
+        ("a", 8),
+    ],
 )
 def test_most_zones(value: str, most: int) -> None:
     found = topology_from_manifest(make(attributes=attributes(topologyManagerMaxNUMANodes=value)))
 
     assert found.max_numa_nodes == most
+
+
+def test_fingerprint_of_the_attribute_counts_before_that_of_the_annotation() -> None:
+    annotated = {"name": "n", "annotations": {"topology.node.k8s.io/fingerprint": "noted"}}
+
+    for value in ("told", ""):
+        both = make(metadata=annotated, attributes=attributes(nodeTopologyPodsFingerprint=value))
+        assert topology_from_manifest(both).fingerprint == value
+    assert topology_from_manifest(make(metadata=annotated)).fingerprint == "noted"
 
 
 def test_ids_come_from_names_and_may_have_gaps() -> None:

@@ -15,6 +15,8 @@ CASES = [
     for file in (
         "diskio.json",
         "diskio-go.json",
+        "noderesourcetopology.json",
+        "noderesourcetopology-go.json",
         "dataset.json",
         "dataset-go.json",
         "power.json",

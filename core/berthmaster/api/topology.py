@@ -35,7 +35,7 @@ _DEPRECATED = {
     )
     for level, scope in (("Pod", "pod"), ("Container", "container"))
 }
-_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _ZONE_ID = re.compile(r"[+-]?[0-9]{1,18}")
 _MOST_ZONES = 1024
 # Of one zone: an inventory of 64 such zones is half a megabyte, and can be stored.
@@ -192,7 +192,7 @@ def _fingerprint(
     metadata: Mapping[str, Any], attributes: Sequence[tuple[str, str]]
 ) -> tuple[str, bool]:
     value = _first(attributes, names.FINGERPRINT)
-    if value:
+    if value is not None:
         return value, False
     annotations = metadata.get("annotations")
     noted = annotations.get(names.FINGERPRINT_ANNOTATION) if isinstance(annotations, dict) else None
