@@ -400,6 +400,32 @@ def test_newer_numbers_that_do_not_tell_zones_give_nothing_back() -> None:
     assert free_cpus(columns) == [8, 8]
 
 
+def test_what_init_containers_left_is_where_the_pod_was_seen() -> None:
+    columns = new_columns()
+    asked = {"cpu": "2", "memory": "1Gi"}
+    pod = make_pod("p", 2)
+    init = {
+        "name": "i",
+        "resources": {"requests": {**asked, "cpu": "4"}, "limits": {**asked, "cpu": "4"}},
+    }
+    manifest = msgspec.to_builtins(pod)
+    manifest["spec"]["initContainers"] = [init]
+    pod = pod_from_manifest(manifest)
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    charge(columns, pod)
+    assert free_cpus(columns) == [4, 8]
+
+    built = build_topology(
+        make_topology([(8, 2), (6, 2)], pods=["p"], placed={"p": 1}), [on_node(pod)]
+    )
+    write(columns, built)
+
+    # Predicted in the other zone; it has 2 of its own and holds 2 more than its updater shows.
+    assert free_cpus(columns) == free_cpus(columns, View.DOUBTFUL) == [8, 4]
+    release(columns, pod)
+    assert free_cpus(columns) == [8, 8]
+
+
 def test_pod_that_was_taken_for_gone_holds_its_zone_again() -> None:
     columns = new_columns()
     pod = make_pod("p", 4)

@@ -248,7 +248,7 @@ class NumaColumns:
             # The last to come is the last to be counted: what was counted before it stands.
             is_counted = holder.key in it.zones.reported
             if usage.left or not is_counted:
-                self._take(it, it.zones, usage, is_counted=is_counted)
+                self._take(it, it.zones, holder.key, usage)
                 self.unreported[row] += not is_counted and bool(usage.containers)
                 self._publish_amounts(row, it)
         else:
@@ -360,7 +360,7 @@ class NumaColumns:
             is_counted = key in zones.reported
             unreported += not is_counted and bool(usage.containers)
             if self.charging is Charging.PREDICTED:
-                self._take(it, zones, usage, is_counted=is_counted)
+                self._take(it, zones, key, usage)
             elif not is_counted and usage.reserved is not None:
                 self._reserve(row, it, usage)
         self.unreported[row] = unreported
@@ -408,8 +408,9 @@ class NumaColumns:
         else:
             self.misses += 1
 
-    def _take(self, it: _Row, zones: NodeZones, usage: NumaUsage, *, is_counted: bool) -> None:
+    def _take(self, it: _Row, zones: NodeZones, key: str, usage: NumaUsage) -> None:
         """Take a pod off; of one that the report counts, what its init containers hold."""
+        is_counted, observed = key in zones.reported, zones.observed.get(key, ())
         if not usage.left and (is_counted or not usage.containers):
             return
         if it.doubtful is it.free:
@@ -417,13 +418,13 @@ class NumaColumns:
         if usage.left and it.most is it.free:
             it.most = [dict(zone) for zone in it.free]
         if is_counted:
-            arithmetic.take_left(zones, it.doubtful, usage)
+            arithmetic.take_left(zones, it.doubtful, usage, observed)
         else:
             arithmetic.doubt(zones, it.doubtful, usage)
             for free in (it.free,) if it.most is it.free else (it.free, it.most):
                 arithmetic.take_given(zones, free, usage)
         if is_counted or usage.zones is None:
-            arithmetic.take_left(zones, it.free, usage)
+            arithmetic.take_left(zones, it.free, usage, observed)
 
     def _reserve(self, row: int, it: _Row, usage: NumaUsage) -> None:
         """Take off what upstream's cache takes off."""

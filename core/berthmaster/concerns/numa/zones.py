@@ -198,11 +198,16 @@ def doubt(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
             take(free, slot, amounts)
 
 
-def take_left(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
-    """Take what a pod's init containers still hold off the zones that it was given.
+def take_left(zones: NodeZones, free: Zones, usage: NumaUsage, observed: Sequence[int]) -> None:
+    """Take what a pod's init containers still hold off the zone where the pod was `observed`.
 
-    Where somebody else placed it, off every zone that may be it: reports do not show it.
+    Where that is not told, or several, off the zones that it was given; where somebody else placed it,
+    off every zone that may be it: reports do not show it.
     """
+    seen = {it for it in observed if it >= 0}
+    if usage.anchor and len(seen) == 1 and seen <= set(zones.ids):
+        take(free, zones.ids.index(*seen), usage.left)
+        return
     given = {id_: dict(amounts) for id_, amounts in usage.zones or ()}
     for it in usage.left:
         slots = [slot for slot, id_ in enumerate(zones.ids) if it[0] in given.get(id_, {})]
