@@ -38,16 +38,13 @@ async def world(harbour: Sandbox) -> AsyncIterator[PowerWorld]:
     await harbour.kubectl("apply", *files)
     await harbour.kubectl("wait", "--for=condition=Established", *files)
     await new_namespace(harbour, "wao-system")
-    world = PowerWorld(harbour.client)
-    await world.install()
-    async with world:
+    async with PowerWorld(harbour.client) as world:
         for name, machine in NODES.items():
             await harbour.create_nodes(
                 1, name=name, cpu=str(machine.cores), labels={"power": "yes"}
             )
             await write_config(harbour, name, await world.add_node(name, machine))
         yield world
-    await world.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -24,6 +24,7 @@ from berthmaster.cluster.snapshot import load_engine
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.numa_stories import NUMA_STORIES
 from berthmaster_sandbox.demo.pod_watch import NAMESPACE, PodWatch, StoryError
+from berthmaster_sandbox.demo.power_stories import POWER_STORIES
 from berthmaster_sandbox.demo.stage import (
     FUNCTIONS,
     MODELS,
@@ -33,10 +34,11 @@ from berthmaster_sandbox.demo.stage import (
 )
 from berthmaster_sandbox.demo.stories import PIN_KEY, PIN_TITLE, STORIES, pin_fails
 from berthmaster_sandbox.errors import SandboxError
-from berthmaster_sandbox.installing import IMAGES, install
+from berthmaster_sandbox.installing import IMAGES, PROJECT, install
 from berthmaster_sandbox.processes import read_tail
 from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld
+from berthmaster_sandbox.world.power import PowerWorld
 
 PIPE_WIDTH = 120
 POD_WIDTH = 12
@@ -44,7 +46,7 @@ POD_WIDTH = 12
 TITLES = {
     **{story.key: story.title for story in STORIES},
     PIN_KEY: PIN_TITLE,
-    **{story.key: story.title for story in NUMA_STORIES},
+    **{story.key: story.title for story in (*NUMA_STORIES, *POWER_STORIES)},
 }
 # One selects the pod of the pin story; the other gives the settings of pods that ask by themselves.
 POLICIES: Mapping[str, Mapping[str, Any]] = {
@@ -81,8 +83,9 @@ async def _run(console: Console, *, stays: bool) -> int:
         async with (
             DiskWorld(sandbox.client, functions=FUNCTIONS) as disks,
             NumaWorld(sandbox.client) as numa,
+            PowerWorld(sandbox.client) as power,
         ):
-            worlds = Worlds(disks=disks, numa=numa)
+            worlds = Worlds(disks=disks, numa=numa, power=power)
             failures = await _play(console, sandbox, worlds, started)
             if failures:
                 await _print_evidence(console, sandbox)
@@ -141,15 +144,16 @@ async def _tell_stories(
         except StoryError as error:
             failures.append(f"{key}: {error}")
 
-    together = (*STORIES, *NUMA_STORIES)
+    together = (*STORIES, *NUMA_STORIES, *POWER_STORIES)
     await asyncio.gather(*(tell(it.key, it.play(stages[it.key])) for it in together))
     await tell(PIN_KEY, pin_fails(stages[PIN_KEY], sandbox))
     return list(stages.values()), failures
 
 
 async def _prepare(sandbox: Sandbox) -> None:
-    """Make the stories' namespace, the disk models, and their policies."""
+    """Make the stories' namespace, WAO's kinds, the disk models, and their policies."""
     client = sandbox.client
+    await sandbox.kubectl("apply", "-k", str(PROJECT / "crds" / "wao"))
     await client.create(
         "/api/v1/namespaces",
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},

@@ -19,7 +19,13 @@ from berthmaster.api.objects import Pod
 from berthmaster.cli.why import needs_recomputing, recompute, sentence
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.snapshot import Snapshot, load_engine
-from berthmaster_sandbox.demo.pod_watch import DEADLINE_S, PODS, PodWatch, StoryError
+from berthmaster_sandbox.demo.pod_watch import (
+    DEADLINE_S,
+    NAMESPACE,
+    PODS,
+    PodWatch,
+    StoryError,
+)
 from berthmaster_sandbox.simnodes import build_node, create_nodes, wait_nodes_ready
 from berthmaster_sandbox.world.disk_books import Amount, DiskFunction, SimulatedDisk
 from berthmaster_sandbox.world.diskio import DiskWorld
@@ -33,6 +39,8 @@ from berthmaster_sandbox.world.numa_machines import (
     Zone,
 )
 from berthmaster_sandbox.world.numa_verdicts import Admitted
+from berthmaster_sandbox.world.power import PowerWorld
+from berthmaster_sandbox.world.power_machines import Machine as PowerMachine
 
 STORY_LABEL = "demo.berthmaster.io/story"
 MIB, GIB = 2**20, 2**30
@@ -141,6 +149,7 @@ class Worlds:
 
     disks: DiskWorld
     numa: NumaWorld
+    power: PowerWorld
 
 
 class Stage:
@@ -175,6 +184,34 @@ class Stage:
         await wait_nodes_ready(self._client, [name])
         await self._until_inventory(name, lambda status: bool(status.get("zones")), "zones")
 
+    async def power_node(self, name: str, machine: PowerMachine) -> None:
+        """Add a Ready node of this story whose meters and power model answer."""
+        await self.node(name, cpu=str(machine.cores))
+        spec = await self.worlds.power.add_node(name, machine)
+        await self._client.create(
+            f"/apis/{names.WAO_API_VERSIONS[0]}/namespaces/{NAMESPACE}/nodeconfigs",
+            {
+                "apiVersion": names.WAO_API_VERSIONS[0],
+                "kind": "NodeConfig",
+                "metadata": {"name": name},
+                "spec": spec,
+            },
+        )
+        await self._until_inventory(name, _has_modelled_power, "watts of a model server")
+
+    async def foresees(self, node: str, limits: Mapping[str, str], words: str) -> None:
+        """Wait until a pod of this story would go to a node, its allocation with these words."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            manifest = self._manifest("foreseen", {names.PLACEMENT: "required"}, limits)
+            pod = await self._client.create(PODS, manifest, {"dryRun": "All"})
+            told = str(pod["metadata"].get("annotations", {}).get(names.ALLOCATION, ""))
+            if f'"node":"{node}"' in told and words in told:
+                return
+            if time.monotonic() > deadline:
+                raise StoryError(f"expected {words} on {node}, found {told}")
+            await asyncio.sleep(0.1)
+
     async def pod(
         self,
         name: str,
@@ -191,25 +228,8 @@ class Stage:
         annotations = {names.PLACEMENT: "required"} if opts_in else {}
         if request is not None:
             annotations[names.DISKIO_REQUEST] = request
-        selector = {STORY_LABEL: self.story}
-        if on is not None:
-            selector["kubernetes.io/hostname"] = on
-        container: dict[str, Any] = {"name": "app", "image": "registry.k8s.io/pause:3.10"}
-        if limits is not None:
-            container["resources"] = {"limits": dict(limits)}
         self._watch.note_creation(name)
-        await self._client.create(
-            PODS,
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name, "annotations": annotations},
-                "spec": {
-                    "nodeSelector": selector,
-                    "containers": [container],
-                },
-            },
-        )
+        await self._client.create(PODS, self._manifest(name, annotations, limits, on=on))
 
     async def lands(self, name: str, node: str, *, score: float | None = None) -> None:
         """Wait until the pod is bound and hold its node, and disk IO score, against the story."""
@@ -295,6 +315,27 @@ class Stage:
             )
         )
 
+    def _manifest(
+        self,
+        name: str,
+        annotations: Mapping[str, str],
+        limits: Mapping[str, str] | None,
+        *,
+        on: str | None = None,
+    ) -> dict[str, Any]:
+        selector = {STORY_LABEL: self.story}
+        if on is not None:
+            selector["kubernetes.io/hostname"] = on
+        container: dict[str, Any] = {"name": "app", "image": "registry.k8s.io/pause:3.10"}
+        if limits is not None:
+            container["resources"] = {"limits": dict(limits)}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "annotations": dict(annotations)},
+            "spec": {"nodeSelector": selector, "containers": [container]},
+        }
+
     async def _until_inventory(
         self, node: str, is_there: Callable[[Mapping[str, Any]], bool], what: str
     ) -> None:
@@ -309,6 +350,11 @@ class Stage:
             if time.monotonic() > deadline:
                 raise StoryError(f"{node}: no inventory with {what}, found {statuses}")
             await asyncio.sleep(0.1)
+
+
+def _has_modelled_power(status: Mapping[str, Any]) -> bool:
+    power = status.get("power") or {}
+    return bool(power.get("link") == "ModelServer" and power.get("usage") is not None)
 
 
 def _has_reported_disks(status: Mapping[str, Any]) -> bool:

@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -100,8 +101,25 @@ class PowerWorld(World):
             on_event=self._take_pod,
         )
 
-    async def install(self) -> None:
-        """Make the API server serve NodeMetrics, and open the meters."""
+    async def __aenter__(self) -> Self:
+        """Make the API server serve NodeMetrics, open the meters, and start."""
+        await self._install()
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop, and close the meters."""
+        try:
+            await super().__aexit__(exc_type, exc, traceback)
+        finally:
+            if self._runner is not None:
+                await self._runner.cleanup()
+
+    async def _install(self) -> None:
         try:
             await self._client.create(_CRDS, _METRICS_CRD)
         except ApiError as error:
@@ -152,11 +170,6 @@ class PowerWorld(World):
 
     def _stop(self) -> None:
         self._meters.answers.set()
-
-    async def close(self) -> None:
-        """Close the meters."""
-        if self._runner is not None:
-            await self._runner.cleanup()
 
     def _take_pod(self, kind: EventKind, pod: Pod) -> None:
         uid = pod.metadata.uid
