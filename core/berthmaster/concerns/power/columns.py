@@ -202,10 +202,15 @@ class PowerColumns:
 
 
 def _is_shown(usage: PowerUsage, power: Power | None) -> bool:
-    """Tell whether the node's usage was sampled, window and all, while the pod ran."""
+    """Tell whether the node's usage was sampled, window and all, while the pod ran.
+
+    Where nothing is known of a node, pods that run there are not kept: the first sample will show them.
+    """
     if usage.is_pending or usage.since_s is None:
         return False
-    if power is None or power.usage_sampled_s is None:
+    if power is None:
+        return True
+    if power.usage_sampled_s is None:
         return False
     return usage.since_s <= power.usage_sampled_s - power.usage_window_s
 
