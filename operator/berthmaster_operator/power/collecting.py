@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 NODE_METRICS = f"/apis/{names.METRICS_API_VERSION}/nodes"
 # metrics-server itself samples about as often.
 METRICS_INTERVAL_S = 15.0
-# A cluster without metrics-server is asked now and then whether it has one.
-_METRICS_PAUSE_S = 60.0
 _TURN_S = 1.0
 JOBS_PER_TURN = 40
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
@@ -181,7 +179,6 @@ class Collector:
 
     async def _follow_metrics(self) -> None:
         while True:
-            pause_s = METRICS_INTERVAL_S
             if self._may_collect():
                 try:
                     await self.take_metrics()
@@ -190,8 +187,7 @@ class Collector:
                     # 404: nobody serves metrics.k8s.io; 503: who serves it is away.
                     is_absent = isinstance(error, ApiError) and error.is_not_found
                     self._metrics.count_fetch("usage", "absent" if is_absent else "failed")
-                    pause_s = _METRICS_PAUSE_S if is_absent else METRICS_INTERVAL_S
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(METRICS_INTERVAL_S)
 
     async def _ask_model(self, slot: Slot) -> None:
         job = slot.job
