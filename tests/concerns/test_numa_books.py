@@ -280,6 +280,19 @@ def test_fingerprint_of_the_pods_without_the_last_to_start_counts_the_others() -
     assert reported(built) == {"uid-early"}
 
 
+def test_fingerprint_counts_nobody_whom_it_does_not_name_however_late_it_was_written() -> None:
+    early, late = make_pod("early", 2), make_pod("late", 2)
+    pods = [on_node(late, 5, 11), on_node(early, 5, 10)]
+
+    # The updater looked at second 10, and wrote at second 20.
+    assert reported(
+        build_topology(make_topology([(6, 2)], written_s=20, pods=["early"]), pods)
+    ) == {"uid-early"}
+    # Of a set that we cannot make it says nothing.
+    unknown = make_topology([(6, 2)], written_s=20, pods=["nobody"])
+    assert reported(build_topology(unknown, pods)) == {"uid-early", "uid-late"}
+
+
 def test_fingerprint_over_pods_with_exclusive_resources_leaves_the_others_out() -> None:
     plain = PodOnNode(uid="plain", namespace="default", name="plain")
     pod = make_pod("p", 4)

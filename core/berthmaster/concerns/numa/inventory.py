@@ -154,11 +154,11 @@ def _counted(
     matched: Sequence[PodOnNode] | None,
 ) -> set[str]:
     """Return the uids of those of the holding pods that the numbers count."""
-    known = {it.uid for it in holding}
-    counted = {it.uid for it in holding if it.uid in before or _is_later(nrt, it)}
     if matched is not None:
-        counted |= {it.uid for it in matched if it.uid in known}
-    return counted
+        # The updater's own word; its clock says when it wrote, and it may have looked long before.
+        named = {it.uid for it in matched}
+        return {it.uid for it in holding if it.uid in before or it.uid in named}
+    return {it.uid for it in holding if it.uid in before or _is_later(nrt, it)}
 
 
 def _observed(nrt: NodeResourceTopology, matched: Sequence[PodOnNode]) -> Mapping[str, str]:
