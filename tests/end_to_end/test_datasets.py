@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from berthmaster_sandbox.cluster import Sandbox
-from support.datasets import install_datashim, write_dataset
+from berthmaster_sandbox.world.datashim import install_datashim, write_dataset
 from support.harbour import (
     create,
     events_about,
@@ -75,7 +75,7 @@ async def until_seen(harbour: Sandbox, namespace: str, dataset: str, *, usable: 
 
 async def test_preferred_pods_land_where_the_tiers_say(harbour: Sandbox, place: str) -> None:
     """Four CPUs on each node, two asked: the third pod no longer fits on the gateway's node."""
-    await write_dataset(harbour, place, "tiers", gateways=["ds-gate"])
+    await write_dataset(harbour.client, place, "tiers", gateways=["ds-gate"])
     await until_published(harbour, "ds-gate", "tiers")
     await until_seen(harbour, place, "tiers", usable=True)
 
@@ -96,7 +96,7 @@ async def test_preferred_pods_land_where_the_tiers_say(harbour: Sandbox, place: 
 async def test_required_pods_follow_the_cache_and_run_when_it_is_lost(
     harbour: Sandbox, place: str
 ) -> None:
-    await write_dataset(harbour, place, "moving", gateways=["ds-region"])
+    await write_dataset(harbour.client, place, "moving", gateways=["ds-region"])
     await until_published(harbour, "ds-region", "moving")
     await until_seen(harbour, place, "moving", usable=True)
     await until_reason(harbour, "ds-region", "Usable", condition="DatasetReady")
@@ -104,7 +104,7 @@ async def test_required_pods_follow_the_cache_and_run_when_it_is_lost(
     await create(harbour, place, reading("first", "moving", "required"))
     assert await until_bound(harbour, place, "first") == "ds-region"
 
-    await write_dataset(harbour, place, "moving", gateways=["gone"])
+    await write_dataset(harbour.client, place, "moving", gateways=["gone"])
     await until_published(harbour, "ds-region")
     await until_seen(harbour, place, "moving", usable=False)
     await create(harbour, place, reading("second", "moving", "required"))
@@ -115,7 +115,7 @@ async def test_required_pods_follow_the_cache_and_run_when_it_is_lost(
 async def test_a_file_system_is_followed_and_where_it_is_nowhere_nothing_is_refused(
     harbour: Sandbox, place: str
 ) -> None:
-    await write_dataset(harbour, place, "files", data=["ds-far"])
+    await write_dataset(harbour.client, place, "files", data=["ds-far"])
     await until_published(harbour, "ds-far", "files")
     await create(harbour, place, reading("there", "files", "required"))
     assert await until_bound(harbour, place, "there") == "ds-far"

@@ -22,6 +22,7 @@ from rich.table import Table
 from berthmaster.api import names
 from berthmaster.cluster.snapshot import load_engine
 from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.demo.dataset_stories import DATASET_STORIES
 from berthmaster_sandbox.demo.numa_stories import NUMA_STORIES
 from berthmaster_sandbox.demo.pod_watch import NAMESPACE, PodWatch, StoryError
 from berthmaster_sandbox.demo.power_stories import POWER_STORIES
@@ -36,6 +37,7 @@ from berthmaster_sandbox.demo.stories import PIN_KEY, PIN_TITLE, STORIES, pin_fa
 from berthmaster_sandbox.errors import SandboxError
 from berthmaster_sandbox.installing import IMAGES, PROJECT, install
 from berthmaster_sandbox.processes import read_tail
+from berthmaster_sandbox.world.datashim import install_datashim
 from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld
 from berthmaster_sandbox.world.power import PowerWorld
@@ -46,7 +48,7 @@ POD_WIDTH = 12
 TITLES = {
     **{story.key: story.title for story in STORIES},
     PIN_KEY: PIN_TITLE,
-    **{story.key: story.title for story in (*NUMA_STORIES, *POWER_STORIES)},
+    **{story.key: story.title for story in (*NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES)},
 }
 # One selects the pod of the pin story; the other gives the settings of pods that ask by themselves.
 POLICIES: Mapping[str, Mapping[str, Any]] = {
@@ -54,7 +56,13 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "podSelector": {"matchLabels": {"placed-by": "policy"}},
         "pinPatience": "3s",
     },
-    "defaults": {"priority": -100, "concerns": {"numa": {"restricted": "Predict"}}},
+    "defaults": {
+        "priority": -100,
+        "concerns": {
+            "numa": {"restricted": "Predict"},
+            "dataset": {"overload": {"after": "2s"}},
+        },
+    },
 }
 
 
@@ -144,16 +152,17 @@ async def _tell_stories(
         except StoryError as error:
             failures.append(f"{key}: {error}")
 
-    together = (*STORIES, *NUMA_STORIES, *POWER_STORIES)
+    together = (*STORIES, *NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES)
     await asyncio.gather(*(tell(it.key, it.play(stages[it.key])) for it in together))
     await tell(PIN_KEY, pin_fails(stages[PIN_KEY], sandbox))
     return list(stages.values()), failures
 
 
 async def _prepare(sandbox: Sandbox) -> None:
-    """Make the stories' namespace, WAO's kinds, the disk models, and their policies."""
+    """Make the stories' namespace, WAO's and Datashim's kinds, the disk models, and their policies."""
     client = sandbox.client
     await sandbox.kubectl("apply", "-k", str(PROJECT / "crds" / "wao"))
+    await install_datashim(sandbox)
     await client.create(
         "/api/v1/namespaces",
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},

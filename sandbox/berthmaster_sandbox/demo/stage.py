@@ -27,6 +27,7 @@ from berthmaster_sandbox.demo.pod_watch import (
     StoryError,
 )
 from berthmaster_sandbox.simnodes import build_node, create_nodes, wait_nodes_ready
+from berthmaster_sandbox.world.datashim import write_dataset
 from berthmaster_sandbox.world.disk_books import Amount, DiskFunction, SimulatedDisk
 from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld, UpdaterHabits
@@ -168,9 +169,16 @@ class Stage:
         """Return the administrator's client."""
         return self._client
 
-    async def node(self, name: str, disks: SimulatedDisk | None = None, *, cpu: str = "32") -> None:
+    async def node(
+        self,
+        name: str,
+        disks: SimulatedDisk | None = None,
+        *,
+        cpu: str = "32",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         """Add a Ready node of this story, with a disk and its driver if one is given."""
-        node = build_node(name, cpu=cpu, labels={STORY_LABEL: self.story})
+        node = build_node(name, cpu=cpu, labels={STORY_LABEL: self.story, **(labels or {})})
         await create_nodes(self._client, iter([node]))
         await wait_nodes_ready(self._client, [name])
         if disks is not None:
@@ -220,16 +228,38 @@ class Stage:
         on: str | None = None,
         opts_in: bool = True,
         limits: Mapping[str, str] | None = None,
+        dataset: str = "",
     ) -> None:
         """Create a pod of this story; `on` limits it to one node by its own node selector.
 
         `limits` are those of its container, which asks for no less, so that the pod is Guaranteed.
+        `dataset` is the one that it names by label.
         """
         annotations = {names.PLACEMENT: "required"} if opts_in else {}
         if request is not None:
             annotations[names.DISKIO_REQUEST] = request
         self._watch.note_creation(name)
-        await self._client.create(PODS, self._manifest(name, annotations, limits, on=on))
+        manifest = self._manifest(name, annotations, limits, on=on, dataset=dataset)
+        await self._client.create(PODS, manifest)
+
+    async def dataset(self, name: str, *, gateway: str, is_usable: bool = True) -> None:
+        """Write a dataset with a gateway on a node, and wait until the webhook decides by it."""
+        await write_dataset(self._client, NAMESPACE, name, gateways=[gateway])
+        word = '"mode":"gateway"' if is_usable else '"notUsable"'
+        observed = {names.PLACEMENT: "observe"}
+        probe = self._manifest(f"probe-{name}", observed, None, dataset=name)
+        deadline = time.monotonic() + DEADLINE_S
+        told = ""
+        while word not in told:
+            if time.monotonic() > deadline:
+                raise StoryError(f"dataset {name}: expected {word} in a decision, found {told}")
+            await asyncio.sleep(0.1)
+            seen = await self._client.create(PODS, probe, {"dryRun": "All"})
+            told = seen["metadata"]["annotations"].get(names.ALLOCATION, "")
+
+    async def until_busy(self, node: str) -> None:
+        """Wait until the operator has found the node's gateways overloaded."""
+        await self._until_inventory(node, lambda it: bool(it.get("gatewayBusy")), "a busy gateway")
 
     async def lands(self, name: str, node: str, *, score: float | None = None) -> None:
         """Wait until the pod is bound and hold its node, and disk IO score, against the story."""
@@ -322,7 +352,9 @@ class Stage:
         limits: Mapping[str, str] | None,
         *,
         on: str | None = None,
+        dataset: str = "",
     ) -> dict[str, Any]:
+        labels = {"dataset.0.id": dataset, "dataset.0.useas": "mount"} if dataset else {}
         selector = {STORY_LABEL: self.story}
         if on is not None:
             selector["kubernetes.io/hostname"] = on
@@ -332,7 +364,7 @@ class Stage:
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "annotations": dict(annotations)},
+            "metadata": {"name": name, "annotations": dict(annotations), "labels": labels},
             "spec": {"nodeSelector": selector, "containers": [container]},
         }
 

@@ -1,0 +1,69 @@
+"""Datashim as it looks from outside: its kinds, and what its operator and a cache plugin write into them.
+
+It is played by whoever tells it what to write; no dataset is ever mounted or cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from berthmaster.api import names
+from berthmaster.cluster.client import Client, PatchKind
+from berthmaster.cluster.errors import ApiError
+from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.installing import PROJECT
+
+GROUP = names.DATASHIM_GROUPS[0]
+
+
+async def install_datashim(sandbox: Sandbox, group: str = GROUP) -> None:
+    """Install the kinds of one group."""
+    folder = PROJECT / "crds" / "datashim"
+    files = [
+        f"--filename={folder / f'{group}_{plural}.yaml'}"
+        for plural in (names.DATASETS, names.DATASETS_INTERNAL)
+    ]
+    await sandbox.kubectl("apply", *files)
+    await sandbox.kubectl("wait", "--for=condition=Established", *files)
+
+
+async def write_dataset(
+    client: Client,
+    namespace: str,
+    name: str,
+    *,
+    gateways: Sequence[str] = (),
+    data: Sequence[str] = (),
+    caching: str = "Pending",
+    provision: str = "OK",
+    group: str = GROUP,
+) -> None:
+    """Write a Dataset and its DatasetInternal, whose placements are nodes by name."""
+    placements = {
+        "gateways": [_entry(it) for it in gateways],
+        "datalocations": [_entry(it) for it in data],
+    }
+    how_far = {"caching": {"status": caching}, "provision": {"status": provision}}
+    where = {"caching": {"placements": placements}}
+    for kind, plural, status in (
+        ("Dataset", names.DATASETS, how_far),
+        ("DatasetInternal", names.DATASETS_INTERNAL, where),
+    ):
+        path = f"/apis/{group}/{names.DATASHIM_VERSION}/namespaces/{namespace}/{plural}"
+        manifest = {
+            "apiVersion": f"{group}/{names.DATASHIM_VERSION}",
+            "kind": kind,
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"local": {"type": "COS", "bucket": name}},
+        }
+        try:
+            await client.create(path, manifest)
+        except ApiError as error:
+            if not error.is_already_exists:
+                raise
+        await client.patch(f"{path}/{name}/status", {"status": status}, PatchKind.MERGE)
+
+
+def _entry(node: str) -> dict[str, Any]:
+    return {"key": names.HOSTNAME_LABEL, "value": node}
