@@ -35,6 +35,8 @@ class DatasetMap:
         self, on_node: Callable[[str], None], on_dataset: Callable[[str], None] = lambda _: None
     ) -> None:
         self.on_dataset = on_dataset
+        # What corrects stored placements by what is known of the cache.
+        self.correct: Callable[[Dataset, DatasetInternal], DatasetInternal] = lambda _, it: it
         self._on_node = on_node
         self._index = NodeIndex()
         # By kind, key and group.
@@ -46,12 +48,32 @@ class DatasetMap:
         self._by_placement: dict[Placement, set[str]] = defaultdict(set)
         self._placements: dict[str, frozenset[Placement]] = {}
         self._by_node: dict[str, set[str]] = defaultdict(set)
+        # The Datasets of a name, in whatever namespace.
+        self._by_name: dict[str, set[str]] = defaultdict(set)
 
     def __len__(self) -> int:
         return len(self._located)
 
+    def look_again(self, name: str | None) -> None:
+        """Locate the datasets of a name anew, or all, after what is known of their caches changed."""
+        for key in tuple(self._located if name is None else self._by_name.get(name, ())):
+            self._relocate(key)
+
+    def placements(self, key: str) -> tuple[DatasetInternal | None, DatasetInternal | None]:
+        """Return a dataset's placements as stored, and as they are by what is known of its cache."""
+        dataset, stored = self._objects(key)
+        if dataset is None or stored is None:
+            return stored, None
+        # The pods of a cache do not say in which namespace their dataset is.
+        is_alone = len(self._by_name[dataset.name]) == 1
+        return stored, self.correct(dataset, stored) if is_alone else stored
+
     def find(self, key: str) -> tuple[Dataset | None, DatasetInternal | None, Located | None]:
         """Return what is known of a dataset: its objects that count, and where it is."""
+        dataset, _ = self._objects(key)
+        return dataset, self.placements(key)[1], self._located.get(key)
+
+    def _objects(self, key: str) -> tuple[Dataset | None, DatasetInternal | None]:
         seen = self._seen[Dataset].get(key, {})
         dataset = choose(it.found for it in seen.values() if isinstance(it.found, Dataset))
         internal = None
@@ -59,7 +81,7 @@ class DatasetMap:
             entry = self._seen[DatasetInternal].get(key, {}).get(dataset.group)
             if entry is not None and isinstance(entry.found, DatasetInternal):
                 internal = entry.found
-        return dataset, internal, self._located.get(key)
+        return dataset, internal
 
     def here(self, node: str) -> tuple[NodeDataset, ...] | None:
         """Return the node's part of the inventory."""
@@ -91,7 +113,7 @@ class DatasetMap:
             return
         by_group[found.group] = _Seen(found=found, version=version)
         if known is None or known.found != found:
-            self._relocate(found.key)
+            self._changed(found.key)
 
     def lose(self, kind: type[Keyed], group: str, key: str) -> None:
         """Forget an object."""
@@ -99,7 +121,7 @@ class DatasetMap:
         if by_group.pop(group, None) is not None:
             if not by_group:
                 del self._seen[kind][key]
-            self._relocate(key)
+            self._changed(key)
 
     def known(self, kind: type[Keyed], group: str) -> dict[tuple[str, str], str]:
         """Return the uid of every known object of a kind, by namespace and name."""
@@ -127,6 +149,19 @@ class DatasetMap:
 
     def _of(self, node: str) -> dict[str, Located]:
         return {key: self._located[key] for key in self._by_node.get(node, ())}
+
+    def _changed(self, key: str) -> None:
+        name = key.partition("/")[2]
+        before = len(self._by_name[name])
+        if key in self._seen[Dataset]:
+            self._by_name[name].add(key)
+        else:
+            self._by_name[name].discard(key)
+        others = tuple(self._by_name[name] - {key}) if len(self._by_name[name]) != before else ()
+        if not self._by_name[name]:
+            del self._by_name[name]
+        for it in (key, *others):
+            self._relocate(it)
 
     def _relocate(self, key: str) -> None:
         before = self._located.pop(key, None)

@@ -31,6 +31,7 @@ from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.leases import Acquired, LeaderElector
 from berthmaster_operator import auditing, certifying, health, model_loading, watching
 from berthmaster_operator.bindings import BindingReconciler
+from berthmaster_operator.cache_pods import CACHE_PODS, CachePod, CachePods, decode_cache_pod
 from berthmaster_operator.certifying import BundleOnly, CertificateReconciler, Configuration
 from berthmaster_operator.cleaning import Cleaner
 from berthmaster_operator.dataset_reporting import DatasetReporter
@@ -50,6 +51,7 @@ from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.model_fetching import ModelFetcher
 from berthmaster_operator.model_loading import ModelLoader
+from berthmaster_operator.placement_writing import PlacementWriter
 from berthmaster_operator.power.asking import Asker
 from berthmaster_operator.power.collecting import Collector
 from berthmaster_operator.power.fetching import Fetcher
@@ -150,8 +152,15 @@ class Program:
             clock=clock,
         )
         reporter = DatasetReporter(fleet.datasets, fleet, may_write=may_write, events=self.events)
+        writer = PlacementWriter(client, fleet.datasets, may_write=may_write, metrics=metrics)
         fleet.datasets.on_dataset = self._dataset_changed
-        self.datasets = WorkQueue("datasets", reporter.reconcile, clock=clock)
+
+        async def reconcile_dataset(key: str) -> float | None:
+            if settings.dataset_placements == "written" and fleet.is_complete:
+                await writer.reconcile(key)
+            return await reporter.reconcile(key)
+
+        self.datasets = WorkQueue("datasets", reconcile_dataset, clock=clock)
         self.nodes = WorkQueue("nodes", nodes.reconcile, workers=settings.workers, clock=clock)
         self.cleaning = WorkQueue("cleaning", cleaner.reconcile, clock=clock)
         self.bindings = WorkQueue("bindings", bindings.reconcile, clock=clock)
@@ -186,6 +195,9 @@ class Program:
             query=UNFINISHED,
             on_event=self._pod_changed,
         )
+        self._cache_pods: list[Informer[CachePod]] = []
+        if self.settings.dataset_placements != "stored":
+            self._cache_pods.append(self._follow_caches())
         self._failures = Informer(
             client,
             "/api/v1/pods",
@@ -239,6 +251,27 @@ class Program:
         )
         # What each replica says that it serves.
         self._serving: dict[str, str] = {}
+
+    def _follow_caches(self) -> Informer[CachePod]:
+        """Watch the pods of caches, and correct the placements of datasets by them."""
+        datasets_seen = self.fleet.datasets
+        caches = CachePods(datasets_seen.look_again)
+        datasets_seen.correct = caches.correct
+
+        def changed(kind: EventKind, pod: CachePod) -> None:
+            if kind is EventKind.DELETED:
+                caches.lose(pod)
+            else:
+                caches.see(pod)
+
+        return Informer(
+            self._client,
+            f"/api/v1/namespaces/{self.settings.cache_namespace}/pods",
+            decode=decode_cache_pod,
+            key=lambda pod: pod.uid,
+            query=CACHE_PODS,
+            on_event=changed,
+        )
 
     def _guard(self, path: str, name: str) -> Informer[str]:
         """Watch one object whose every change has the certificates looked at; keep none of it."""
@@ -382,6 +415,7 @@ class Program:
             self.elector.run(),
             self._pods.run(),
             self._failures.run(),
+            *(informer.run() for informer in self._cache_pods),
             self._nodes_seen.run(),
             self._inventories.run(),
             self._disk_models.run(),
@@ -431,6 +465,8 @@ class Program:
                     self._disk_models,
                 ):
                     await informer.synced.wait()
+                for caches in self._cache_pods:
+                    await caches.synced.wait()
                 # Also where there is no ConfigMap: without models nothing must be written.
                 self.models.add(model_loading.KEY)
                 await self.loader.loaded.wait()

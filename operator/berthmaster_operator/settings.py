@@ -21,6 +21,8 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 CERTIFICATE_ISSUERS = ("operator", "secret")
 # What puts the gate on pods: policies in the API server, or, where it has none yet, our own webhook.
 GATES = ("policy", "webhook")
+# What is done with placements of datasets that are not true: nothing; decide by the true ones; write them, too.
+DATASET_PLACEMENTS = ("stored", "corrected", "written")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,10 @@ class Settings:
     certificate_issuer: str = "operator"
     # What gates pods, one of `GATES`.
     gates: str = "policy"
+    # What is done about the placements of datasets, one of `DATASET_PLACEMENTS`.
+    dataset_placements: str = "stored"
+    # Where the pods of the Ceph cache plugin's caches are.
+    cache_namespace: str = "rook-ceph"
     # How often the custom kinds are listed to find deletions that a broken watch swallowed.
     audit_s: float = 300.0
     # From where disk models may be fetched, such as `https://models.example.com`; none: from nowhere.
@@ -81,6 +87,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     )
     parser.add_argument("--pod-name", default=environment.get("POD_NAME") or default.pod_name)
     parser.add_argument("--diskio-namespace", default=default.diskio_namespace)
+    parser.add_argument("--cache-namespace", default=default.cache_namespace)
     parser.add_argument(
         "--bind-address",
         default=environment.get("BERTHMASTER_BIND_ADDRESS") or default.bind_address,
@@ -90,6 +97,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         ("--log-level", LOG_LEVELS, default.log_level),
         ("--certificate-issuer", CERTIFICATE_ISSUERS, default.certificate_issuer),
         ("--gates", GATES, default.gates),
+        ("--dataset-placements", DATASET_PLACEMENTS, default.dataset_placements),
     ):
         variable = f"BERTHMASTER_{_field(flag).upper()}"
         parser.add_argument(

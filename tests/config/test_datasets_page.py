@@ -15,6 +15,7 @@ from berthmaster.concerns.dataset import CONCERN, reasons
 from berthmaster.concerns.dataset.inventory import DatasetState
 from berthmaster.concerns.dataset.request import MOST_DATASETS
 from berthmaster_operator.metrics import Metrics
+from berthmaster_operator.settings import read_settings
 
 PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -47,6 +48,21 @@ def test_sample_is_the_policy_of_the_page() -> None:
     sample = PROJECT / "config" / "samples" / "placement-policy-old-cache-aware-scheduler.yaml"
     assert str(sample.relative_to(PROJECT)) in TEXT
     assert yaml.safe_load(sample.read_text(encoding="utf-8")) == NOW
+
+
+def test_options_of_the_operator_and_its_component_are_as_told() -> None:
+    for value in re.findall(r"`--dataset-placements=([a-z]+)`", TEXT):
+        assert read_settings([f"--dataset-placements={value}"], {}).dataset_placements == value
+    assert f"`{read_settings([], {}).cache_namespace}`" in TEXT
+    folder = PROJECT / "config" / "components" / "dataset-placements"
+    patch = yaml.safe_load((folder / "operator-patch.yaml").read_text())
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    environment = {variable["name"]: variable["value"]}
+    assert read_settings([], environment).dataset_placements == "written"
+    role = yaml.safe_load((folder / "placements-cluster-role.yaml").read_text())
+    (rule,) = role["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["datasetsinternal/status"], ["patch"])
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:

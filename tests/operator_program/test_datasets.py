@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +13,14 @@ from berthmaster.api import names
 from berthmaster.api.datasets import Dataset
 from berthmaster.api.policy import GatewayOverload
 from berthmaster.cli.case_dataset import build_inventories
+from berthmaster_operator.cache_pods import CachePod, CachePods, decode_cache_pod
 from berthmaster_operator.dataset_reporting import DatasetReporter
 from berthmaster_operator.datasets import DatasetMap
 from berthmaster_operator.handlers import datasets
+from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.overload import Load, look
-from operator_program.stores import Notes
+from berthmaster_operator.placement_writing import PlacementWriter
+from operator_program.stores import FakeStore, Notes
 from operator_program.worlds import DEVICE, INVENTORY, NODE, NODE_PATH, World, make_device
 from support.dataset_reference import NEW
 from support.dataset_world import World as Manifests
@@ -259,3 +263,95 @@ class TestOverload:
             world.report(read=read)
             await world.settle()
             assert world.store.objects[INVENTORY]["status"]["gatewayBusy"] is is_busy
+
+
+def cache_pod(
+    uid: str, node: str, *, rgw: str = "", app: str = "rook-ceph-rgw", phase: str = "Running"
+) -> CachePod:
+    labels = {"app": app, **({"rgw": rgw} if rgw else {})}
+    pod = {
+        "metadata": {"uid": uid, "labels": labels},
+        "spec": {"nodeName": node},
+        "status": {"phase": phase},
+    }
+    return decode_cache_pod(msgspec.json.encode(pod))
+
+
+def by_ceph(name: str = "d", version: str = "1", namespace: str = "ml") -> dict[str, Any]:
+    found = dataset(name, version)
+    found["metadata"]["annotations"] = {"dlf-plugin-name": "ceph-cache-plugin"}
+    found["metadata"]["namespace"] = namespace
+    return found
+
+
+class TestCaches:
+    def world(self) -> tuple[DatasetMap, CachePods]:
+        found = DatasetMap(lambda _: None)
+        caches = CachePods(found.look_again)
+        found.correct = caches.correct
+        for node in ("n1", "n2", "n3"):
+            found.see_node(node, {})
+        return found, caches
+
+    def nodes(self, found: DatasetMap) -> dict[str, str]:
+        return {
+            node: str(entry.role) for node in ("n1", "n2", "n3") for entry in found.here(node) or ()
+        }
+
+    def test_a_gateway_that_moved_is_where_its_pod_runs(self) -> None:
+        found, caches = self.world()
+        show(found, by_ceph())
+        show(found, internal("n1"))
+        assert self.nodes(found) == {"n1": "gateway"}
+        caches.see(cache_pod("g", "n2", rgw="d"))
+        assert self.nodes(found) == {"n2": "gateway"}
+        caches.see(cache_pod("o", "n3", app="rook-ceph-osd"))
+        assert self.nodes(found) == {"n2": "gateway", "n3": "backing"}
+        caches.see(cache_pod("other", "n1", rgw="other"))
+        assert self.nodes(found) == {"n2": "gateway", "n3": "backing"}
+        caches.see(cache_pod("g", "n2", rgw="d", phase="Pending"))
+        assert self.nodes(found) == {"n1": "gateway", "n3": "backing"}
+        caches.lose(cache_pod("g", "n2", rgw="d"))
+        caches.lose(cache_pod("o", "n3", app="rook-ceph-osd"))
+        assert self.nodes(found) == {"n1": "gateway"}
+
+    def test_another_plugin_and_namesakes_are_left_as_they_are(self) -> None:
+        found, caches = self.world()
+        caches.see(cache_pod("g", "n2", rgw="d"))
+        show(found, dataset())
+        show(found, internal("n1"))
+        assert self.nodes(found) == {"n1": "gateway"}
+        show(found, by_ceph(version="2"))
+        assert self.nodes(found) == {"n2": "gateway"}
+        show(found, by_ceph(namespace="other"))
+        assert self.nodes(found) == {"n1": "gateway"}
+        gone = by_ceph(namespace="other")
+        datasets.take(found, NEW_GROUP, names.DATASETS, gone, is_gone=True)
+        assert self.nodes(found) == {"n2": "gateway"}
+
+    async def test_placements_are_written_when_they_differ_as_sets_and_by_a_leader_only(
+        self,
+    ) -> None:
+        found, caches = self.world()
+        store, metrics, may = FakeStore(), Metrics(), True
+        writer = PlacementWriter(store, found, may_write=lambda: may, metrics=metrics)
+        path = f"/apis/{NEW_GROUP}/v1alpha1/namespaces/ml/datasetsinternal/d"
+        store.put(path, {"metadata": {"name": "d", "namespace": "ml"}, "status": {}})
+        uid = store.objects[path]["metadata"]["uid"]
+        stored = internal("n1")
+        stored["metadata"]["uid"] = uid
+        show(found, by_ceph())
+        datasets.take(found, NEW_GROUP, names.DATASETS_INTERNAL, stored)
+        await writer.reconcile("ml/d")
+        assert store.objects[path]["status"] == {}
+        caches.see(cache_pod("g", "n2", rgw="d"))
+        may = False
+        await writer.reconcile("ml/d")
+        assert store.objects[path]["status"] == {}
+        may = True
+        await writer.reconcile("ml/d")
+        assert store.objects[path]["status"]["caching"]["placements"] == {
+            "gateways": [{"key": "kubernetes.io/hostname", "value": "n2"}],
+            "datalocations": [],
+        }
+        await writer.reconcile("ml/unknown")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 _MOST_PLACEMENTS = 5000
+_PLUGIN = "dlf-plugin-name"
 _MOST_PROBLEMS = 20
 
 OK, PENDING, DISABLED = "OK", "Pending", "Disabled"
@@ -42,7 +43,8 @@ class Dataset:
     uid: str = ""
     provision: str = ""
     caching: str = ""
-    caching_info: str = ""
+    # The cache plugin that has the Dataset, empty for none.
+    plugin: str = ""
     is_read_only: bool = False
     problems: tuple[str, ...] = ()
     resource_version: str = field(default="", compare=False)
@@ -87,7 +89,7 @@ def dataset_from_manifest(manifest: Mapping[str, Any]) -> Dataset:
         **_identity(manifest, problems),
         provision=_text(provision.get("status"), "status.provision.status", problems),
         caching=_text(caching.get("status"), "status.caching.status", problems),
-        caching_info=_text(caching.get("info"), "status.caching.info", problems),
+        plugin=_plugin(manifest),
         is_read_only=local.get("readonly") == "true",
         problems=tuple(problems),
         resource_version=str((manifest.get("metadata") or {}).get("resourceVersion", "")),
@@ -134,6 +136,13 @@ def _identity(manifest: Mapping[str, Any], problems: list[str]) -> dict[str, str
         "name": _text(metadata.get("name"), "metadata.name", problems),
         "uid": _text(metadata.get("uid"), "metadata.uid", problems),
     }
+
+
+def _plugin(manifest: Mapping[str, Any]) -> str:
+    metadata = manifest.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    name = annotations.get(_PLUGIN) if isinstance(annotations, Mapping) else None
+    return name if isinstance(name, str) else ""
 
 
 def _object(value: object, at: str, problems: list[str]) -> Mapping[str, Any]:
