@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berthmaster.api.datasets import Dataset
-from berthmaster.concerns.dataset.mounting import Mounting, mount
+from berthmaster.api.objects import pod_from_manifest
+from berthmaster.concerns.dataset.mounting import mount, unmounted
+from berthmaster.concerns.shape import Preparation
 
 NAMES = ("a", "b", "c")
 
@@ -21,7 +23,7 @@ def find(name: str) -> Dataset | None:
     return Dataset(group="datashim.io", namespace="ml", name=name, is_read_only=name == "c")
 
 
-def mounted(labels: dict[str, str], **spec: Any) -> Mounting:
+def mounted(labels: dict[str, str], **spec: Any) -> Preparation:
     pod = {"metadata": {"name": "p", "labels": labels}, "spec": {"containers": [{}], **spec}}
     return mount(pod, "ml", find)
 
@@ -113,3 +115,13 @@ def test_a_second_call_adds_nothing_and_nothing_is_taken_away(
         for before, now in zip(pod["spec"][kind], done["spec"][kind], strict=True):
             for part, entries in before.items():
                 assert now[part][: len(entries)] == entries
+
+
+def test_a_stored_pod_without_its_volume_is_told_apart() -> None:
+    labels = {"dataset.0.id": "a", "dataset.0.useas": "mount", "dataset.1.id": "b"}
+    pod = {"metadata": {"name": "p", "labels": labels}, "spec": {"containers": [{}]}}
+    assert unmounted(pod_from_manifest(pod)) == ("a",)
+    done = jsonpatch.apply_patch(pod, mount(pod, "ml", find).operations)
+    assert unmounted(pod_from_manifest(done)) == ()
+    odd = {"metadata": {"name": "p", "labels": {"dataset.0": "a"}}, "spec": {}}
+    assert unmounted(pod_from_manifest(odd)) == ()

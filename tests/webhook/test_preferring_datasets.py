@@ -9,7 +9,15 @@ import pytest
 from berthmaster.api import names
 from berthmaster.api.policy import Mode
 from berthmaster_webhook import deciding
-from support.webhook_world import Manifest, World, allocation_of, ask, gated_manifest, patched
+from support.webhook_world import (
+    Manifest,
+    World,
+    allocation_of,
+    ask,
+    gated_manifest,
+    patched,
+    response_of,
+)
 
 PREFERRED_KEY = "preferredDuringSchedulingIgnoredDuringExecution"
 REQUIRED_KEY = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -159,3 +167,33 @@ async def test_a_pod_that_never_waits_does_not_wait_for_a_cache(harbour: World) 
 
     required = training("new", "required")
     assert patched(required, ask(harbour, required)) == required
+
+
+async def test_datasets_are_mounted_where_the_policy_says_so_and_decided_with(
+    harbour: World,
+) -> None:
+    harbour.add_policy("p", concerns={"dataset": {"mounts": True}})
+    harbour.announce_dataset("d", caching="Pending")
+    pod = training("d", "required")
+    pod["metadata"]["labels"]["dataset.0.useas"] = "mount"
+    reply = ask(harbour, pod)
+    # A claim that is not there yet keeps the pod at its gate, mounted.
+    result = patched(pod, reply)
+    assert result["spec"]["volumes"] == [{"name": "d", "persistentVolumeClaim": {"claimName": "d"}}]
+    (container,) = result["spec"]["containers"]
+    assert container["volumeMounts"] == [{"name": "d", "mountPath": "/mnt/datasets/d"}]
+
+    odd = training("d", "required")
+    odd["metadata"]["labels"]["dataset.0"] = "d"
+    response = response_of(ask(harbour, odd))
+    assert not response["allowed"]
+    assert response["status"]["code"] == 400
+    assert "label dataset.0 is not in the right format" in response["status"]["message"]
+
+
+async def test_who_creates_a_pod_is_warned_of_datasets_that_do_not_count(harbour: World) -> None:
+    harbour.announce_dataset("off", caching="Disabled")
+    for dataset, words in (("off", "off is caching-disabled"), ("ghost", "ghost is missing")):
+        (warning,) = response_of(ask(harbour, training(dataset)))["warnings"]
+        assert words in warning
+    assert "warnings" not in response_of(ask(harbour, training("d")))

@@ -542,3 +542,18 @@ async def test_pods_of_one_size_go_to_a_node_one_after_the_other(world: World) -
         first["metadata"]["annotations"][f"{PREFIX}_ASSIGNED"] = "true"
         world.show(first)
         await until(lambda: server.placements == ["first", "other", "same"])
+
+
+async def test_pod_that_nobody_mounted_its_datasets_into_waits_and_says_so(world: World) -> None:
+    server = PodServer(world)
+    world.add_policy("p", concerns={"dataset": {"mounts": True}})
+    world.add_node("n1")
+    pod = gated_manifest("a")
+    pod["metadata"]["labels"] = {"dataset.0.id": "d", "dataset.0.useas": "mount"}
+    server.add(pod)
+
+    async with queue_of(world, server):
+        await until(lambda: "its datasets d are not mounted" in json.dumps(conditions(server)))
+        await settled()
+
+    assert "affinity" not in server.get_pod("a")["spec"]

@@ -28,6 +28,7 @@ from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.api.policy import Mode, OnInvalid
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement import affinity
+from berthmaster.placement.injecting import add
 from berthmaster.placement.opting import describe_refusal, unknown_mode, why_exempt
 from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook import deciding
@@ -158,6 +159,7 @@ class _Case:
         self._pod = pod
         self._epoch = epoch
         self._has_gate = names.GATE in pod.gates
+        self._prepared: Operations = []
 
     def answer(self) -> Reply:
         state, pod = self._tools.state, self._pod
@@ -175,6 +177,9 @@ class _Case:
             return self._change(self._ungate(), Outcome.UNTOUCHED, effective)
         if foreign_gates(pod) and effective.mode is not Mode.OBSERVE:
             return self._leave(Outcome.FOREIGN_GATE, effective)
+        refusal = self._prepare(effective)
+        if refusal is not None:
+            return refusal
         try:
             request = self._read_request(effective)
         except InvalidRequestError as error:
@@ -182,6 +187,24 @@ class _Case:
         if effective.mode is Mode.OBSERVE:
             return self._observe(effective, request)
         return self._place(effective, request)
+
+    def _prepare(self, effective: Effective) -> Reply | None:
+        """Add what concerns add to the pod, and go on with it as it is then; or refuse it."""
+        raw = self._raw()
+        for it in self._tools.state.engine.prepare(raw, self._pod, effective.policy.spec):
+            if not it.is_allowed:
+                return Reply(
+                    status=200,
+                    body=refuse(self._request.uid, it.message, code=it.code),
+                    outcome=Outcome.INVALID,
+                    mode=_mode_label(effective),
+                )
+            self._prepared += map(dict, it.operations)
+        if self._prepared:
+            prepared = msgspec.Raw(msgspec.json.encode(add(raw, self._prepared)))
+            self._request = msgspec.structs.replace(self._request, object=prepared)
+            self._pod = _read_pod(self._request) or self._pod
+        return None
 
     def _read_request(self, effective: Effective) -> PodRequest:
         if effective.mode is None:
@@ -294,7 +317,7 @@ class _Case:
         warnings = tuple(it[:_WARNING_CHARS] for it in words[:_MOST_WARNINGS])
         return Reply(
             status=200,
-            body=allow(self._request.uid, operations, warnings=warnings),
+            body=allow(self._request.uid, [*self._prepared, *operations], warnings=warnings),
             outcome=outcome,
             mode=_mode_label(effective),
             decision_id=decision_id,

@@ -56,6 +56,7 @@ ROUND_S = 0.02
 RETRY_S = 0.5
 _SLICE = 100
 _OWNER = "the queue"
+_UNPREPARED = "it was created while the webhook could not be reached; delete it and create it anew"
 _PAUSED = (
     "a kubelet turned away a pod of the same controller; the next ones are placed after a pause, which "
     "grows while that goes on"
@@ -285,6 +286,10 @@ class WaitingPods:
             waiter.why = "owner_paused"
             heapq.heappush(self._later, (pause_s, uid))
             self._reporter.tell_waiting(pod, "OwnerPaused", _PAUSED, frozenset({_PAUSED}))
+            return None
+        lacking = tools.state.engine.lacks(pod, effective.policy.spec)
+        if lacking:
+            self._tell_invalid(waiter, f"{lacking}: {_UNPREPARED}")
             return None
         try:
             request = tools.state.engine.read_request(

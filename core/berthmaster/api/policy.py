@@ -580,6 +580,13 @@ class DatasetSettings(Model):
             json_schema_extra={"default": "0s"},
         ),
     ] = Fraction(0)
+    mounts: Annotated[
+        bool,
+        Field(
+            description="Whether we mount the datasets that labels name, for clusters that run Datashim's "
+            "operator and not its label webhook; false: it does."
+        ),
+    ] = False
     overload: Annotated[
         GatewayOverload | None,
         Field(

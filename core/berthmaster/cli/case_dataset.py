@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from berthmaster.api.datasets import (
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.concerns.dataset.inventory import NodeIndex, choose, here, locate
 from berthmaster.concerns.dataset.mounting import mount
-from berthmaster.placement.injecting import inject, own_keys
+from berthmaster.placement.injecting import add, inject, own_keys
 
 CONFIG_KEYS = {"plugin", "weights", "tiers", "otherFilters"}
 MUTATOR_KEYS = {"plugin", "operation"}
@@ -67,9 +66,9 @@ def judge_mounting(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterat
     if admission.get("message", "") not in found.message:
         yield f'message: expected "{admission["message"]}", actual "{found.message}"'
     if "patch" in expect:
-        wanted, actual = (apply(pod, it) for it in (expect["patch"], found.operations))
+        wanted, actual = (add(pod, it) for it in (expect["patch"], found.operations))
         if wanted != actual:
-            yield f"patch: expected {json.dumps(expect['patch'])}, actual {json.dumps(found.operations)}"
+            yield f"patch: expected {json.dumps(expect['patch'])}, actual {found.operations}"
 
 
 def judge_injection(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
@@ -82,28 +81,11 @@ def judge_injection(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Itera
         operations = inject(
             pod, required=terms.get("required") or (), preferred=terms.get("preferred") or ()
         )
-    after = apply(pod, operations)
+    after = add(pod, operations)
     actual = (after["spec"].get("affinity") or {}).get("nodeAffinity")
     if _in_order(actual) != _in_order(expect["nodeAffinity"]):
         wanted = json.dumps(expect["nodeAffinity"])
         yield f"nodeAffinity: expected {wanted}, actual {json.dumps(actual)}"
-
-
-def apply(pod: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the pod after JSON Patch operations, of which only `add` is understood."""
-    after = copy.deepcopy(dict(pod))
-    for operation in operations:
-        if operation["op"] != "add":
-            raise ValueError(f"patch: operation {operation['op']}, expected add")
-        *path, last = operation["path"].removeprefix("/").split("/")
-        target: Any = after
-        for part in path:
-            target = target[int(part)] if isinstance(target, list) else target[part]
-        if isinstance(target, list):
-            target.insert(len(target) if last == "-" else int(last), operation["value"])
-        else:
-            target[last] = operation["value"]
-    return after
 
 
 def _read(

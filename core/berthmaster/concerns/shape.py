@@ -131,6 +131,19 @@ class NodeTerms:
     preferred: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What becomes of a pod while it is created: whether it is admitted, why, and what is added to it.
+
+    `code` is the HTTP status of a refusal; `operations` are JSON Patch operations `add`.
+    """
+
+    is_allowed: bool = True
+    code: int = 0
+    message: str = ""
+    operations: Sequence[Mapping[str, Any]] = ()
+
+
 class Columns(Protocol):
     """A concern's arrays; row = node. All methods act on one row and are O(what is on that row)."""
 
@@ -301,7 +314,21 @@ class AffineConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Requ
         """
 
 
+@runtime_checkable
+class PreparingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern that adds to a pod what it will need, before anything is decided about it."""
+
+    def prepare(
+        self, columns: ColumnsT, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+    ) -> Preparation | None:
+        """Return what becomes of a pod that opted in, `raw` as it was sent; None: nothing."""
+
+    def lacks(self, columns: ColumnsT, pod: Pod, policy: PlacementPolicySpec) -> str:
+        """Return what a stored pod lacks because nobody prepared it, empty if nothing; it cannot be added."""
+
+
 AnyConcern = Concern[Any, Any, Any]
+AnyPreparingConcern = PreparingConcern[Any, Any, Any]
 AnyAffineConcern = AffineConcern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]
 AnyRelativeConcern = RelativeConcern[Any, Any, Any]

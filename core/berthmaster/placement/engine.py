@@ -32,11 +32,14 @@ from berthmaster.concerns.shape import (
     AnyAffineConcern,
     AnyConcern,
     AnyPinningConcern,
+    AnyPreparingConcern,
     AnyRelativeConcern,
     AnyWideConcern,
     InvalidRequestError,
     NodeTerms,
     PinningConcern,
+    Preparation,
+    PreparingConcern,
     Problem,
     Reason,
     RelativeConcern,
@@ -154,6 +157,9 @@ class Engine:
         self._pinning: tuple[AnyPinningConcern, ...] = tuple(
             it for it in self.table.concerns if isinstance(it, PinningConcern)
         )
+        self._preparing: tuple[AnyPreparingConcern, ...] = tuple(
+            it for it in self.table.concerns if isinstance(it, PreparingConcern)
+        )
         self._advising: tuple[AnyAdvisingConcern, ...] = tuple(
             it for it in self.table.concerns if isinstance(it, AdvisingConcern)
         )
@@ -216,6 +222,20 @@ class Engine:
         if mode is Mode.PREFERRED and any(it.must_pin(pod, policy) for it in self._pinning):
             return Mode.REQUIRED
         return mode
+
+    def prepare(
+        self, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+    ) -> tuple[Preparation, ...]:
+        """Return what concerns do to a pod that is being created, before anything is decided about it."""
+        found = (
+            it.prepare(self.table.columns[it.name], raw, pod, policy) for it in self._preparing
+        )
+        return tuple(it for it in found if it is not None)
+
+    def lacks(self, pod: Pod, policy: PlacementPolicySpec) -> str:
+        """Return what a stored pod lacks that concerns would have added while it was created."""
+        found = (it.lacks(self.table.columns[it.name], pod, policy) for it in self._preparing)
+        return "; ".join(filter(None, found))
 
     def resolve(self, request: PodRequest) -> PodRequest:
         """Return a request that was read earlier with what it means now; see `WideConcern`."""

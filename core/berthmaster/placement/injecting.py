@@ -10,7 +10,8 @@ less; see `affinity`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from berthmaster.placement.affinity import (
@@ -46,6 +47,21 @@ def inject(
     if added:
         parts[PREFERRED_KEY] = [*known, *added]
     return set_node_affinity(pod, parts) if parts else []
+
+
+def add(pod: RawPod, operations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the pod after JSON Patch operations, all of which are `add`."""
+    after = copy.deepcopy(dict(pod))
+    for operation in operations:
+        *path, last = operation["path"].removeprefix("/").split("/")
+        target: Any = after
+        for part in path:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        if isinstance(target, list):
+            target.insert(len(target) if last == "-" else int(last), operation["value"])
+        else:
+            target[last] = operation["value"]
+    return after
 
 
 def join(own: Sequence[Term] | None, injected: Sequence[Term]) -> list[Term] | None:

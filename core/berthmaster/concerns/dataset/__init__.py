@@ -20,7 +20,7 @@ from typing import Any
 from berthmaster.api.datasets import Dataset
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.concerns.dataset import increments, placement, request
+from berthmaster.concerns.dataset import increments, mounting, placement, request
 from berthmaster.concerns.dataset.columns import DatasetColumns
 from berthmaster.concerns.dataset.request import DatasetRequest, DatasetUsage
 from berthmaster.concerns.shape import (
@@ -29,6 +29,7 @@ from berthmaster.concerns.shape import (
     Holder,
     NodeTerms,
     Placed,
+    Preparation,
     Reason,
     Rows,
     Scores,
@@ -115,6 +116,26 @@ class DatasetConcern:
     ) -> Mapping[str, str]:
         """Return nothing: Datashim reads the labels."""
         return {}
+
+    def prepare(
+        self, columns: DatasetColumns, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+    ) -> Preparation | None:
+        """Mount the datasets that the labels name, where the policy wants us to and not Datashim."""
+        if not policy.concerns.dataset.mounts:
+            return None
+        namespace = pod.metadata.namespace
+        return mounting.mount(raw, namespace, lambda name: columns.find(f"{namespace}/{name}"))
+
+    def lacks(self, columns: DatasetColumns, pod: Pod, policy: PlacementPolicySpec) -> str:
+        """Return which datasets a pod would run without that was created while we were away."""
+        lacking = mounting.unmounted(pod) if policy.concerns.dataset.mounts else ()
+        return f"its datasets {', '.join(lacking)} are not mounted" if lacking else ""
+
+    def advise(
+        self, columns: DatasetColumns, pod: Pod, policy: PlacementPolicySpec
+    ) -> tuple[str, ...]:
+        """Return which datasets that the pod names by label it cannot be placed by, and why."""
+        return placement.advise(columns, pod)
 
     def affinity(
         self, columns: DatasetColumns, row: int, request: DatasetRequest, share: Fraction

@@ -1,5 +1,7 @@
 """Datashim's mounting of datasets into pods, for clusters that run its operator without its webhook.
 
+Off unless a policy asks for it.
+
     dataset.<N>.id: name      dataset.<N>.useas: mount | configmap | mount.configmap
 
     mount       a volume of the claim of the dataset's name, mounted at /mnt/datasets/<name>
@@ -19,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from berthmaster.api.datasets import Dataset
+from berthmaster.api.objects import Pod
+from berthmaster.concerns.shape import Preparation
 
 RawPod = Mapping[str, Any]
 Operation = dict[str, Any]
@@ -29,16 +33,6 @@ BAD_REQUEST = 400
 _PREFIX = "dataset."
 _PARTS = 3
 _MOUNT, _CONFIG_MAP = "mount", "configmap"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mounting:
-    """What becomes of a pod: whether it is admitted, why (in upstream's words), what is added to it."""
-
-    is_allowed: bool = True
-    code: int = 0
-    message: str = ""
-    operations: Sequence[Operation] = ()
 
 
 @dataclass(slots=True)
@@ -61,10 +55,10 @@ def mount(
     find: Callable[[str], Dataset | None],
     *,
     operation: str = "CREATE",
-) -> Mounting:
+) -> Preparation:
     """Return what a request for a pod comes to; `find` gives a Dataset of the namespace by name."""
     if operation != "CREATE":
-        return Mounting(message=f"No Pod mutation required for operation {operation}.")
+        return Preparation(message=f"No Pod mutation required for operation {operation}.")
     metadata = pod.get("metadata") or {}
     try:
         uses = _read(metadata.get("labels") or {})
@@ -72,7 +66,7 @@ def mount(
         for use in uses:
             use.words = _words(use)
     except _RefusedError as refused:
-        return Mounting(is_allowed=False, code=BAD_REQUEST, message=str(refused))
+        return Preparation(is_allowed=False, code=BAD_REQUEST, message=str(refused))
     mounted = [datasets[use.index] for use in uses if _MOUNT in use.words]
     configured = [datasets[use.index].name for use in uses if _CONFIG_MAP in use.words]
     spec = pod.get("spec") or {}
@@ -91,7 +85,21 @@ def mount(
         message = f"Pod {namespace}/{name} does not need to be mutated - skipping"
     else:
         message = "added volumes to Pod in response to dataset"
-    return Mounting(message=message, operations=operations)
+    return Preparation(message=message, operations=operations)
+
+
+def unmounted(pod: Pod) -> tuple[str, ...]:
+    """Return the datasets that a stored pod should mount and has no volume of; never raises."""
+    try:
+        uses = [it for it in _read(pod.metadata.labels or {}) if _MOUNT in _words(it)]
+    except _RefusedError:
+        return ()
+    claims = {
+        it.persistent_volume_claim.claim_name
+        for it in pod.spec.volumes or ()
+        if it.persistent_volume_claim is not None
+    }
+    return tuple(it.name for it in uses if it.name and it.name not in claims)
 
 
 def _read(labels: Mapping[str, str]) -> list[_Use]:

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api.datasets import UNFINISHED
+from berthmaster.api.objects import Pod
 from berthmaster.concerns.dataset import reasons
 from berthmaster.concerns.dataset.columns import DatasetColumns
 from berthmaster.concerns.dataset.inventory import DatasetState, state_of
-from berthmaster.concerns.dataset.request import DatasetRequest
+from berthmaster.concerns.dataset.request import MOST_DATASETS, DatasetRequest, labelled_datasets
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
 # What an allocation tells of, at most.
@@ -97,6 +98,22 @@ def explain(columns: DatasetColumns, row: int, code: int, request: DatasetReques
     common = sorted(columns.places[it].name for it in set.intersection(*sets))
     absent = [_name(key) for key, its in zip(keys, sets, strict=True) if row not in its]
     return reasons.not_here(absent, common)
+
+
+def advise(columns: DatasetColumns, pod: Pod) -> tuple[str, ...]:
+    """Return one sentence about the datasets that a pod names by label and that are not usable."""
+    labelled = labelled_datasets(pod)
+    told = []
+    if len(labelled) > MOST_DATASETS:
+        told.append(f"datasets: {len(labelled)} are named, the first {MOST_DATASETS} count")
+    unusable = [it for it in labelled[:MOST_DATASETS] if not columns.rows_of(it)]
+    if unusable:
+        more = f" (and {len(unusable) - 1} more)" if len(unusable) > 1 else ""
+        told.append(
+            f"datasets: {_name(unusable[0])} is {_state(columns, unusable[0])}{more}: the pod is placed "
+            "as if it did not name it"
+        )
+    return tuple(told)
 
 
 def _tell(columns: DatasetColumns, row: int, key: str, request: DatasetRequest) -> dict[str, Any]:
