@@ -155,6 +155,19 @@ class DatasetColumns:
         tiers[rows] = weights.node
         return tiers
 
+    def tier_at(self, key: str, row: int, weights: Weights) -> int:
+        """Return what one usable dataset scores on a row, no gateway being busy."""
+        rows = self.rows_of(key)
+        if row in rows:
+            return weights.node
+        there = _array(rows)
+        place = self.places[row]
+        if place.pair and (self._pairs[there] == place.pair).any():
+            return weights.zone
+        if place.region and (self._regions[there] == place.region).any():
+            return weights.region
+        return 0
+
     def sums(self, request: DatasetRequest) -> Sums:
         """Return the sums for a resolved request, as things are now."""
         key = (request.found, request.weights, request.spares_data)

@@ -122,7 +122,7 @@ def _tell(columns: DatasetColumns, row: int, key: str, request: DatasetRequest) 
         "mode": "gateway" if columns.has_gateway(key) else "filesystem",
         "nodes": len(rows),
         "at": sorted(columns.places[it].name for it in rows)[:1],
-        "tier": int(columns.tiers_of(key, request.weights)[row]),
+        "tier": columns.tier_at(key, row, request.weights),
     }
 
 
