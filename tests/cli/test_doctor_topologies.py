@@ -89,6 +89,15 @@ def test_names_are_compared_with_nodes() -> None:
     ]
 
 
+def test_updaters_for_a_few_nodes_are_somebody_s_choice() -> None:
+    facts = replace(WELL, nodes=(node("a"), node("b"), node("c")))
+
+    assert found(topologies.check, facts) == []
+    assert found(topologies.check, facts, State.OK)[0].startswith(
+        "b, c has no NodeResourceTopology"
+    )
+
+
 @pytest.mark.parametrize(
     ("managed", "writers"),
     [
