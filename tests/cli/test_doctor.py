@@ -17,6 +17,7 @@ from berthmaster.api import crds, names
 from berthmaster.api.objects import Pod
 from berthmaster.cli import output
 from berthmaster.cli.doctor import (
+    datasets,
     definitions,
     gating,
     inventories,
@@ -537,6 +538,7 @@ def test_nothing_that_could_be_read_is_never_taken_for_absent() -> None:
         inventories=unread,
         devices=unread,
         topologies=unread,
+        datasets={path: unread for _, _, path in datasets.PATHS},
         pending_pods=unread,
         running_pods=unread,
         workloads=dict.fromkeys(workloads.KINDS, unread),

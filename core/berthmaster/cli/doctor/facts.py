@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from berthmaster.api import names
+from berthmaster.api.datasets import Dataset, DatasetInternal
 from berthmaster.api.objects import Pod
 from berthmaster.api.topology import NodeResourceTopology
 
@@ -25,6 +26,7 @@ class Unread:
 Found = JsonObject | None | Unread
 Listed = tuple[JsonObject, ...] | None | Unread
 Pods = tuple[Pod, ...] | None | Unread
+Datasets = tuple[Dataset | DatasetInternal, ...] | None | Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Facts:
     inventories: Listed = ()
     devices: Listed = ()
     topologies: tuple[TopologySeen, ...] | Unread | None = ()
+    # Dataset and DatasetInternal, by path.
+    datasets: Mapping[str, Datasets] = field(default_factory=dict)
     pending_pods: Pods = ()
     running_pods: Pods = ()
     workloads: Mapping[str, Listed] = field(default_factory=dict)

@@ -6,15 +6,25 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import decode_pod
-from berthmaster.cli.doctor import definitions, gating, leading, programs, topologies, workloads
+from berthmaster.cli.doctor import (
+    datasets,
+    definitions,
+    gating,
+    leading,
+    programs,
+    topologies,
+    workloads,
+)
 from berthmaster.cli.doctor.calling import our_hook
 from berthmaster.cli.doctor.facts import (
+    Datasets,
     Facts,
     Found,
     Right,
@@ -54,7 +64,7 @@ async def gather(client: Client, *, namespace: str) -> Facts:
         (secret, service, slices),
         (leases, deployments, program_pods),
         (policies, namespaces, nodes),
-        (inventories, devices, seen_topologies),
+        (inventories, devices, seen_topologies, seen_datasets),
         (pending, running),
         (listed, rights, tried),
     ) = await asyncio.gather(
@@ -90,6 +100,7 @@ async def gather(client: Client, *, namespace: str) -> Facts:
             reader.list(f"/apis/{names.API_VERSION}/nodeinventories"),
             reader.list(f"/apis/{names.DISKIO_API_VERSION}/nodediskdevices"),
             reader.list_as(topologies.decode, topologies.PATH),
+            _datasets(reader),
         ),
         _all(
             reader.list_as(decode_pod, "/api/v1/pods", {"fieldSelector": "status.phase=Pending"}),
@@ -124,6 +135,7 @@ async def gather(client: Client, *, namespace: str) -> Facts:
         inventories=inventories,
         devices=devices,
         topologies=seen_topologies,
+        datasets=seen_datasets,
         pending_pods=pending,
         running_pods=running,
         workloads=listed,
@@ -132,6 +144,13 @@ async def gather(client: Client, *, namespace: str) -> Facts:
         cuts=tuple(reader.cuts),
     )
     return await _look_twice(reader, facts)
+
+
+async def _datasets(reader: Reader) -> dict[str, Datasets]:
+    return {
+        path: await reader.list_as(partial(datasets.decode, group, plural), path)
+        for group, plural, path in datasets.PATHS
+    }
 
 
 async def _look_twice(reader: Reader, facts: Facts) -> Facts:

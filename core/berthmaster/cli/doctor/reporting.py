@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from berthmaster.cli.doctor import (
     calling,
     certificates,
+    datasets,
     definitions,
     gating,
     inventories,
@@ -42,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     policies.check,
     inventories.check,
     topologies.check,
+    datasets.check,
     powers.check,
     workloads.check,
     pods.check,
