@@ -42,7 +42,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.power import CpuUsage
 from berthmaster.api.quantities import NANO
 from berthmaster.concerns import power, resources
-from berthmaster.concerns.power.inventory import Candidate, build_power
+from berthmaster.concerns.power.inventory import USAGE_STEP, Candidate, build_power
 from berthmaster.concerns.power.questions import curve_of
 from berthmaster.concerns.shape import AnyConcern
 from berthmaster.placement.engine import Engine
@@ -184,13 +184,13 @@ class Cluster:
         )
 
     def tell(self, minute: int) -> None:
-        """Publish what changed since it was published last: usage by a hundredth, inlet by a degree."""
+        """Publish what changed since it was published last: usage by a twentieth, inlet by a degree."""
         for index, node in enumerate(self.nodes):
             machine = self.machines[index]
             inlet = self.racks[index // PER_RACK].inlet_celsius
             nanocores = int(min(self.used[index], machine.cores) * NANO)
             told, celsius = self.known[index]
-            if told >= 0 and abs(nanocores - told) <= machine.cores * NANO / 100:
+            if told >= 0 and abs(nanocores - told) <= machine.cores * NANO * USAGE_STEP:
                 nanocores = told
             if told < 0 or abs(inlet - celsius) >= 1:
                 celsius = inlet

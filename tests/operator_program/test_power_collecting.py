@@ -487,3 +487,23 @@ async def test_a_turn_starts_a_bounded_number_of_jobs(world: World) -> None:
     assert world.book.round_s == 7.5
     assert len(world.collector.start_due()) == 40
     assert len(world.collector.start_due()) == 40
+
+
+async def test_only_the_changed_node_is_asked_anew(world: World) -> None:
+    for name in ("m0", "m1"):
+        world.book.see_node(PowerNode(name=name, capacity_nanocores=8 * NANO))
+        fake = {"type": "Fake", "endpoint": ""}
+        spec = {
+            "nodeName": name,
+            "metricsCollector": {"inletTemp": fake, "deltaP": fake},
+            "predictor": {"powerConsumption": fake},
+        }
+        metadata = {"name": name, "namespace": "wao-system"}
+        node_configs.take_config(world.book, GROUP, {"metadata": metadata, "spec": spec})
+    await world.turn()
+
+    world.book.see_node(PowerNode(name="m0", capacity_nanocores=16 * NANO))
+
+    assert [(it.job.node, it.job.source) for it in world.collector.start_due()] == [
+        ("m0", Source.MODEL)
+    ]

@@ -82,3 +82,19 @@ async def test_room_of_an_answer_that_was_not_used_helps(
 
     assert not world.state.ledger.assumed
     assert (world.state.help_count > before) == helps
+
+
+async def test_only_what_a_node_draws_helps_nobody(world: World) -> None:
+    world.add_node("n1")
+    counts = []
+
+    for watts in (100, 120, 140):
+        curve = {"cores": [0, 8], "watts": [watts, 200]}
+        status = {"power": {"curve": curve, "usage": "1"}, "powerNow": f"{watts}W"}
+        inventory = NodeInventory.model_validate({"name": "n1", "status": status})
+        world.state.inventories._put(EventKind.MODIFIED, "n1", inventory)
+        counts.append(world.state.help_count)
+
+    columns = world.state.engine.table.columns["power"]
+    assert columns.watts[world.state.engine.table.row_of("n1"), 0] == 140
+    assert counts[0] == counts[1] == counts[2]

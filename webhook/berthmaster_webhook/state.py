@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from berthmaster.api.datasets import Dataset
-from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import (
     Namespace,
     Node,
@@ -201,7 +201,8 @@ class ClusterState:
             # It describes a node of the same name that is gone.
             inventory = None
         essence = (_essence(node), inventory and inventory.model_copy(update=_NO_VERSION))
-        if self._written.get(name) == essence:
+        before = self._written.get(name)
+        if before == essence:
             return
         try:
             self.ledger.write_node(node, inventory)
@@ -211,7 +212,8 @@ class ClusterState:
             self._skip("Node", name)
             self.ledger.remove_node(name)
         self._written[name] = essence
-        self.tell_help()
+        if before is None or _but_power(before) != _but_power(essence):
+            self.tell_help()
 
     def _take_policy(self, kind: EventKind, policy: PlacementPolicy) -> None:
         self.policies = PolicySet(self.policy_objects.store.values())
@@ -255,6 +257,17 @@ def _identity(pod: Pod) -> Pod:
 
 
 _NO_VERSION = {"resource_version": ""}
+_NO_POWER = {"power": None, "power_now": None}
+
+
+def _but_power(
+    essence: tuple[Node, NodeInventory | None],
+) -> tuple[Node, NodeInventoryStatus | None]:
+    """Return the essence without what moves often and refuses nobody: what a node draws."""
+    node, inventory = essence
+    if inventory is None:
+        return node, None
+    return node, inventory.status.model_copy(update=_NO_POWER)
 
 
 def _essence(node: Node) -> Node:

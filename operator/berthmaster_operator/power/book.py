@@ -30,6 +30,7 @@ from berthmaster.api.power_models import PowerModel, choose_model
 from berthmaster.concerns.power.inventory import (
     FUTURE_S,
     NO_POWER,
+    USAGE_STEP,
     Candidate,
     PowerInventory,
     build_power,
@@ -46,8 +47,7 @@ from berthmaster.concerns.power.templates import render_template
 
 ObjectKey = tuple[str, str, str]
 
-# A usage that moved by this share of the node is news; a temperature that moved so far is asked about.
-_USAGE_STEP = 0.01
+# A temperature that moved so far is asked about anew.
 _CELSIUS_STEP = 0.5
 # A curve is asked for again after so long, though nothing moved: the model may be another.
 CURVE_AGE_S = 900.0
@@ -80,6 +80,8 @@ class Job:
     # Where the term's Secret is.
     namespace: str = ""
     url: str = ""
+    # Moves with the node's configuration, for what is asked anew then.
+    revision: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +101,7 @@ class NodePower:
     curve_s: float = 0.0
     # What the last attempt at each source met, for people.
     problems: dict[Source, str] = field(default_factory=dict)
+    revision: int = 0
     # Made from the configuration; None: to be made.
     effective: _Effective | None = None
 
@@ -422,7 +425,7 @@ class PowerBook:
         told, node = state.told, state.node
         if told is None or node is None:
             return True
-        if abs(usage.nanocores - told.nanocores) > node.capacity_nanocores * _USAGE_STEP:
+        if abs(usage.nanocores - told.nanocores) > node.capacity_nanocores * USAGE_STEP:
             return True
         return self._begins(name, told.sampled_s - told.window_s, usage.sampled_s - usage.window_s)
 
@@ -463,6 +466,7 @@ class PowerBook:
                 source=Source.MODEL,
                 interval_s=CURVE_AGE_S,
                 namespace=effective.namespace,
+                revision=state.revision,
             )
 
     def _effective(self, state: NodePower) -> _Effective:
@@ -506,7 +510,9 @@ class PowerBook:
 
     def _changed(self, name: str) -> None:
         self.version += 1
-        self._nodes[name].effective = None
+        state = self._nodes[name]
+        state.effective = None
+        state.revision += 1
         self.on_dirty(name)
 
     def _all_changed(self) -> None:

@@ -135,7 +135,7 @@ class Collector:
             if slot is None:
                 due_s = now_s + self._rng.uniform(0.0, min(_SPREAD_S, job.interval_s))
                 self._slots[key] = Slot(job=job, due_s=due_s, backoff=self._new_backoff())
-            elif slot.job != job or job.source is Source.MODEL:
+            elif slot.job != job:
                 slot.job, slot.due_s, slot.is_failing = job, now_s, False
 
     async def work(self, slot: Slot) -> None:
