@@ -355,6 +355,10 @@ def test_what_init_containers_had_is_used_again_and_binds() -> None:
     assert "binds it to their zones; fits if the limit of cpu were 2" in reason_of(node, bound)
     a, b, c = (make_container(name, cpu=cpu) for name, cpu in (("a", "6"), ("b", "2"), ("c", "4")))
     assert reason_of(node, make_pod(a, b, c, **init(cpu="8"))) == ""
+    assert "app asks 2 cpu, which node-1 has; what init containers had must be used" in reason_of(
+        make_node({"cpu": "2"}, {"cpu": "2"}, {"cpu": "1"}),
+        make_pod(make_container("side", cpu="1"), make_container("app", cpu="2"), **init(cpu="2")),
+    )
     # While some of them are left, all come there.
     assert reason_of(node, make_pod(a, c, **init(cpu="8"))) != ""
     # Devices likewise, unless the app asks for none.
@@ -411,7 +415,10 @@ def test_nothing_follows_what_lies_in_zones_that_are_not_certain() -> None:
 
     assert reason_of(two, make_pod(wide)) == reason_of(three, make_pod(wide)) == ""
     # Of three zones the kubelet may have been told to prefer the nearest two.
-    assert reason_of(three, make_pod(wide, small)) != ""
+    assert reason_of(three, make_pod(wide, small)) == (
+        "cannot align container minimally: wide may get zones of which it is not certain which and how "
+        "much of each, and so not what is left for the containers after it; fits in scope pod"
+    )
     # Of two it is certain, and not how many CPUs of which.
     assert reason_of(two, make_pod(wide, small)) != ""
     assert reason_of(two, make_pod(wide, make_container("fraction", cpu="500m"))) == ""

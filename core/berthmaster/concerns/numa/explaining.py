@@ -43,6 +43,8 @@ def explain(columns: NumaColumns, row: int, code: int, request: NumaRequest) -> 
         return reasons.plain(code)
     ask = node.asks[failed]
     other_scope = node.other_scope(is_minimal=is_minimal)
+    if node.place(node.asks[: failed + 1], is_minimal=is_minimal)[0] == NOBODY:
+        return reasons.uncertain(code, ask.name, other_scope)
     if is_minimal:
         widths = [
             (name, amount, int(fewest_ever(part, name, amount)[0]))

@@ -59,6 +59,15 @@ def has_not(code: int, name: str, resource: str) -> Reason:
     return _reason(code, name, f"asks {resource}, which the node has not")
 
 
+def uncertain(code: int, name: str, other_scope: str = "") -> Reason:
+    """Return the words for a container that fits, if only it were certain where."""
+    words = (
+        "may get zones of which it is not certain which and how much of each, and so not what is left for "
+        "the containers after it"
+    )
+    return _reason(code, name, words + _help((), other_scope, is_named=False, is_pod=not name))
+
+
 def cannot_align(
     code: int,
     name: str,
@@ -78,7 +87,10 @@ def cannot_align(
     `other_scope`. Bound: to the zones of what an init container had.
     """
     short = _short(amounts, zones)
+    holding = [id_ for id_, zone in zones if all(zone.get(name, -1) >= it for name, it in amounts)]
     words = short or _torn(amounts, zones, nearest)
+    if is_bound and holding:
+        words = f"asks {', '.join(map(_amount, amounts))}, which node-{holding[0]} has"
     if is_bound:
         words += "; what init containers had must be used again, which binds it to their zones"
     # What is short everywhere has been named, and is short in the nearest zone, too.

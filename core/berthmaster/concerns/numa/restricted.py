@@ -53,17 +53,20 @@ def align_minimally(
     for index, ask in enumerate(asks):
         binding = [(name, need, constrains(part, request, name)) for name, need in ask.amounts]
         admitted, chosen, is_sure = _preferred(least, binding, is_single=is_single)
+        other = chosen
+        if most is not None:
+            is_admitted, other, _ = _preferred(most, binding, is_single=is_single)
+            admitted &= is_admitted
         if index + 1 < len(asks):
             is_wide = chosen.sum(axis=1) > 1
             # How much of each of several zones is taken is not known.
             admitted &= is_sure & ~(is_wide & (ask.kind == INIT))
+            admitted &= np.equal(other, chosen).all(axis=1)
             if most is None and is_wide.any():
                 most = _World(part.copy(), {name: it.copy() for name, it in least.left.items()})
-            if most is not None:
-                other = _preferred(most, binding, is_single=is_single)[1]
-                admitted &= np.equal(other, chosen).all(axis=1)
-                _hold(most, ask, chosen)
-            _hold(least, ask, chosen)
+            for world in (least, most):
+                if world is not None:
+                    _hold(world, ask, chosen)
         failed[(failed == NOBODY) & ~admitted] = index
     return failed
 
@@ -236,7 +239,10 @@ def _hold(world: _World, ask: ContainerAsk, chosen: Flags) -> None:
             again_here = np.where(usable, again, 0)
             most = np.minimum(again_here.sum(axis=1), need)
             if world.strays and world.is_odd and name == CPU:
-                most = np.maximum(most - CPU_SCALE, 0)
+                # Unless nobody else's is left to take.
+                free = np.where(chosen, np.maximum(cells, 0), 0).sum(axis=1)
+                needed = np.clip(need - free, 0, most)
+                most = np.maximum(most - CPU_SCALE, needed)
             reused = _spread(most, again_here)
         rest = (need - reused.sum(axis=1))[:, None]
         # Of several zones each may give all of it, or nothing.
