@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -17,8 +14,8 @@ import pytest_asyncio
 from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
-from berthmaster_sandbox.processes import build_environment
 from berthmaster_sandbox.world.diskio import DiskWorld
+from support.commands import BERTH, PROGRAMS, ask, ask_for_data, run
 from support.harbour import (
     apply_models,
     create,
@@ -37,8 +34,6 @@ pytestmark = [
 ]
 
 NAMESPACE = "cli"
-PROGRAMS = Path(sys.executable).parent
-BERTH = str(PROGRAMS / "kubectl-berth")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -57,36 +52,6 @@ async def world(harbour: Sandbox) -> AsyncIterator[DiskWorld]:
         await create(harbour, NAMESPACE, make_pod("waits", request=io("60Mi"), on="cli"))
         await until_waiting(harbour, NAMESPACE, "waits")
         yield running
-
-
-async def run(harbour: Sandbox, *command: str, **variables: str) -> tuple[int, str, str]:
-    """Run a program with our programs on the PATH; return exit code, output, errors."""
-    path = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}"
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env=build_environment({"KUBECONFIG": str(harbour.kubeconfig), "PATH": path, **variables}),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(), 60)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, output.decode(), errors.decode()
-
-
-async def ask(harbour: Sandbox, *question: str) -> str:
-    """Return what a command says that succeeds and has nothing to complain about."""
-    code, output, errors = await run(harbour, BERTH, *question)
-    assert (code, errors) == (0, "")
-    return output
-
-
-async def ask_for_data(harbour: Sandbox, *question: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(await ask(harbour, *question, "-o", "json"))
-    return data
 
 
 async def test_kubectl_finds_the_plugin(harbour: Sandbox, world: DiskWorld) -> None:

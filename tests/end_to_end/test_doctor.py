@@ -27,7 +27,7 @@ from berthmaster_sandbox.demo.stage import disk
 from berthmaster_sandbox.installing import CONFIG, IMAGES, PROJECT, install
 from berthmaster_sandbox.processes import build_environment
 from berthmaster_sandbox.world.diskio import DiskWorld
-from end_to_end.test_cli import BERTH, run
+from support.commands import BERTH, run
 from support.harbour import (
     POLICIES,
     SYSTEM,

@@ -14,7 +14,7 @@ import pytest_asyncio
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import aligned, machine
 from berthmaster_sandbox.world.numa import NumaWorld
-from end_to_end.test_cli import BERTH, ask, ask_for_data, run
+from support.commands import BERTH, ask, ask_for_data, run
 from support.harbour import create, inventory_of, make_pod, new_namespace, until
 from support.numa import RTE, add_node, numa_world, until_phase, until_zones
 
