@@ -2,20 +2,26 @@
 
     python bench/burst.py                           2,000 pods onto 200 nodes of mixed policies
     python bench/burst.py --everything              also init containers, sidecars, devices of several zones
+    python bench/burst.py --sandbox --seeds 1       on a real control plane, for minutes
 
 An event clock plays it in seconds (`benching/bursts.py`): kubelets that know nothing of us admit, their
 updaters' reports are written five seconds late, and a perfect packer of the same pods in the same order
 says how many there was room for. It is an online packer: it knows every kubelet's true state at once, asks
 the kubelet itself, chooses by our scores, and never moves a pod.
+
+With `--sandbox` the same nodes and pods are a real control plane's (`benching/cluster_bursts.py`), with the
+webhook and the operator installed, and everything is counted from the API server's objects.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 
 from benching import figures
 from benching.bursts import EVERYTHING, TRAITS, Outcome, Plan, play, play_perfectly
+from benching.cluster_bursts import play_on_a_cluster
 from berthmaster_sandbox.world.numa_machines import TOPOLOGY_POLICIES
 from berthmaster_sandbox.world.numa_verdicts import TOPOLOGY_AFFINITY_ERROR
 
@@ -30,6 +36,7 @@ def main() -> None:
         "--jitter", type=float, default=1.0, help="kubelets' delays differ by so many s"
     )
     parser.add_argument("--everything", action="store_true", help="pods and devices of every kind")
+    parser.add_argument("--sandbox", action="store_true", help="on a real control plane")
     given = parser.parse_args()
     summary, details = [], []
     for seed in given.seeds:
@@ -41,7 +48,8 @@ def main() -> None:
             traits=EVERYTHING if given.everything else TRAITS,
         )
         began_s = time.process_time()
-        ours, perfect = play(plan), play_perfectly(plan)
+        ours = asyncio.run(play_on_a_cluster(plan)) if given.sandbox else play(plan)
+        perfect = play_perfectly(plan)
         summary.append(_summary(plan, ours, perfect, time.process_time() - began_s))
         details += _by_policy(plan, ours, perfect)
     header = (
@@ -57,7 +65,12 @@ def _summary(plan: Plan, ours: Outcome, perfect: Outcome, seconds: float) -> tup
     placed, there = ours.placed.total(), perfect.placed.total()
     return (
         *(plan.seed, f"{plan.pods:,}", f"{there:,}", f"{placed:,}", f"{placed / there:.3f}"),
-        *(f"{ours.at_once:,}", torn, ours.rejections.total() - torn, len(ours.overfilled)),
+        *(
+            f"{ours.at_once:,}" if ours.at_once else "-",
+            torn,
+            ours.rejections.total() - torn,
+            len(ours.overfilled),
+        ),
         f"{seconds:.1f}",
     )
 

@@ -165,23 +165,39 @@ class _Host:
         return NodeInventory(name=self.name, status=self._status)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What a plan's seed gives: nodes by name, and pods in the order in which they come."""
+
+    nodes: dict[str, tuple[Machine, ReportHabits]]
+    pods: list[Manifest]
+
+
+def draw(plan: Plan) -> Draw:
+    """Return a plan's nodes and pods, the same each time."""
+    rng = random.Random(plan.seed)  # noqa: S311 - no secret
+    nodes = {
+        f"numa-{index:04d}": (build_machine(rng, plan.traits), rng.choice(HABITS))
+        for index in range(plan.nodes)
+    }
+    shapes = [build_pod(rng, plan.traits, "shape", node="") for _ in range(plan.shapes)]
+    pods = [_name(rng.choice(shapes), f"p{index:05d}") for index in range(plan.pods)]
+    return Draw(nodes=nodes, pods=pods)
+
+
 class _World:
     """The nodes and pods of a plan, and an engine that knows the nodes as they are at the start."""
 
     def __init__(self, plan: Plan) -> None:
-        rng = random.Random(plan.seed)  # noqa: S311 - no secret
+        drawn = draw(plan)
         self.plan = plan
+        self.pods = drawn.pods
         self.policy = PlacementPolicySpec()
         self.engine = Engine([resources.CONCERN, numa.CONCERN])
         self.hosts: dict[str, _Host] = {}
-        for index in range(plan.nodes):
-            name = f"numa-{index:04d}"
-            machine = build_machine(rng, plan.traits)
-            host = _Host(name, machine, rng.choice(HABITS), rng.getrandbits(32))
-            self.hosts[name] = host
+        for index, (name, (machine, habits)) in enumerate(drawn.nodes.items()):
+            host = self.hosts[name] = _Host(name, machine, habits, plan.seed + index)
             self.engine.ledger.write_node(host.node, host.inventory())
-        shapes = [build_pod(rng, plan.traits, "shape", node="") for _ in range(plan.shapes)]
-        self.pods = [_name(rng.choice(shapes), f"p{index:05d}") for index in range(plan.pods)]
         self.outcome = Outcome()
         self.now_s = 0.0
 
