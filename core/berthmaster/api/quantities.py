@@ -103,6 +103,16 @@ def parse_nanocores(value: object) -> int:
     Raises:
         QuantityError: no quantity, or a negative one.
     """
+    # Every pod of the cluster is asked for its CPUs, and few texts are.
+    return _text_nanocores(value) if isinstance(value, str) else _read_nanocores(value)
+
+
+@lru_cache(maxsize=4096)
+def _text_nanocores(text: str) -> int:
+    return _read_nanocores(text)
+
+
+def _read_nanocores(value: object) -> int:
     number = parse_quantity(value)
     if number < 0:
         raise QuantityError(f'"{value}" is negative, expected zero or more')
