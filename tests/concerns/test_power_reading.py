@@ -325,7 +325,7 @@ def test_ipmi_page_with_odd_lines() -> None:
     )
 
     assert page.v1_temperatures() is None
-    assert page.inlet() == 26.5
+    assert page.temperatures == {"Ambient": 24, "CPU1": 33, "01-Inlet Ambient": 26.5}
     assert page.watts == 142
 
 

@@ -223,14 +223,17 @@ async def test_probe_that_worked_is_remembered(world: World) -> None:
     world.meters.answers = {SSM: thermal}
     world.configure(inlet={"type": "Redfish", "endpoint": world.meters.origin})
 
+    def probes() -> int:
+        return sum(not path.endswith("/Power") for path, _, _ in world.meters.asked)
+
     await world.turn()
-    first = len(world.meters.asked)
+    first = probes()
     await world.turn(16)
 
     power = world.built().power
     assert power is not None
     assert power.values["inlet"] == 21.5
-    assert (first, len(world.meters.asked) - first) == (3, 1)
+    assert (first, probes() - first) == (3, 1)
 
 
 async def test_provider_names_the_model(world: World) -> None:
@@ -467,6 +470,34 @@ async def test_measured_watts_make_a_line_where_nothing_else_is(world: World) ->
     assert built.power.link is PowerLink.MEASURED
     assert built.power.curve is not None
     assert built.power.curve.watts[0] == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "watts"),
+    [
+        ({"PowerControl": [{"PowerConsumedWatts": 142}]}, 142),
+        ({"PowerControl": [{"PowerConsumedWatts": -3}]}, None),
+        ({"PowerControl": 3}, None),
+    ],
+)
+async def test_watts_of_a_bmc_are_read_where_no_server_tells_them(
+    world: World, answer: Any, watts: float | None
+) -> None:
+    path = "/redfish/v1/Chassis/System.Embedded.1/Power"
+    world.meters.answers = {IDRAC: {"Reading": 22}, path: answer, INFER: infer}
+    inlet = {"type": "Redfish", "endpoint": world.meters.origin}
+    world.configure(inlet=inlet)
+    await world.turn()
+
+    power = world.built().power
+    assert power is not None
+    assert power.values.get("watts") == watts
+    assert power.values["inlet"] == 22
+
+    world.meters.asked.clear()
+    world.configure(inlet=inlet, **v2(world))
+    await world.turn()
+    assert path not in [asked for asked, _, _ in world.meters.asked]
 
 
 async def test_a_turn_starts_a_bounded_number_of_jobs(world: World) -> None:

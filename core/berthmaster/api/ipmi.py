@@ -20,7 +20,6 @@ V1_SENSORS = {"Ambient": "ambient", "CPU1": "cpu1", "CPU2": "cpu2"}
 
 _LINE = re.compile(r"([a-z_]+)(?:\{([^}]*)\})?\s+(\S+)(?:\s+[0-9]+)?\s*")
 _NAME = re.compile(r'(?:^|,)\s*name="((?:\\.|[^"\\])*)"')
-_INLET = re.compile(r"inlet|ambient", re.IGNORECASE)
 _COLDEST, _HOTTEST = -100.0, 200.0
 _MOST_LINES = 20000
 _MOST_WATTS = 1e6
@@ -41,11 +40,6 @@ class IpmiPage:
             if self.temperatures.get(name, -1.0) != -1.0
         }
         return found if len(found) == len(V1_SENSORS) else None
-
-    def inlet(self) -> float | None:
-        """Return the inlet's temperature, whatever its vendor calls it; of several the hottest."""
-        found = [it for name, it in self.temperatures.items() if _INLET.search(name)]
-        return max(found, default=None)
 
 
 def read_page(text: str) -> IpmiPage:

@@ -14,15 +14,17 @@ from typing import Any
 SYSTEMS_PATH = "/redfish/v1/Systems"
 _LOWEST_CELSIUS, _HIGHEST_CELSIUS = -50.0, 100.0
 _MOST_PASCAL = 100_000.0
+_MOST_WATTS = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One vendor's place for the inlet temperature."""
+    """One vendor's place for the inlet temperature, and for what the machine draws."""
 
     vendor: str
     path: str
     read: Callable[[Mapping[str, Any]], float | None]
+    power_path: str = "/redfish/v1/Chassis/1/Power"
 
 
 def read_pressure(answer: object) -> float | None:
@@ -31,6 +33,14 @@ def read_pressure(answer: object) -> float | None:
     first = sensors[0] if isinstance(sensors, list) and sensors else None
     value = _number(first.get("pressure")) if isinstance(first, Mapping) else None
     return value if value is not None and abs(value) <= _MOST_PASCAL else None
+
+
+def read_power(answer: object) -> float | None:
+    """Return the watts of the first power control of a BMC's answer."""
+    controls = answer.get("PowerControl") if isinstance(answer, Mapping) else None
+    first = controls[0] if isinstance(controls, list) and controls else None
+    value = _number(first.get("PowerConsumedWatts")) if isinstance(first, Mapping) else None
+    return value if value is not None and 0 <= value <= _MOST_WATTS else None
 
 
 def read_system_id(answer: object) -> str | None:
@@ -84,7 +94,12 @@ def _number(value: object) -> float | None:
 
 
 INLET_PROBES = (
-    Probe("iDRAC", "/redfish/v1/Chassis/System.Embedded.1/Sensors/SystemBoardInletTemp", _dell),
+    Probe(
+        "iDRAC",
+        "/redfish/v1/Chassis/System.Embedded.1/Sensors/SystemBoardInletTemp",
+        _dell,
+        "/redfish/v1/Chassis/System.Embedded.1/Power",
+    ),
     Probe("XClarity", "/redfish/v1/Chassis/1/Sensors/128L0", _lenovo),
     Probe("SSM", "/redfish/v1/Chassis/1/Thermal", _thermal),
 )

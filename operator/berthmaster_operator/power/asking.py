@@ -16,6 +16,7 @@ from berthmaster.api.redfish import (
     SYSTEMS_PATH,
     Probe,
     model_path,
+    read_power,
     read_pressure,
     read_system_id,
 )
@@ -64,7 +65,7 @@ class Asker:
         if job.source is Source.IPMI:
             return await self._read_ipmi(job.url)
         if job.source is Source.INLET:
-            return {"inlet": await self._read_inlet(job)}
+            return await self._read_inlet(job)
         return {"deltaP": await self._read_pressure(job)}
 
     async def power_term(self, terms: NodeConfigTerms, namespace: str) -> EndpointTerm:
@@ -115,9 +116,9 @@ class Asker:
             return watts
         return {**found, **watts}
 
-    async def _read_inlet(self, job: Job) -> float:
+    async def _read_inlet(self, job: Job) -> dict[str, float]:
         if job.term.type == _FAKE:
-            return _FAKE_INLET
+            return {"inlet": _FAKE_INLET}
         if job.term.type != "Redfish":
             raise FetchError(f"inletTemp: unknown endpoint type: {job.term.type:.60}")
         base = _base(job.term.endpoint)
@@ -136,10 +137,24 @@ class Asker:
                 if len(self._probes) >= _ENDPOINTS_REMEMBERED:
                     self._probes.clear()
                 self._probes[base] = probe
-                return value
+                watts = await self._read_watts(job, base + probe.power_path, credentials)
+                return {"inlet": value, **watts}
         self._probes.pop(base, None)
         words = f": {last}" if last is not None else ""
         raise FetchError(f"{base}: no inlet temperature of any known vendor{words}")
+
+    async def _read_watts(
+        self, job: Job, url: str, credentials: Credentials | None
+    ) -> dict[str, float]:
+        """Return what the machine draws, where that is of use and the BMC says it."""
+        if not job.wants_watts:
+            return {}
+        try:
+            watts = read_power(await self._fetcher.get_json(url, credentials))
+        except FetchError:
+            # Not every BMC has it; the temperature is good without.
+            return {}
+        return {} if watts is None else {"watts": watts}
 
     async def _read_pressure(self, job: Job) -> float:
         if job.term.type == _FAKE:

@@ -80,6 +80,8 @@ class Job:
     # Where the term's Secret is.
     namespace: str = ""
     url: str = ""
+    # Whether what the machine draws is of use, where no model server tells it.
+    wants_watts: bool = False
     # Moves with the node's configuration, for what is asked anew then.
     revision: int = 0
 
@@ -115,6 +117,13 @@ class _Effective:
     labels: LabelConfig | None = None
     model: PowerModel | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def has_server(self) -> bool:
+        terms = self.terms
+        if terms is None:
+            return self.labels is not None
+        return terms.provider is not None or bool(terms.power is not None and terms.power.type)
 
     @property
     def is_empty(self) -> bool:
@@ -451,6 +460,7 @@ class PowerBook:
                     interval_s=term.fetch_interval_s,
                     term=term,
                     namespace=effective.namespace,
+                    wants_watts=source is Source.INLET and not effective.has_server,
                 )
         elif effective.labels is not None and node is not None and node.address:
             host = f"[{node.address}]" if ":" in node.address else node.address
