@@ -247,6 +247,19 @@ NAMESPACE = {"metadata": {"name": "a", "labels": {"team": "a"}}}
             ],
             None,
         ),
+        # A policy for a resource leaves other pods to the next.
+        ([policy("xpu", priority=1, resourceNames=["a/x"]), policy("a", **TEAM)], None),
+        (
+            [
+                policy("xpu", priority=1, resourceNames=["a/x", "a/y"]),
+                policy("a", resourceNames=["a/y"]),
+            ],
+            "a never counts: xpu selects all of its pods before it (priority 1 and 0)",
+        ),
+        (
+            [policy("a", resourceNames=["a/x"]), policy("b", mode="bind", resourceNames=["a/y"])],
+            None,
+        ),
         # A policy for an old scheduler leaves other pods to the next.
         ([policy("old", priority=1, schedulerNames=["old"]), policy("a", **TEAM)], None),
         (

@@ -159,6 +159,7 @@ def _covers(first: PlacementPolicy, second: PlacementPolicy) -> bool:
         and (a.pod_selector or everything) in (everything, b.pod_selector)
         and (not a.scheduler_names or set(b.scheduler_names) <= set(a.scheduler_names) != set())
         and not (a.scheduler_names and not b.scheduler_names)
+        and (not a.resource_names or (set() < set(b.resource_names) <= set(a.resource_names)))
     )
 
 
@@ -169,6 +170,9 @@ def _overlap(first: PlacementPolicy, second: PlacementPolicy) -> bool:
         return False
     if a.scheduler_names and b.scheduler_names:
         return bool(set(a.scheduler_names) & set(b.scheduler_names))
+    # Two that name different resources meet only in a pod that asks for both, which is rare.
+    if a.resource_names and b.resource_names and not set(a.resource_names) & set(b.resource_names):
+        return False
     return not (
         _exclude(a.namespace_selector, b.namespace_selector)
         or _exclude(a.pod_selector, b.pod_selector)

@@ -47,23 +47,16 @@ def filter_rows(columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
 
 
 def score_rows(columns: XPUColumns, rows: Rows, request: XPURequest) -> Scores:
-    """Return 0..100 per row by the request's strategy; rows that do not fit score 0."""
-    scores = np.zeros(len(rows))
-    places = np.flatnonzero(filter_rows(columns, rows, request) == 0)
-    if not len(places):
-        return scores
-    at = rows[places]
+    """Return 0..100 per row by the request's strategy, for rows that fit."""
+    if request.problem or request.devices > columns.width:
+        return np.zeros(len(rows))
     if request.dialect == SHARE_DIALECT:
-        given = _give_shares(columns, at, request)
-        scores[places] = _score(columns, at, request.node_strategy, given)
-    else:
-        served = _serve_cards(columns, at, request)
-        if request.dialect == CARD_DIALECT:
-            scores[places] = _score_cards(columns, at, request, served)
-        else:
-            given = _given_slices(request, served)
-            scores[places] = _score(columns, at, request.node_strategy, given)
-    return scores
+        given = _give_shares(columns, rows, request)
+        return _score(columns, rows, request.node_strategy, given)
+    served = _serve_cards(columns, rows, request)
+    if request.dialect == CARD_DIALECT:
+        return _score_cards(columns, rows, request, served)
+    return _score(columns, rows, request.node_strategy, _given_slices(request, served))
 
 
 def allocate_row(
