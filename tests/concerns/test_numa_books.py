@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Sources
-from berthmaster.api.objects import Pod, node_from_manifest, pod_from_manifest
+from berthmaster.api.objects import Pod, PodStatus, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.topology import Amounts, NodeResourceTopology, topology_from_manifest
 from berthmaster.concerns.numa import CONCERN, reasons
@@ -149,6 +149,11 @@ def charge(columns: NumaColumns, pod: Pod, *, ours: bool = True) -> None:
     CONCERN.charge(columns, 0, holder(pod), usage)
 
 
+def start(pod: Pod) -> Pod:
+    """Return a pod that its kubelet has taken, as the watch shows it."""
+    return msgspec.structs.replace(pod, status=PodStatus(start_time="2026-01-01T00:00:00Z"))
+
+
 def reported(built: TopologyInventory) -> set[str]:
     assert built.topology is not None
     return set(built.topology.reported_pods)
@@ -254,7 +259,11 @@ def test_numbers_that_fell_by_what_a_pod_asks_prove_nothing() -> None:
     assert second.unreflected == {"uid-p"}
 
 
-@pytest.mark.parametrize(("started", "is_counted"), [(19, True), (20, False), (None, False)])
+@pytest.mark.parametrize(
+    # Both times are whole seconds: written at 20.0 and started at 19.9 are stored as 20 and 19.
+    ("started", "is_counted"),
+    [(18, True), (19, False), (20, False), (None, False)],
+)
 def test_time_proves_it_when_a_second_lies_between(started: int | None, is_counted: bool) -> None:
     built = build_topology(
         make_topology([(4, 2)], written_s=20), [on_node(make_pod("p", 4), 5, started)]
@@ -540,6 +549,115 @@ def test_predictions_are_compared_once_with_what_updaters_saw() -> None:
     assert (fresh.hits, fresh.misses) == (1, 1)
 
 
+def take(columns: NumaColumns, pod: Pod) -> None:
+    """Let the watch show that the kubelet has taken a pod of ours."""
+    for state in (pod, start(pod)):
+        usage = CONCERN.usage(state, {"zones": {"0": {"cpu": "1"}}})
+        assert usage is not None
+        if state is pod:
+            CONCERN.release(columns, 0, holder(pod), usage)
+        else:
+            CONCERN.charge(columns, 0, holder(pod), usage)
+
+
+def fits(columns: NumaColumns, cpus: int) -> bool:
+    request = CONCERN.request(make_pod("next", cpus), POLICY)
+    assert request is not None
+    return bool(CONCERN.filter(columns, ROW, request)[0] == 0)
+
+
+def test_equal_pods_need_not_wait_for_each_other() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    for name in "abcd":
+        assert fits(columns, 4)
+        charge(columns, make_pod(name, 4))
+
+    assert not fits(columns, 4)
+
+
+def test_another_shape_waits_for_those_on_their_way_or_needs_a_zone_beside_them() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    pod = make_pod("a", 5)
+    charge(columns, pod)
+    assert (fits(columns, 3), fits(columns, 6)) == (True, False)
+    request = CONCERN.request(make_pod("next", 6), POLICY)
+    assert request is not None
+    told = CONCERN.explain(columns, 0, reasons.CONTAINER, request, "n")
+    assert "best zone node-0 has 3" in told.text
+
+    take(columns, pod)
+
+    assert (fits(columns, 3), fits(columns, 6)) == (True, True)
+    assert free_cpus(columns) == [3, 8]
+
+
+def test_zones_of_pods_that_came_together_are_uncertain_until_a_report_counts_them() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    pods = [make_pod("a", 3), make_pod("b", 4)]
+    for pod in pods:
+        charge(columns, pod)
+    for pod in reversed(pods):
+        take(columns, pod)
+    assert not fits(columns, 5)
+
+    counted = make_topology([(1, 2), (8, 2)], pods=["a", "b"])
+    write(columns, build_topology(counted, [on_node(it) for it in pods]))
+
+    assert fits(columns, 5)
+
+
+def test_zone_is_uncertain_where_the_kubelet_knows_of_room_that_the_report_does_not() -> None:
+    columns = new_columns()
+    gone, pod = make_pod("gone", 6), make_pod("a", 3)
+    charge(columns, gone)
+    built = build_topology(make_topology([(2, 2), (8, 2)], pods=["gone"]), [on_node(gone)])
+    write(columns, built)
+    columns.release(0, holder(gone))
+    charge(columns, pod)
+    take(columns, pod)
+    # By the report it lies in zone 1; in truth in zone 0, from which the other one is gone.
+    assert free_cpus(columns) == [2, 5]
+    assert not fits(columns, 6)
+
+    write(
+        columns,
+        build_topology(
+            make_topology([(5, 2), (8, 2)], written_s=9, pods=["a"]),
+            [on_node(pod)],
+            previous=to_status(built),
+        ),
+    )
+    assert fits(columns, 6)
+
+
+def test_topology_that_comes_after_its_pods_leaves_their_zones_uncertain() -> None:
+    columns = new_columns()
+    pod = make_pod("a", 5)
+    charge(columns, pod)
+    take(columns, pod)
+
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    assert (fits(columns, 6), fits(columns, 3)) == (False, True)
+
+    counted = make_topology([(3, 2), (8, 2)], pods=["a"])
+    write(columns, build_topology(counted, [on_node(pod)]))
+    assert fits(columns, 6)
+
+
+def test_pod_that_was_there_before_us_is_uncertain_until_a_report_counts_it() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    usage = CONCERN.usage(start(make_pod("a", 5)), {"zones": {"0": {"cpu": "5"}}})
+    assert usage is not None
+
+    CONCERN.charge(columns, 0, holder(make_pod("a", 5)), usage)
+
+    assert (fits(columns, 6), fits(columns, 3)) == (False, True)
+
+
 @pytest.mark.parametrize("zones", [("0", "1"), ("x",), ("0,",), ("0,1",)])
 def test_zones_of_another_form_are_left_alone(zones: tuple[str, ...]) -> None:
     columns = new_columns()
@@ -613,14 +731,20 @@ class Live:
     cpus: int
     gpus: int
     created: int
+    allocated: Mapping[str, Any]
     started: int | None = None
+    # The watch has shown that the kubelet has taken it.
+    is_shown: bool = False
 
 
 class StrictPods(RuleBasedStateMachine):
     """Pods labelled strict are never refused by their kubelet.
 
     They are admitted in any order, reports are made at any time and come late, and names come again.
+    Nor do we hear of what kubelets do when they do it.
     """
+
+    mode = "strict"
 
     @initialize(zones=st.integers(1, 2))
     def begin(self, zones: int) -> None:
@@ -647,12 +771,13 @@ class StrictPods(RuleBasedStateMachine):
                 continue
             self.clock += 1
             self.count += 1
-            pod = make_pod(name, cpus, gpus, uid=f"{name}{self.count}", mode="strict")
+            pod = make_pod(name, cpus, gpus, uid=f"{name}{self.count}", mode=self.mode)
             request = CONCERN.request(pod, POLICY)
             assert request is not None
             if CONCERN.filter(self.columns, ROW, request)[0] == 0:
+                allocated = CONCERN.allocate(self.columns, 0, request, {})
                 charge(self.columns, pod)
-                self.live[pod.metadata.uid] = Live(pod, cpus, gpus, self.clock)
+                self.live[pod.metadata.uid] = Live(pod, cpus, gpus, self.clock, allocated)
 
     @rule(data=st.data())
     def admit(self, data: st.DataObject) -> None:
@@ -666,15 +791,47 @@ class StrictPods(RuleBasedStateMachine):
             it.started = self.clock
 
     @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        running = sorted(uid for uid, it in self.live.items() if it.started is not None)
+    def show(self, data: st.DataObject) -> None:
+        """Hear that a pod was taken."""
+        taken = sorted(
+            uid for uid, it in self.live.items() if it.started is not None and not it.is_shown
+        )
+        if taken:
+            it = self.live[data.draw(st.sampled_from(taken))]
+            it.is_shown = True
+            before = CONCERN.usage(it.pod, it.allocated)
+            it.pod = start(it.pod)
+            usage = CONCERN.usage(it.pod, it.allocated)
+            assert before is not None
+            assert usage is not None
+            # As the ledger does.
+            CONCERN.release(self.columns, 0, holder(it.pod), before)
+            CONCERN.charge(self.columns, 0, holder(it.pod), usage)
+
+    @rule(data=st.data(), is_heard_of=st.booleans())
+    def finish(self, data: st.DataObject, is_heard_of: bool) -> None:
+        running = sorted(
+            uid
+            for uid, it in self.live.items()
+            if it.started is not None and it.pod.metadata.name in self.kubelet.pods
+        )
         if running:
             uid = data.draw(st.sampled_from(running))
-            pod = self.live.pop(uid).pod
-            self.kubelet.remove(pod.metadata.name)
-            usage = CONCERN.usage(pod, None)
-            assert usage is not None
-            CONCERN.release(self.columns, 0, holder(pod), usage)
+            self.kubelet.remove(self.live[uid].pod.metadata.name)
+            if is_heard_of:
+                self.hear_of_end(uid)
+
+    @rule()
+    def hear_of_ends(self) -> None:
+        for uid, it in list(self.live.items()):
+            if it.started is not None and it.pod.metadata.name not in self.kubelet.pods:
+                self.hear_of_end(uid)
+
+    def hear_of_end(self, uid: str) -> None:
+        it = self.live.pop(uid)
+        usage = CONCERN.usage(it.pod, it.allocated)
+        assert usage is not None
+        CONCERN.release(self.columns, 0, holder(it.pod), usage)
 
     @rule(with_fingerprint=st.booleans(), with_placement=st.booleans())
     def report(self, with_fingerprint: bool = True, with_placement: bool = False) -> None:
@@ -709,8 +866,16 @@ class StrictPods(RuleBasedStateMachine):
             assert zone[GPU] / 1000 <= real[1]
 
 
+class AnyPods(StrictPods):
+    """Nor are others, whichever zones were foreseen for them."""
+
+    mode = ""
+
+
 TestStrictPods = StrictPods.TestCase
 TestStrictPods.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAnyPods = AnyPods.TestCase
+TestAnyPods.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 def make_pod_with_init(name: str, init: int, app: int) -> Pod:

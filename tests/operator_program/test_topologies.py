@@ -109,7 +109,7 @@ async def test_running_pod_in_the_fingerprint_is_counted(world: World) -> None:
 async def test_later_writes_to_a_pod_do_not_make_it_start_later(world: World) -> None:
     world.add_pod(make_running("p", shown_s=5))
     world.add_pod(make_running("p", shown_s=50))
-    show(world, make_topology(4, written_s=6))
+    show(world, make_topology(4, written_s=7))
     await world.settle()
 
     assert status(world)["topology"]["reportedPods"] == ["p"]

@@ -7,8 +7,8 @@ for all of it. A block has an array per
 resource that some pod has asked for; the least recently used one makes room. The books are plain
 numbers per node, and an array is written where they change.
 
-A pod that the report does not count is taken off the zones that it was given, or else off those
-where its kubelet will have put it; only what it holds exclusively is. What its init containers hold
+A pod that the report does not count is taken off the zones where its kubelet has put it, or will (see
+`arriving`); only what it holds exclusively is. What its init containers hold
 beyond that no report counts: it is taken off as long as the pod is there. Released, a pod that the
 report still counts gives back what it held to the zones in which the updater saw it. Where it tells of
 none, nothing comes back before the next report: which zone the pod leaves is known to the kubelet alone.
@@ -30,6 +30,8 @@ from berthmaster.api.objects import Node
 from berthmaster.api.policy import NumaBooks, PlacementPolicySpec
 from berthmaster.concerns.numa import zones as arithmetic
 from berthmaster.concerns.numa.amounts import is_known, scale_of
+from berthmaster.concerns.numa.arriving import NONE as NONE_COMES
+from berthmaster.concerns.numa.arriving import Arrivals, is_moving
 from berthmaster.concerns.numa.request import Amounts, NumaUsage
 from berthmaster.concerns.numa.zones import NodeZones, Zones, read_zones
 from berthmaster.concerns.shape import Holder
@@ -91,6 +93,7 @@ class _Row:
     leaving: dict[str, NumaUsage] = field(default_factory=dict)
     # Held, and their predicted zones compared with the observed ones.
     compared: set[str] = field(default_factory=set)
+    arrivals: Arrivals = field(default_factory=Arrivals)
 
     def seen(self, view: View) -> Zones:
         """Return the numbers of one of the views on what is free."""
@@ -178,6 +181,8 @@ class NumaColumns:
         self._is_strict = False
         # Pods and answers per node that the updater's numbers do not count.
         self.unreported: Ints = np.zeros(0, dtype=np.int64)
+        # The shape of pods whose zones are not certain; see `Arrivals.shape`.
+        self.coming: Ints = np.zeros(0, dtype=np.int64)
         # Pods that lie where it was predicted, and others, as far as updaters tell; counted up.
         self.hits = 0
         self.misses = 0
@@ -192,6 +197,7 @@ class NumaColumns:
         self.has_leftovers = _grow(self.has_leftovers, rows)
         self.is_grouped = _grow(self.is_grouped, rows)
         self.unreported = _grow(self.unreported, rows)
+        self.coming = _grow(self.coming, rows)
         self.kinds = _grow(self.kinds, rows)
         self.indices = _grow(self.indices, rows)
         self._rows.extend(_Row() for _ in range(rows - len(self._rows)))
@@ -234,12 +240,19 @@ class NumaColumns:
         self._rows[row] = _Row()
         self.state[row] = MISSING
         self.unreported[row] = 0
+        self.coming[row] = NONE_COMES
 
     def charge(self, row: int, holder: Holder, usage: NumaUsage) -> None:
         """Let a pod or an answer use the node's zones; one that is there is not charged twice."""
         it = self._rows[row]
         # One that was taken for gone has its zones given back, which is to be undone.
         is_new = holder.key not in it.held and holder.key not in it.leaving
+        if it.zones is not None and holder.key not in it.zones.reported:
+            # Of those who are gone and whose zones are known the room is there again.
+            is_behind = not usage.coming and any(
+                key not in it.held and key not in it.leaving for key in it.zones.reported
+            )
+            usage = it.arrivals.charge(holder.key, usage, it.zones, is_behind=is_behind)
         it.held[holder.key] = usage
         self._compare(it, holder.key, usage)
         if it.zones is not None:
@@ -247,18 +260,21 @@ class NumaColumns:
         if is_new and it.zones is not None and self.charging is Charging.PREDICTED:
             # The last to come is the last to be counted: what was counted before it stands.
             is_counted = holder.key in it.zones.reported
-            if usage.left or not is_counted:
-                self._take(it, it.zones, holder.key, usage)
-                self.unreported[row] += not is_counted and bool(usage.containers)
+            if usage.coming or is_counted:
+                if usage.left or not is_counted:
+                    self._take(it, it.zones, holder.key, usage)
+                    self.unreported[row] += not is_counted and bool(usage.containers)
+                    self.coming[row] = NONE_COMES if self.presumes else it.arrivals.shape
                 self._publish_amounts(row, it)
-        else:
-            self._recount(row)
+                return
+        self._recount(row)
 
     def release(self, row: int, holder: Holder) -> None:
         """Give back what a holder used; unknown holders are ignored."""
         it = self._rows[row]
         usage = it.held.pop(holder.key, None)
         it.compared.discard(holder.key)
+        it.arrivals.release(holder.key)
         if usage is None or it.zones is None:
             return
         is_known = self._lies(it.zones, holder.key, usage) is not None
@@ -349,21 +365,29 @@ class NumaColumns:
         if zones is None:
             self.state[row] = MISSING
             self.unreported[row] = 0
+            self.coming[row] = NONE_COMES
             return
         self.state[row] = _STATES[zones.freshness]
         it.free = [dict(zone) for zone in zones.offered]
         it.doubtful = it.most = it.free
         self._give_back(it, zones)
         self.is_grouped[row] = any(arithmetic.is_across(zones, usage) for usage in it.held.values())
-        unreported = 0
-        for key, usage in it.held.items():
-            is_counted = key in zones.reported
-            unreported += not is_counted and bool(usage.containers)
-            if self.charging is Charging.PREDICTED:
-                self._take(it, zones, key, usage)
-            elif not is_counted and usage.reserved is not None:
+        it.arrivals.recount(it.held, zones)
+        coming = it.arrivals.shapes
+        self.coming[row] = NONE_COMES
+        if self.charging is Charging.PREDICTED:
+            for key, usage in it.held.items():
+                if key not in coming:
+                    self._take(it, zones, key, usage)
+            it.arrivals.settled = [dict(zone) for zone in it.free]
+            for key in coming:
+                self._take(it, zones, key, it.held[key])
+            self.coming[row] = NONE_COMES if self.presumes else it.arrivals.shape
+        unreported = [usage for key, usage in it.held.items() if key not in zones.reported]
+        if self.charging is not Charging.PREDICTED:
+            for usage in unreported:
                 self._reserve(row, it, usage)
-        self.unreported[row] = unreported
+        self.unreported[row] = sum(bool(usage.containers) for usage in unreported)
         self._publish(row, it)
 
     def _give_back(self, it: _Row, zones: NodeZones) -> None:
@@ -421,16 +445,21 @@ class NumaColumns:
             arithmetic.take_left(zones, it.doubtful, usage, observed)
         else:
             arithmetic.doubt(zones, it.doubtful, usage)
+            lying = (
+                usage._replace(zones=None) if usage.coming and is_moving(usage, zones) else usage
+            )
             for free in (it.free,) if it.most is it.free else (it.free, it.most):
-                arithmetic.take_given(zones, free, usage)
+                arithmetic.take_given(zones, free, lying)
         if is_counted or usage.zones is None:
             arithmetic.take_left(zones, it.free, usage, observed)
 
     def _reserve(self, row: int, it: _Row, usage: NumaUsage) -> None:
         """Take off what upstream's cache takes off."""
+        if usage.reserved is None:
+            return
         if self.charging is Charging.NODE_IS_CLOSED and not usage.is_bound:
             self.state[row] = UNRELIABLE
-        elif self.charging is Charging.EVERY_ZONE and usage.reserved is not None:
+        elif self.charging is Charging.EVERY_ZONE:
             for slot in range(len(it.free)):
                 arithmetic.take(it.free, slot, usage.reserved[1 if self._is_strict else 0])
 

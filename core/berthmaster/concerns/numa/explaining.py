@@ -21,7 +21,7 @@ from berthmaster.concerns.numa.amounts import (
     whole_part,
 )
 from berthmaster.concerns.numa.columns import NumaColumns, View
-from berthmaster.concerns.numa.request import INIT, STRICT, Amounts, ContainerAsk, NumaRequest
+from berthmaster.concerns.numa.request import INIT, Amounts, ContainerAsk, NumaRequest
 from berthmaster.concerns.numa.restricted import align_minimally, align_single, fewest_ever
 from berthmaster.concerns.shape import Reason
 
@@ -107,8 +107,9 @@ class _Node:
 
     def place(self, asks: Asks, *, is_minimal: bool) -> tuple[int, Part]:
         """Return the first ask that is not served, and what the zones had then."""
-        view = View.DOUBTFUL if self._request.mode == STRICT else View.FREE
         rows = np.array([self._row], dtype=np.intp)
+        is_doubted = placement.doubts(self._columns, rows, self._request)[0]
+        view = View.DOUBTFUL if is_doubted else View.FREE
         every = np.ones(1, dtype=np.bool_)
         _, part = next(placement.parts(self._columns, rows, every, self._request, view))
         serve = align_minimally if is_minimal else align_single

@@ -44,7 +44,8 @@ from berthmaster.concerns.numa.fingerprint import (
 )
 from berthmaster.concerns.numa.observing import decode_placement
 
-MARGIN_S = 1.0
+# The API server tells whole seconds: of two times that are two apart, more than one second lies between.
+MARGIN_S = 2.0
 # So many pods may have started since the updater looked, and still its fingerprint is recognised.
 MOST_LATECOMERS = 16
 _LONGEST_MESSAGE = 4096

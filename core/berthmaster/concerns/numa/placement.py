@@ -14,6 +14,7 @@ from berthmaster.concerns.numa import columns as states
 from berthmaster.concerns.numa import reasons
 from berthmaster.concerns.numa.aligning import NOBODY, Part, aligned_units, keeps, read_part, units
 from berthmaster.concerns.numa.amounts import is_memory, to_text
+from berthmaster.concerns.numa.arriving import NONE
 from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
 from berthmaster.concerns.numa.request import (
     INIT,
@@ -23,6 +24,7 @@ from berthmaster.concerns.numa.request import (
     ContainerAsk,
     NumaRequest,
     is_aligned,
+    shape_of,
 )
 from berthmaster.concerns.numa.restricted import align_minimally, align_single
 from berthmaster.concerns.numa.scoring import score_part
@@ -56,8 +58,11 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
         (policy == states.RESTRICTED) & (request.restricted is RestrictedPolicy.PREDICT)
     )
     judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
-    view = View.DOUBTFUL if is_strict else View.FREE
-    for at, part in parts(columns, rows, judged, request, view):
+    doubted = doubts(columns, rows, request)
+    chosen = ((View.FREE, judged & ~doubted), (View.DOUBTFUL, judged & doubted))
+    for at, part in (
+        found for view, some in chosen for found in parts(columns, rows, some, request, view)
+    ):
         is_single, is_pod_scope = part.block.policy == states.SINGLE, part.block.is_pod_scope
         asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=is_single)
         if not asks:
@@ -72,6 +77,18 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
             code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
             codes[at] = part.pick(np.where(failed == NOBODY, 0, code))
     return codes
+
+
+def doubts(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Flags:
+    """Return per row whether the pod has to fit wherever those lie whose zones are not certain.
+
+    Strict pods have to everywhere, others where pods of another shape are on their way.
+    """
+    if request.mode == STRICT:
+        return np.ones(len(rows), dtype=np.bool_)
+    coming = np.zeros(len(rows)) if request.is_literal else columns.coming[rows]
+    doubted: Flags = (coming != NONE) & (coming != shape_of(request.aligned))
+    return doubted
 
 
 def filtered_units(

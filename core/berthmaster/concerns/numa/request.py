@@ -43,6 +43,7 @@ _MODES = (STRICT, PREFER, IGNORE)
 _FIELD = f"metadata.annotations[{names.NUMA}]"
 
 _PODS_REMEMBERED = 16384
+_SHAPES = 2**62
 
 Amounts = tuple[tuple[str, int], ...]
 _encode = msgspec.msgpack.Encoder().encode
@@ -89,8 +90,9 @@ class NumaUsage(NamedTuple):
 
     `zones` is what we gave it, by zone id; None where somebody else placed it, and then its zones
     are predicted from `containers`, what each holds exclusively. `left` is what init containers hold
-    beyond that, which no updater reports; `anchor` is what is held in their zone for certain. `reserved` is the whole pod's effective request, which
-    upstream's cache takes off, by Kubernetes' rule and by upstream's.
+    beyond that, which no updater reports; `anchor` is what is held in their zone for certain. `reserved`
+    is the whole pod's effective request, which upstream's cache takes off, by Kubernetes' rule and by
+    upstream's. `coming` is the pod's shape as long as its kubelet has not taken it, afterwards 0.
     """
 
     containers: tuple[Amounts, ...]
@@ -101,6 +103,7 @@ class NumaUsage(NamedTuple):
     zones: tuple[tuple[int, Amounts], ...] | None
     reserved: tuple[Amounts, Amounts] | None
     is_bound: bool
+    coming: int = 0
 
 
 class _Reading(NamedTuple):
@@ -176,7 +179,14 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> NumaUsage | Non
         zones=_read_zones(allocated) if found.held or found.left else (),
         reserved=found.totals if is_ours else None,
         is_bound=bool(pod.spec.node_name),
+        # The kubelet sets the start once it has taken the pod.
+        coming=0 if pod.status.start_time else shape_of(found.aligned),
     )
+
+
+def shape_of(aligned: Iterable[ContainerAsk]) -> int:
+    """Return a number above 0 that is the same for pods of which kubelets align the same."""
+    return hash(tuple((it.kind, it.amounts) for it in aligned)) % _SHAPES + 1
 
 
 def _reading(pod: Pod) -> _Reading:

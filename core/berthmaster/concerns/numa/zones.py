@@ -172,23 +172,33 @@ def candidates(free: Zones, amounts: Amounts) -> list[int]:
 
 
 def take_given(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
-    """Take a pod off the zones that it was given, or where its kubelet will have put it.
+    """Take a pod off the zones that it was given, or where its kubelet will have put it."""
+    if usage.zones is None:
+        predict(zones, free, usage.containers)
+        return
+    slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
+    for id_, amounts in usage.zones:
+        if id_ in slots:
+            take(free, slots[id_], amounts)
+
+
+def predict(
+    zones: NodeZones, free: Zones, containers: Sequence[Amounts]
+) -> list[tuple[int, Amounts]]:
+    """Take a pod off the zones where its kubelet will put it; return which slot gives what.
 
     That is the lowest zone that holds a container, or under scope pod the whole pod. What no zone
     holds alone lies across zones, which a single-numa-node kubelet would have refused.
     """
-    if usage.zones is not None:
-        slots = {id_: slot for slot, id_ in enumerate(zones.ids)}
-        for id_, amounts in usage.zones:
-            if id_ in slots:
-                take(free, slots[id_], amounts)
-        return
-    for amounts in _units(zones, usage.containers):
+    given: list[tuple[int, Amounts]] = []
+    for amounts in _units(zones, containers):
         fitting = candidates(free, amounts)
         if fitting:
             take(free, fitting[0], amounts)
+            given.append((fitting[0], amounts))
         else:
-            take_spread(free, range(len(free)), amounts)
+            given += take_spread(free, range(len(free)), amounts)
+    return given
 
 
 def doubt(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:

@@ -1,0 +1,95 @@
+"""Pods on their way: sent to a node, and not yet taken by its kubelet.
+
+In which zone a pod lies depends on what its kubelet finds when it takes the pod: on who came before, and who was
+gone by then. kube-scheduler binds several pods at once, so they may arrive in another order than they
+were placed in. Zones of 8 and 8 CPUs, pods of 3, 4, 5 and 3 placed in this order: 3 and 4 lie in zone 0,
+5 and 3 in zone 1. If the two of 3 arrive first, both lie in zone 0, 4 in zone 1, and there is no room for 5.
+
+* Pods that ask the same may change places without harm: they are taken off as they will lie if they arrive now.
+* Where pods of another shape are on their way, a pod fits only if some zone holds it beside all of those
+  that are not certain (the view DOUBTFUL): whoever is crowded out of another zone finds room in that one.
+* The zone of a pod is certain once its kubelet has taken it, if it was alone on its way or among its like, and
+  everybody whom the report counts was still there. The zone of any other stays uncertain until a report
+  counts the pod: its kubelet knew of room that we did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from berthmaster.concerns.numa import zones as arithmetic
+from berthmaster.concerns.numa.request import NumaUsage
+from berthmaster.concerns.numa.zones import NodeZones, Zones
+
+NONE, VARIOUS = 0, -1
+_SINGLE = "single-numa-node"
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """Who is on the way to one node, by key, and whose zones are certain or not; nobody is in the report.
+
+    `settled` is what the node's zones have without those that are on their way.
+    """
+
+    shapes: dict[str, int] = field(default_factory=dict)
+    uncertain: set[str] = field(default_factory=set)
+    certain: set[str] = field(default_factory=set)
+    settled: Zones = field(default_factory=list)
+    # Who was released last, if it was on its way: what is charged next may be the same pod, taken.
+    released: str = ""
+    was_uncertain: bool = False
+
+    def charge(self, key: str, usage: NumaUsage, zones: NodeZones, *, is_behind: bool) -> NumaUsage:
+        """Take over a pod or an answer that no report counts; return its usage with where it lies.
+
+        The books are behind if pods that the report counts are gone, and nobody knows from which zones.
+        """
+        was_coming, was_uncertain = key == self.released, self.was_uncertain
+        self.released = ""
+        if not usage.containers:
+            return usage
+        if usage.coming:
+            self.shapes[key] = usage.coming
+            if self.uncertain or len(set(self.shapes.values())) > 1:
+                self.uncertain.update(self.shapes)
+            return usage
+        is_certain = was_coming and not was_uncertain and is_moving(usage, zones)
+        (self.certain if is_certain and not is_behind else self.uncertain).add(key)
+        if not was_coming or not is_moving(usage, zones):
+            return usage
+        free = [dict(zone) for zone in self.settled]
+        given = arithmetic.predict(zones, free, usage.containers)
+        return usage._replace(zones=tuple((zones.ids[slot], amounts) for slot, amounts in given))
+
+    def release(self, key: str) -> None:
+        """Forget one."""
+        self.was_uncertain = key in self.uncertain
+        self.released = key if self.shapes.pop(key, 0) else ""
+
+    def recount(self, held: Mapping[str, NumaUsage], zones: NodeZones) -> None:
+        """Forget who is gone, and who is counted by the report; hear of who was there before it."""
+        left = {
+            key: usage
+            for key, usage in held.items()
+            if usage.containers and key not in zones.reported
+        }
+        self.shapes = {key: usage.coming for key, usage in left.items() if usage.coming}
+        self.certain &= left.keys()
+        self.uncertain &= left.keys()
+        self.uncertain |= left.keys() - self.shapes.keys() - self.certain
+
+    @property
+    def shape(self) -> int:
+        """Return the shape of all that are on their way, NONE without any; VARIOUS where zones are uncertain."""
+        if self.uncertain:
+            return VARIOUS
+        return next(iter(self.shapes.values()), NONE)
+
+
+def is_moving(usage: NumaUsage, zones: NodeZones) -> bool:
+    """Return whether each of a pod's containers lies in one zone, the lowest that holds it."""
+    if usage.left or not usage.containers:
+        return False
+    return zones.policy == _SINGLE or len(usage.zones or ()) <= 1
