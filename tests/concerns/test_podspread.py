@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,6 +148,11 @@ def test_refusal_is_in_upstreams_words() -> None:
     assert [str(it) for it in decision.refusals] == [
         "2 (a1, a2) node(s) didn't satisfy plugin PodSpread"
     ]
+
+
+@pytest.mark.parametrize("text", ["0_1", " 0.5", "0.5\n", "nan", "1.01", "-0.1", "half", ""])
+def test_what_is_no_rate(text: str) -> None:
+    assert parse_rate(text) is None
 
 
 @given(st.text(max_size=8))

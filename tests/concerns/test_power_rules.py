@@ -16,6 +16,7 @@ from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Power,
 from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns import power
+from berthmaster.concerns.power.request import read_request
 from berthmaster.placement.engine import Engine
 from support.builders import make_container, make_node, make_pod_manifest
 from support.power_reference import (
@@ -275,3 +276,31 @@ def test_pod_without_cpu_is_refused_by_v2_alone() -> None:
         "limits.cpu set"
     )
     assert placed.allocated["power"]["watts"] == 1.0
+
+
+def test_requests_of_each_rule() -> None:
+    """A sidecar of 1, an init container of 5, a container that asks 2 and one with a limit of 3 alone."""
+    manifest = make_pod_manifest(
+        initContainers=[
+            make_container("side", requests={"cpu": "1"}, is_sidecar=True),
+            make_container("init", requests={"cpu": "5"}),
+        ],
+        containers=[
+            make_container("a", requests={"cpu": "2"}, limits={"cpu": "4"}),
+            make_container("b", limits={"cpu": "3"}),
+        ],
+        overhead={"cpu": "500m"},
+    )
+
+    def need(name: str) -> tuple[int, int]:
+        policy = PlacementPolicySpec.model_validate({"concerns": {"power": {"rule": name}}})
+        request = read_request(pod_from_manifest(manifest), policy)
+        return request.need // 10**6, request.limit // 10**6
+
+    assert need("LeastIncrease") == (6500, 0)
+    assert need("Peaks") == (6500, 0)
+    assert need("WAOv2") == (5000, 0)
+    assert need("WAOv1") == (2000, 4000)
+    manifest["spec"]["initContainers"] = []
+    assert need("LeastIncrease") == (5500, 0)
+    assert need("Peaks") == (2500, 0)

@@ -121,7 +121,7 @@ def build_world(case: Mapping[str, Any]) -> PowerWorld:
 def _node_configs(
     resources: Iterable[Mapping[str, Any]], nodes: Sequence[PowerNode]
 ) -> tuple[dict[str, NodeConfig], list[Mapping[str, Any]]]:
-    """Return the NodeConfig that counts for each node, and those that templates make."""
+    """Return the NodeConfig that counts for each node, and all that there are with those of templates."""
     found: list[NodeConfig] = []
     made: list[NodeConfig] = []
     for resource in resources:
@@ -134,7 +134,10 @@ def _node_configs(
     by_node: dict[str, NodeConfig] = {}
     for config in sorted([*found, *made], key=lambda it: it.order):
         by_node.setdefault(config.node_name, config)
-    return by_node, [config.to_manifest() for config in made]
+    # A stored object of the same name is what the controller would write over.
+    names_made = {(it.namespace, it.name) for it in made}
+    kept = [it for it in found if (it.namespace, it.name) not in names_made]
+    return by_node, [config.to_manifest() for config in (*made, *kept)]
 
 
 def _usages(manifests: Iterable[Mapping[str, Any]]) -> dict[str, CpuUsage]:
@@ -258,7 +261,7 @@ def _answer(
             abs(left - right) <= _SAME_INPUT
             for left, right in zip(it["inputs"], inputs, strict=True)
         )
-        if is_asked and is_same:
+        if is_asked and is_same and str(it.get("version", ref.version)) == ref.version:
             return it.get("watts")
     return None
 

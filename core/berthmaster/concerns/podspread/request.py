@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LONGEST_RATE = 32
 
 
 class PodSpreadRequest(NamedTuple):
@@ -71,11 +74,10 @@ def rate_text(annotations: Mapping[str, str]) -> str | None:
 
 
 def parse_rate(text: str | None) -> float | None:
-    """Return a rate of 0..1; None for what is none."""
-    try:
-        rate = float(text) if text is not None else math.nan
-    except ValueError:
+    """Return a rate of 0..1; None for what is none, as Go reads numbers."""
+    if text is None or len(text) > _LONGEST_RATE or not _NUMBER.fullmatch(text):
         return None
+    rate = float(text)
     return rate if 0 <= rate <= 1 else None
 
 

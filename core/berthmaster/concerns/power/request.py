@@ -5,17 +5,17 @@ All amounts are billionths of a core. The rules differ in what of a pod they loo
     LeastIncrease   the whole pod: containers, sidecars, init containers, overhead, pod-level requests
     WAOv1           the first container: its limit must fit, its request counts, else 0.85 of its limit
     WAOv2           all containers: of each its request, else its limit; no init containers
-    Peaks           as LeastIncrease, without a default for pods that request nothing
+    Peaks           as LeastIncrease, requests alone, and none where none is written
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from berthmaster.api.objects import Container, Pod, ResourceRequirements, Resources
+from berthmaster.api.objects import Pod, ResourceRequirements, Resources
 from berthmaster.api.policy import PlacementPolicySpec, PowerRule, UnknownNodes
 from berthmaster.api.power import parse_share
 from berthmaster.api.quantities import (
@@ -82,7 +82,7 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> PowerRequest:
             rule, plain_request(pod), assumption=assumption, score_base=settings.score_base
         )
     if rule is PowerRule.PEAKS:
-        return PowerRequest(rule, whole_request(pod))
+        return PowerRequest(rule, whole_request(pod, with_limits=False))
     return PowerRequest(
         rule,
         whole_request(pod) or settings.default_request,
@@ -118,30 +118,30 @@ def plain_request(pod: Pod) -> int:
     return min(total, MOST_NANOCORES)
 
 
-def whole_request(pod: Pod) -> int:
+def whole_request(pod: Pod, *, with_limits: bool = True) -> int:
     """Return what Kubernetes reserves for the pod.
 
     max(largest step of initialisation, sidecars + containers) + overhead; a request of the pod as a
-    whole takes the place of the sum. Limits stand in for requests that are absent.
+    whole takes the place of the sum. Limits stand in for requests that are absent, if wanted: the API
+    server has done that for stored pods.
     """
     spec = pod.spec
     sidecars = most = 0
     for container in spec.init_containers or ():
-        amount = _request(container.resources)
+        amount = _request(container.resources, with_limits=with_limits)
         if container.restart_policy == "Always":
             sidecars += amount
             most = max(most, sidecars)
         else:
             most = max(most, sidecars + amount)
-    running = sidecars + _sum(spec.containers or ())
+    running = sidecars + sum(
+        _request(container.resources, with_limits=with_limits)
+        for container in spec.containers or ()
+    )
     total = max(most, running)
-    as_a_whole = _request(spec.resources)
+    as_a_whole = _request(spec.resources, with_limits=with_limits)
     overhead = _nanocores((spec.overhead or {}).get("cpu"))
     return min((as_a_whole or total) + overhead, MOST_NANOCORES)
-
-
-def _sum(containers: Iterable[Container]) -> int:
-    return sum(_request(container.resources) for container in containers)
 
 
 def _first_container(pod: Pod) -> tuple[int, int]:
@@ -149,11 +149,10 @@ def _first_container(pod: Pod) -> tuple[int, int]:
     return _amounts(containers[0].resources) if containers else (0, 0)
 
 
-def _request(resources: ResourceRequirements | None) -> int:
-    """Return the request; where none is written, the API server takes the limit for it."""
+def _request(resources: ResourceRequirements | None, *, with_limits: bool) -> int:
     request, limit = _amounts(resources)
     is_absent = resources is None or "cpu" not in (resources.requests or {})
-    return limit if is_absent else request
+    return limit if is_absent and with_limits else request
 
 
 def _amounts(resources: ResourceRequirements | None) -> tuple[int, int]:
