@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.installing import PROJECT
 from berthmaster_sandbox.world.datashim import install_datashim, write_dataset
 from support.harbour import (
     create,
@@ -128,3 +129,32 @@ async def test_a_file_system_is_followed_and_where_it_is_nowhere_nothing_is_refu
 async def test_no_secret_of_a_dataset_is_told_anywhere(harbour: Sandbox, place: str) -> None:
     notes = await events_about(harbour, "moving", place)
     assert all("bucket" not in it for it in notes)
+
+
+async def test_placements_of_a_ceph_cache_are_kept_true_with_the_component_s_rights(
+    harbour: Sandbox, place: str
+) -> None:
+    component = PROJECT / "config" / "components" / "dataset-placements"
+    for name in ("placements-cluster-role", "placements-cluster-role-binding"):
+        await harbour.kubectl("apply", "-f", str(component / f"{name}.yaml"))
+    rook = await new_namespace(harbour, "rook-ceph")
+    await write_dataset(
+        harbour.client, place, "ceph", gateways=["gone"], plugin="ceph-cache-plugin"
+    )
+    gateway = make_pod("rgw", placement=None, labels={"app": "rook-ceph-rgw", "rgw": "ceph"})
+    gateway["spec"]["nodeName"] = "ds-zone"
+    await create(harbour, rook, gateway)
+    operator = ("-n", "berthmaster-system", "set", "env", "deployment/berthmaster-operator")
+    await harbour.kubectl(*operator, "BERTHMASTER_DATASET_PLACEMENTS=written")
+    try:
+        path = f"/apis/datashim.io/v1alpha1/namespaces/{place}/datasetsinternal/ceph"
+
+        async def gateways() -> Any:
+            found = await harbour.client.get(path)
+            return found["status"]["caching"]["placements"]["gateways"]
+
+        wanted = [{"key": "kubernetes.io/hostname", "value": "ds-zone"}]
+        await until(gateways, lambda found: found == wanted, 90)
+        await until_published(harbour, "ds-zone", "ceph")
+    finally:
+        await harbour.kubectl(*operator, "BERTHMASTER_DATASET_PLACEMENTS-")

@@ -36,15 +36,16 @@ async def write_dataset(
     gateways: Sequence[str] = (),
     data: Sequence[str] = (),
     caching: str = "Pending",
-    provision: str = "OK",
+    plugin: str = "",
     group: str = GROUP,
 ) -> None:
-    """Write a Dataset and its DatasetInternal, whose placements are nodes by name."""
+    """Write a provisioned Dataset and its DatasetInternal, whose placements are nodes by name."""
     placements = {
         "gateways": [_entry(it) for it in gateways],
         "datalocations": [_entry(it) for it in data],
     }
-    how_far = {"caching": {"status": caching}, "provision": {"status": provision}}
+    annotations = {"dlf-plugin-name": plugin} if plugin else {}
+    how_far = {"caching": {"status": caching}, "provision": {"status": "OK"}}
     where = {"caching": {"placements": placements}}
     for kind, plural, status in (
         ("Dataset", names.DATASETS, how_far),
@@ -54,7 +55,7 @@ async def write_dataset(
         manifest = {
             "apiVersion": f"{group}/{names.DATASHIM_VERSION}",
             "kind": kind,
-            "metadata": {"namespace": namespace, "name": name},
+            "metadata": {"namespace": namespace, "name": name, "annotations": annotations},
             "spec": {"local": {"type": "COS", "bucket": name}},
         }
         try:
