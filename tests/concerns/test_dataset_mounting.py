@@ -71,7 +71,7 @@ def test_no_word_is_lost_after_a_repeated_one() -> None:
         ({"dataset.0.name": "a"}, "dataset label is in the wrong format dataset.0.name"),
         ({"dataset.0.id": "a", "dataset.00.id": "b"}, "repeat declaration of name id for dataset"),
         ({"dataset.0.id.x": "a"}, "label dataset.0.id.x is not in the right format"),
-        ({"dataset.-1.id": "a"}, "could not convert dataset index -1 to int"),
+        ({"dataset.1x.id": "a"}, "could not convert dataset index 1x to int"),
         ({"dataset.0.id": "a", "dataset.0.useas": "mount."}, "useas for this dataset is not recog"),
     ],
 )
@@ -125,3 +125,12 @@ def test_a_stored_pod_without_its_volume_is_told_apart() -> None:
     assert unmounted(pod_from_manifest(done)) == ()
     odd = {"metadata": {"name": "p", "labels": {"dataset.0": "a"}}, "spec": {}}
     assert unmounted(pod_from_manifest(odd)) == ()
+
+
+def test_any_whole_numbers_order_the_datasets() -> None:
+    labels = {
+        f"dataset.{number}.{what}": value
+        for number, name in ((10, "a"), (-1, "b"), (9, "c"))
+        for what, value in (("id", name), ("useas", "mount"))
+    }
+    assert [it["name"] for it in after(labels)["volumes"]] == ["b", "c", "a"]

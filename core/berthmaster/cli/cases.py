@@ -196,7 +196,7 @@ def _judge_mounting(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
 
 def _judge_injection(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
     check_keys(case["config"], case_dataset.INJECTION_KEYS, "config")
-    check_keys(case["config"]["inject"], case_dataset.INJECT_KEYS, "config.inject")
+    check_keys(case["config"].get("inject") or {}, case_dataset.INJECT_KEYS, "config.inject")
     check_keys(expect, {"nodeAffinity"}, "expect")
     return case_dataset.judge_injection(case, expect)
 

@@ -16,6 +16,7 @@ container without a mount gets one where the volume is there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ MOUNT_PATH = "/mnt/datasets"
 BAD_REQUEST = 400
 
 _PREFIX = "dataset."
+_INTEGER = re.compile(r"-?[0-9]+")
 _PARTS = 3
 _MOUNT, _CONFIG_MAP = "mount", "configmap"
 
@@ -113,7 +115,7 @@ def _read(labels: Mapping[str, str]) -> list[_Use]:
         if len(parts) != _PARTS:
             raise _RefusedError(f"label {key} is not in the right format")
         _, number, what = parts
-        if not (number.isascii() and number.isdigit()):
+        if not _INTEGER.fullmatch(number):
             raise _RefusedError(f"could not convert dataset index {number} to int")
         use = uses.setdefault(int(number), _Use(int(number)))
         if what not in ("id", "useas"):
