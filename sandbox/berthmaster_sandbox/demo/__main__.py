@@ -34,6 +34,7 @@ from berthmaster_sandbox.demo.stage import (
     why,
 )
 from berthmaster_sandbox.demo.stories import PIN_KEY, PIN_TITLE, STORIES, pin_fails
+from berthmaster_sandbox.demo.xpu_stories import XPU_STORIES
 from berthmaster_sandbox.errors import SandboxError
 from berthmaster_sandbox.installing import IMAGES, PROJECT, install
 from berthmaster_sandbox.processes import read_tail
@@ -41,6 +42,7 @@ from berthmaster_sandbox.world.datashim import install_datashim
 from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld
 from berthmaster_sandbox.world.power import PowerWorld
+from berthmaster_sandbox.world.xpu import XpuWorld
 
 PIPE_WIDTH = 120
 POD_WIDTH = 12
@@ -48,7 +50,10 @@ POD_WIDTH = 12
 TITLES = {
     **{story.key: story.title for story in STORIES},
     PIN_KEY: PIN_TITLE,
-    **{story.key: story.title for story in (*NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES)},
+    **{
+        story.key: story.title
+        for story in (*NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES, *XPU_STORIES)
+    },
 }
 # One selects the pod of the pin story; the other gives the settings of pods that ask by themselves.
 POLICIES: Mapping[str, Mapping[str, Any]] = {
@@ -92,8 +97,9 @@ async def _run(console: Console, *, stays: bool) -> int:
             DiskWorld(sandbox.client, functions=FUNCTIONS) as disks,
             NumaWorld(sandbox.client) as numa,
             PowerWorld(sandbox.client) as power,
+            XpuWorld(sandbox.client) as xpus,
         ):
-            worlds = Worlds(disks=disks, numa=numa, power=power)
+            worlds = Worlds(disks=disks, numa=numa, power=power, xpus=xpus)
             failures = await _play(console, sandbox, worlds, started)
             if failures:
                 await _print_evidence(console, sandbox)
@@ -114,14 +120,16 @@ async def _play(
         told = len(TITLES) - len(failures)
         await _print_table(console, sandbox, stages, watch)
         _print_berths(console, stages)
+        _print_holds(console, stages)
         overflows = await _judge(worlds)
         failures += [f"past the line: {overflow}" for overflow in overflows]
         for failure in failures:
             console.print(f"FAILED {failure}", style="bold red", markup=False)
         console.print(
             f"{told} stories came out as written, {len(TITLES) - told} did not; by the simulated "
-            f"world's own books {len(overflows)} disks and zones past their line, "
-            f"{len(worlds.numa.rejections)} pods turned away by a kubelet; "
+            f"world's own books {len(overflows)} disks, zones and accelerators past their line, "
+            f"{len(worlds.numa.rejections) + len(worlds.xpus.rejections)} pods turned away by a "
+            f"kubelet; "
             f"{time.monotonic() - started:.0f} s in all",
             markup=False,
         )
@@ -133,10 +141,11 @@ async def _play(
 
 async def _judge(worlds: Worlds) -> list[str]:
     """Return where reality overflowed, now or at any moment."""
-    disks, numa = worlds.disks, worlds.numa
-    turned_away = (f"{it.node} turned {it.pod} away: {it.reason}" for it in numa.rejections)
+    disks, numa, xpus = worlds.disks, worlds.numa, worlds.xpus
+    turned_away = [f"{it.node} turned {it.pod} away: {it.reason}" for it in numa.rejections]
+    turned_away += [f"{pod} was turned away: {it.message}" for pod, it in xpus.rejections.items()]
     found = [*disks.overflows, *await disks.judge(), *numa.overfilled, *await numa.judge()]
-    return [*map(str, found), *turned_away]
+    return [*map(str, (*found, *xpus.findings)), *turned_away]
 
 
 async def _tell_stories(
@@ -152,7 +161,7 @@ async def _tell_stories(
         except StoryError as error:
             failures.append(f"{key}: {error}")
 
-    together = (*STORIES, *NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES)
+    together = (*STORIES, *NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES, *XPU_STORIES)
     await asyncio.gather(*(tell(it.key, it.play(stages[it.key])) for it in together))
     await tell(PIN_KEY, pin_fails(stages[PIN_KEY], sandbox))
     return list(stages.values()), failures
@@ -238,6 +247,27 @@ def _print_berths(console: Console, stages: Sequence[Stage]) -> None:
     console.print(f"  {hits} of {len(berths)} lie where it was predicted", markup=False)
 
 
+def _print_holds(console: Console, stages: Sequence[Stage]) -> None:
+    """Print the accelerators that were decided for each pod, beside those that it really has."""
+    table = _new_table("Which accelerators pods have: device: MiB")
+    for column in ("story", "pod", "node", "asks", "decided", "device plugin"):
+        table.add_column(column, no_wrap=True)
+    last = ""
+    for it in (hold for stage in stages for hold in stage.holds):
+        story = "" if it.story == last else it.story
+        table.add_row(story, it.pod, it.node, it.asks, _devices(it.decided), _devices(it.given))
+        last = it.story
+    console.print(table)
+
+
+def _devices(mib: Mapping[int, int]) -> str:
+    """Return devices by what they give: `1: 3334, 2+3: 3333`."""
+    by_size: dict[int, list[str]] = {}
+    for index, size in sorted(mib.items()):
+        by_size.setdefault(size, []).append(str(index))
+    return ", ".join(f"{'+'.join(them)}: {size}" for size, them in by_size.items()) or "-"
+
+
 def _new_table(title: str, *, expand: bool = False) -> Table:
     return Table(
         title=f"\n{title}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, expand=expand
@@ -265,6 +295,7 @@ async def _stay(console: Console, sandbox: Sandbox) -> None:
         f"  kubectl -n {NAMESPACE} get pods -o wide\n"
         f"  kubectl berth -n {NAMESPACE} why total\n"
         f"  kubectl berth -n {NAMESPACE} why zone-more\n"
+        f"  kubectl berth inspect\n"
         f"  kubectl -n {NAMESPACE} delete pod lagging-40 lagging-60   # lagging-70 moves in",
         markup=False,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from berthmaster_sandbox.world.numa_machines import (
 from berthmaster_sandbox.world.numa_verdicts import Admitted
 from berthmaster_sandbox.world.power import PowerWorld
 from berthmaster_sandbox.world.power_machines import Machine as PowerMachine
+from berthmaster_sandbox.world.xpu import XpuWorld
+from berthmaster_sandbox.world.xpu_hosts import Host
 
 STORY_LABEL = "demo.berthmaster.io/story"
 MIB, GIB = 2**20, 2**30
@@ -145,12 +148,25 @@ class Berth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceHold:
+    """What a pod has of accelerators: MiB by device, as decided and as its device plugin gave it."""
+
+    story: str
+    pod: str
+    node: str
+    asks: str
+    decided: Mapping[int, int]
+    given: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worlds:
     """The simulated worlds that all stories share."""
 
     disks: DiskWorld
     numa: NumaWorld
     power: PowerWorld
+    xpus: XpuWorld
 
 
 class Stage:
@@ -163,6 +179,7 @@ class Stage:
         self._watch = watch
         self.landings: list[Landing] = []
         self.berths: list[Berth] = []
+        self.holds: list[DeviceHold] = []
 
     @property
     def client(self) -> Client:
@@ -220,6 +237,15 @@ class Stage:
                 raise StoryError(f"expected {words} on {node}, found {told}")
             await asyncio.sleep(0.1)
 
+    async def xpu_node(self, host: Host) -> None:
+        """Add a Ready node of this story with accelerators and their device plugins."""
+        await self.worlds.xpus.add_host(host, labels={STORY_LABEL: self.story})
+        await wait_nodes_ready(self._client, [host.name])
+        count = len(host.devices)
+        await self._until_inventory(
+            host.name, lambda status: len(status.get("xpus") or ()) == count, f"{count} devices"
+        )
+
     async def pod(
         self,
         name: str,
@@ -229,6 +255,7 @@ class Stage:
         opts_in: bool = True,
         limits: Mapping[str, str] | None = None,
         dataset: str = "",
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Create a pod of this story; `on` limits it to one node by its own node selector.
 
@@ -239,7 +266,7 @@ class Stage:
         if request is not None:
             annotations[names.DISKIO_REQUEST] = request
         self._watch.note_creation(name)
-        manifest = self._manifest(name, annotations, limits, on=on, dataset=dataset)
+        manifest = self._manifest(name, annotations, limits, on=on, dataset=dataset, labels=labels)
         await self._client.create(PODS, manifest)
 
     async def dataset(self, name: str, *, gateway: str, is_usable: bool = True) -> None:
@@ -292,6 +319,32 @@ class Stage:
                 chosen=tuple(sorted({id_ for it in verdict.zones.values() for id_ in it})),
             )
         )
+
+    async def holds_devices(self, name: str, node: str, devices: Mapping[int, int]) -> None:
+        """Wait until the pod runs on the node, and hold MiB by device against the story."""
+        pod = await self._watch.until(
+            name, lambda it: it.status.phase in ("Running", "Failed"), "running"
+        )
+        self._take_note(name, pod.spec.node_name)
+        given = self.worlds.xpus.kubelet(node).books.devices_of(pod.metadata.uid)
+        decided: dict[int, int] = {}
+        for it in allocation_of(pod).allocated.get("xpu", {}).get("devices", ()):
+            decided[it["i"]] = decided.get(it["i"], 0) + it["mem"]
+        self.holds.append(
+            DeviceHold(
+                story=self.story,
+                pod=name,
+                node=pod.spec.node_name,
+                # The vendors' domains are left out.
+                asks=", ".join(re.sub(r" \S*/", " ", it) for it in _asks(pod)),
+                decided=decided,
+                given=given,
+            )
+        )
+        if pod.spec.node_name != node or given != devices:
+            raise StoryError(
+                f"{name}: expected {dict(devices)} on {node}, has {given} on {pod.spec.node_name}"
+            )
 
     async def waits(self, name: str, words: str) -> None:
         """Wait until the pod says why it waits, in these words."""
@@ -353,8 +406,9 @@ class Stage:
         *,
         on: str | None = None,
         dataset: str = "",
+        labels: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        labels = {"dataset.0.id": dataset, "dataset.0.useas": "mount"} if dataset else {}
+        named = {"dataset.0.id": dataset, "dataset.0.useas": "mount"} if dataset else {}
         selector = {STORY_LABEL: self.story}
         if on is not None:
             selector["kubernetes.io/hostname"] = on
@@ -364,7 +418,11 @@ class Stage:
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "annotations": dict(annotations), "labels": labels},
+            "metadata": {
+                "name": name,
+                "annotations": dict(annotations),
+                "labels": {**named, **(labels or {})},
+            },
             "spec": {"nodeSelector": selector, "containers": [container]},
         }
 

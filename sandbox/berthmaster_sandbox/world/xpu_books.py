@@ -105,6 +105,17 @@ class Books:
         """Return the MiB of a device that are in use now."""
         return sum(size for it in self._uses.values() for _, size in _on(it, index))
 
+    def devices_of(self, uid: str) -> Devices:
+        """Return MiB by device that a pod really has."""
+        use = self._uses.get(uid)
+        if use is None:
+            return {}
+        total: Devices = {}
+        for dialect in use.given:
+            for index, size in use.devices(dialect).items():
+                total[index] = total.get(index, 0) + size
+        return total
+
     def audit(self) -> list[Finding]:
         """Add up afresh and return what is wrong with the devices now."""
         found: list[Finding] = []
