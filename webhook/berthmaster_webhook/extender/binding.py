@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from berthmaster.api import names
-from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cluster.backoffs import Backoff
@@ -184,7 +182,7 @@ class Binding:
             pod,
             affinity.annotate_all(raw_of(pod), annotations),
             may_send=may_send,
-            is_done=_shows(answer),
+            is_done=lambda stored: deciding.has_effect(stored, answer),
             backoff=Backoff(first_s=0.1, cap_s=1.0),
         )
         if fate in (Fate.REFUSED, Fate.GONE):
@@ -221,7 +219,7 @@ class Binding:
         if is_same and (stored.get("spec") or {}).get("nodeName") == node:
             return
         is_sure = isinstance(error, ApiError) and not error.is_unknown
-        if is_same and is_sure and answer is not None and _shows(answer)(stored):
+        if is_same and is_sure and answer is not None and deciding.has_effect(stored, answer):
             await self._take_off(pod, stored, answer)
         raise RefusedError(f"pod {pod.key} is not bound to {node}: {error}") from error
 
@@ -247,14 +245,3 @@ class Binding:
     def _give_back(self, answer: Answer) -> None:
         self._tools.answers.drop(answer.decision_id)
         self._tools.state.tell_help()
-
-
-def _shows(answer: Answer) -> Callable[[JsonObject], bool]:
-    """Return what tells whether a stored pod carries this answer."""
-
-    def is_shown(stored: JsonObject) -> bool:
-        annotations = (stored.get("metadata") or {}).get("annotations") or {}
-        allocation = read_allocation(annotations.get(names.ALLOCATION))
-        return allocation is not None and allocation.id == answer.decision_id
-
-    return is_shown
