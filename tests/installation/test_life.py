@@ -372,7 +372,8 @@ async def test_removing_in_order_leaves_nothing(bare: Sandbox, lives: Lives) -> 
     assert NODE in said
     stats = "/apis/diskio.x-k8s.io/v1alpha1/namespaces/ioi-system/nodediskdevices"
     assert (await bare.client.get(stats))["items"], "what drivers publish stays"
-    ours = [f"{it}.berthmaster.io" for it in ("placementpolicies", "nodeinventories")]
+    kinds = ("placementpolicies", "nodeinventories", "nodexpus", "powermodels")
+    ours = [f"{it}.berthmaster.io" for it in kinds]
     await bare.kubectl("delete", "crd", *ours)
 
     async def left() -> list[str]:
