@@ -185,6 +185,43 @@ def without_memory(world: World) -> World:
     return replace(world, report=report)
 
 
+def is_of_init_memory(world: World) -> bool:
+    """Memory of an init container is not used again by a container that lies in another zone."""
+    has_memory = any(
+        size
+        for running in world.case.kubelet.pods.values()
+        for it in running.pod.containers
+        if it.role is Role.INIT
+        for _, size in running.holdings[it.name].memory.values()
+    )
+    kubelet = NumaKubelet(world.case.machine)
+    for manifest in world.running:
+        kubelet.admit(read_pod(without_init(manifest)))
+    return has_memory and isinstance(kubelet.admit(world.view), Admitted)
+
+
+def is_of_init_kinds(world: World) -> bool:
+    """With scope pod the kubelet looks for zones without the kinds of memory that only init containers ask."""
+    containers = world.view.containers
+    of_apps = {name for it in containers if it.role is Role.APP for name in it.requests}
+    kinds = {name for it in containers for name in it.requests if name in NATIVE}
+    without = world.case.kubelet.copy().admit(read_pod(without_init(world.pod)))
+    return bool(kinds - of_apps) and isinstance(without, Admitted)
+
+
+def is_of_shared_devices(world: World) -> bool:
+    """Of a device of several zones nobody tells that those of the other zones are one less, too."""
+    shared = {it.resource for it in world.case.machine.devices if len(it.zones) > 1}
+    pod = deepcopy(world.pod)
+    for it in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
+        for side in it["resources"].values():
+            for name in shared & side.keys():
+                del side[name]
+    asking = [it for it in world.view.containers if shared & it.limits.keys()]
+    without = world.case.kubelet.copy().admit(read_pod(pod))
+    return len(asking) > 1 and isinstance(without, Admitted)
+
+
 def has_shared_devices_in_nfd(world: World) -> bool:
     """A held device of several zones is missing from one of them only, in NFD's numbers."""
     asked = {name for it in world.view.containers for name in it.limits}
@@ -277,6 +314,9 @@ TOO_KIND = (
     Cause("memory manager", is_of_memory_manager),
     Cause("CPU manager", is_of_cpu_manager),
     Cause("device of several zones", has_shared_devices_in_nfd, with_other_updater),
+    Cause("device of several zones, twice", is_of_shared_devices),
+    Cause("memory of init containers", is_of_init_memory),
+    Cause("hugepages of init containers", is_of_init_kinds),
 )
 # We refuse, the kubelet admits.
 TOO_STRICT = (
