@@ -2,19 +2,28 @@
 
 Pure bookkeeping, as `fleet`. A Dataset counts with the DatasetInternal of its own group; of two groups
 the newer wins. Only what an event touches is looked at again: the datasets of a name, or those whose
-placements may mean a node that changed.
+placements may mean a node that changed. That is done when somebody reads, or `flush` is called: while a cluster
+is being listed a dataset that is on every node would else be located once for each of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from berthmaster.api.datasets import Dataset, DatasetInternal, Placement
 from berthmaster.api.inventory import NodeDataset
 from berthmaster.api.schema import StatusCondition
-from berthmaster.concerns.dataset.inventory import Located, NodeIndex, choose, here, judge, locate
+from berthmaster.concerns.dataset.inventory import (
+    DatasetState,
+    Located,
+    NodeIndex,
+    choose,
+    here,
+    judge,
+    locate,
+)
 from berthmaster_operator.sightings import is_older
 
 Keyed = Dataset | DatasetInternal
@@ -29,12 +38,17 @@ class _Seen:
 
 
 class DatasetMap:
-    """Datasets by `namespace/name`; `on_node` is told whose inventory, `on_dataset` whose state, changed."""
+    """Datasets by `namespace/name`; `on_node` is told whose inventory, `on_dataset` whose state, changed.
+
+    `on_pending` is told that something is to be looked at again; without it that is done at once.
+    """
 
     def __init__(
         self, on_node: Callable[[str], None], on_dataset: Callable[[str], None] = lambda _: None
     ) -> None:
         self.on_dataset = on_dataset
+        self.on_pending: Callable[[], None] = self.flush
+        self._pending: set[str] = set()
         # What corrects stored placements by what is known of the cache.
         self.correct: Callable[[Dataset, DatasetInternal], DatasetInternal] = lambda _, it: it
         self._on_node = on_node
@@ -51,16 +65,23 @@ class DatasetMap:
         # The Datasets of a name, in whatever namespace.
         self._by_name: dict[str, set[str]] = defaultdict(set)
 
+    def flush(self) -> None:
+        """Locate what was touched; tell whose state and whose inventory changed by it."""
+        pending, self._pending = self._pending, set()
+        for key in sorted(pending):
+            self._relocate(key)
+
     def __len__(self) -> int:
+        self.flush()
         return len(self._located)
 
     def look_again(self, name: str | None) -> None:
         """Locate the datasets of a name anew, or all, after what is known of their caches changed."""
-        for key in tuple(self._located if name is None else self._by_name.get(name, ())):
-            self._relocate(key)
+        self._touch(self._located if name is None else self._by_name.get(name, ()))
 
     def placements(self, key: str) -> tuple[DatasetInternal | None, DatasetInternal | None]:
         """Return a dataset's placements as stored, and as they are by what is known of its cache."""
+        self.flush()
         dataset, stored = self._objects(key)
         if dataset is None or stored is None:
             return stored, None
@@ -85,23 +106,28 @@ class DatasetMap:
 
     def here(self, node: str) -> tuple[NodeDataset, ...] | None:
         """Return the node's part of the inventory."""
+        self.flush()
         return here(node, self._of(node))
 
     def judge(self, node: str) -> StatusCondition | None:
         """Return the node's condition."""
+        self.flush()
         return judge(self._of(node))
 
     def count(self) -> Counter[str]:
         """Return how many Datasets are in each state."""
+        self.flush()
         return Counter(str(it.state) for it in self._located.values())
 
     @property
     def stale_placements(self) -> int:
         """Return how many declared placements no node answers to."""
+        self.flush()
         return sum(len(it.stale) for it in self._located.values())
 
     def __iter__(self) -> Iterator[str]:
         """Yield all datasets that there is an object of."""
+        self.flush()
         return iter(tuple(self._located))
 
     def see(self, found: Keyed, version: str) -> None:
@@ -141,11 +167,14 @@ class DatasetMap:
         self._look_at(self._index.drop(node))
 
     def _look_at(self, placements: frozenset[Placement]) -> None:
-        keys: set[str] = set()
         for placement in placements:
-            keys |= self._by_placement.get(placement, set())
-        for key in sorted(keys):
-            self._relocate(key)
+            self._touch(self._by_placement.get(placement, ()))
+
+    def _touch(self, keys: Iterable[str]) -> None:
+        was_empty = not self._pending
+        self._pending.update(keys)
+        if was_empty and self._pending:
+            self.on_pending()
 
     def _of(self, node: str) -> dict[str, Located]:
         return {key: self._located[key] for key in self._by_node.get(node, ())}
@@ -160,8 +189,7 @@ class DatasetMap:
         others = tuple(self._by_name[name] - {key}) if len(self._by_name[name]) != before else ()
         if not self._by_name[name]:
             del self._by_name[name]
-        for it in (key, *others):
-            self._relocate(it)
+        self._touch((key, *others))
 
     def _relocate(self, key: str) -> None:
         before = self._located.pop(key, None)
@@ -182,7 +210,7 @@ class DatasetMap:
         if before == now:
             return
         self.on_dataset(key)
-        for node in sorted(nodes_before | nodes_now):
+        for node in sorted(_affected(before, now)):
             self._on_node(node)
 
     def _register(self, key: str, internal: DatasetInternal | None) -> None:
@@ -196,3 +224,15 @@ class DatasetMap:
             self._placements[key] = declared
             for placement in declared:
                 self._by_placement[placement].add(key)
+
+
+def _affected(before: Located | None, now: Located | None) -> frozenset[str]:
+    """Return the nodes whose inventory or condition says something else by it."""
+    if before is None or now is None:
+        return (before.nodes if before else frozenset()) | (now.nodes if now else frozenset())
+    if before.state is now.state is DatasetState.USABLE:
+        # Which of its placements lead nowhere is told of an unusable one only.
+        moved = before.nodes ^ now.nodes
+        both = before.nodes & now.nodes
+        return moved | {it for it in both if before.roles.get(it) is not now.roles.get(it)}
+    return before.nodes | now.nodes

@@ -83,6 +83,8 @@ UNFINISHED = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 FAILED = {"fieldSelector": "status.phase=Failed"}
 # Before a dataset's faults are told.
 DATASET_SETTLE_S = 2.0
+# No dataset's key: those that were touched.
+PENDING_DATASETS = ""
 KOPF_STOP_TIMEOUT_S = 10.0
 
 
@@ -154,8 +156,12 @@ class Program:
         reporter = DatasetReporter(fleet.datasets, fleet, may_write=may_write, events=self.events)
         writer = PlacementWriter(client, fleet.datasets, may_write=may_write, metrics=metrics)
         fleet.datasets.on_dataset = self._dataset_changed
+        fleet.datasets.on_pending = self._datasets_pending
 
         async def reconcile_dataset(key: str) -> float | None:
+            if key == PENDING_DATASETS:
+                fleet.datasets.flush()
+                return None
             if settings.dataset_placements == "written" and fleet.is_complete:
                 await writer.reconcile(key)
             return await reporter.reconcile(key)
@@ -309,6 +315,11 @@ class Program:
             self.fleet.lose_inventory(inventory.name, inventory.uid)
         else:
             self.fleet.see_inventory(inventory)
+
+    def _datasets_pending(self) -> None:
+        """Have what was touched located a moment later; before everything was listed nobody asks."""
+        if self.fleet.is_complete:
+            self.datasets.add(PENDING_DATASETS, after_s=self.settings.settle_s)
 
     def _dataset_changed(self, key: str) -> None:
         """Have a dataset looked at when it has been as it is for a while: a node may be about to come."""

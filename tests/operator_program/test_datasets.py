@@ -94,6 +94,26 @@ class TestMap:
         assert found.count() == {"stale": 1}
         assert found.stale_placements == 1
 
+    def test_while_nodes_are_listed_a_dataset_on_all_of_them_is_located_once(self) -> None:
+        told: list[str] = []
+        asked: list[str] = []
+        dirty: list[str] = []
+        found = DatasetMap(dirty.append, told.append)
+        found.on_pending = lambda: asked.append("flush")
+        show(found, dataset())
+        show(found, internal(*(f"n{index}" for index in range(50))))
+        for index in range(50):
+            found.see_node(f"n{index}", {})
+        assert (asked, told, dirty) == (["flush"], [], [])
+        found.flush()
+        assert told == ["ml/d"]
+        assert sorted(dirty) == sorted(f"n{index}" for index in range(50))
+        dirty.clear()
+        found.lose_node("n7")
+        assert found.here("n7") is None
+        # The others' inventories say what they said.
+        assert dirty == ["n7"]
+
     def test_the_condition_of_a_node_names_what_is_not_usable(self) -> None:
         found = DatasetMap(lambda _: None)
         found.see_node("n1", {})
