@@ -50,6 +50,8 @@ class Sums:
     tiers: NDArray[np.int32]
     gateways: NDArray[np.int32]
     is_absent: NDArray[np.bool_]
+    # The nodes that have all data of those, by name; None while nobody has asked.
+    common: tuple[str, ...] | None = None
 
 
 class DatasetColumns:
@@ -178,6 +180,14 @@ class DatasetColumns:
                 self._sums.popitem(last=False)
         self._sums.move_to_end(key)
         return known
+
+    def common(self, request: DatasetRequest) -> tuple[str, ...]:
+        """Return the nodes that have the data of all datasets of the request without a gateway."""
+        sums = self.sums(request)
+        if sums.common is None:
+            rows = np.flatnonzero(~sums.is_absent)
+            sums.common = tuple(sorted(it.name for row in rows if (it := self.places[row]).name))
+        return sums.common
 
     def _add_up(self, request: DatasetRequest) -> Sums:
         sums = Sums(

@@ -94,10 +94,8 @@ def explain(columns: DatasetColumns, row: int, code: int, request: DatasetReques
     if code == reasons.AWAITED:
         return reasons.awaited([_name(key) for key in request.awaited])
     keys = [key for key, _ in request.found if not columns.has_gateway(key)]
-    sets = [columns.rows_of(key) for key in keys]
-    common = sorted(columns.places[it].name for it in set.intersection(*sets))
-    absent = [_name(key) for key, its in zip(keys, sets, strict=True) if row not in its]
-    return reasons.not_here(absent, common)
+    absent = [_name(key) for key in keys if row not in columns.rows_of(key)]
+    return reasons.not_here(absent, columns.common(request))
 
 
 def advise(columns: DatasetColumns, pod: Pod) -> tuple[str, ...]:
