@@ -38,7 +38,7 @@ class _Seen:
 
 
 class DatasetMap:
-    """Datasets by `namespace/name`; `on_node` is told whose inventory, `on_dataset` whose state, changed.
+    """Datasets by `namespace/name`; `on_node` is told whose inventory, `on_dataset` what was looked at.
 
     `on_pending` is told that something is to be looked at again; without it that is done at once.
     """
@@ -66,7 +66,7 @@ class DatasetMap:
         self._by_name: dict[str, set[str]] = defaultdict(set)
 
     def flush(self) -> None:
-        """Locate what was touched; tell whose state and whose inventory changed by it."""
+        """Locate what was touched; tell whose inventory changed by it."""
         pending, self._pending = self._pending, set()
         for key in sorted(pending):
             self._relocate(key)
@@ -207,9 +207,10 @@ class DatasetMap:
                 del self._by_node[node]
         for node in nodes_now - nodes_before:
             self._by_node[node].add(key)
+        # Also where it is where it was: what is stored may not say so any more.
+        self.on_dataset(key)
         if before == now:
             return
-        self.on_dataset(key)
         for node in sorted(_affected(before, now)):
             self._on_node(node)
 
