@@ -8,10 +8,11 @@ only after minutes.
 from __future__ import annotations
 
 from berthmaster.api.objects import Pod
+from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.concerns.xpu import CONCERN, reasons
 from berthmaster.concerns.xpu.request import XPURequest
 from berthmaster.placement.engine import Engine
-from berthmaster.placement.shapes import PodRequest, split_code
+from berthmaster.placement.shapes import Ask, PodRequest, split_code
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.effective import read_effective
 
@@ -27,11 +28,19 @@ _LASTING = frozenset(
 
 
 def read_asks(tools: Tools, pod: Pod) -> PodRequest:
-    """Return what a pod asks of accelerators, empty where it asks nothing."""
-    engine = tools.state.engine
-    policy = read_effective(tools.state, pod).policy
-    request = engine.read_request(pod, policy.spec, is_strict=False)
-    return tuple(it for it in request if engine.table.concerns[it.index].name == CONCERN.name)
+    """Return what a pod asks of accelerators, empty where it asks nothing.
+
+    A faulty request is one that is refused everywhere, in the words of its fault.
+    """
+    policy = read_effective(tools.state, pod).policy.spec
+    try:
+        request = CONCERN.request(pod, policy)
+    except InvalidRequestError as error:
+        request = error.request if isinstance(error.request, XPURequest) else None
+    if request is None:
+        return ()
+    names = [it.name for it in tools.state.engine.table.concerns]
+    return (Ask(names.index(CONCERN.name), CONCERN.weight(policy), request),)
 
 
 def is_waiting(code: int) -> bool:
