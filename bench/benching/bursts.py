@@ -25,6 +25,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -90,6 +91,8 @@ class Plan:
     look_s: float = 4.5
     lag_s: float = 0.5
     publish_s: float = 1.0
+    # An updater looks anyway after so long.
+    period_s: float = 60.0
     seed: int = 1
     traits: Traits = TRAITS
 
@@ -124,7 +127,10 @@ class _Host:
         self.kubelet = NumaKubelet(machine)
         self.node: Node = node_from_manifest(build_node_manifest(name, machine))
         self.on_node: dict[str, PodOnNode] = {}
-        self.is_watched = False
+        # Whether its updater is about to look: because of a change, or because its period is over.
+        self.is_changed = self.is_watched = False
+        # Whether something that runs there is not in what its updater wrote.
+        self.is_behind = False
         self._habits = habits
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._status: NodeInventoryStatus | None = None
@@ -159,6 +165,7 @@ class _Host:
             previous=self._status,
             refused=torn if _stamp(self._written_s) <= _stamp(torn_s) else "",
         )
+        self.is_behind = bool(built.unreflected)
         self._status = NodeInventoryStatus(
             sources=Sources(topology=built.source), topology=built.topology, zones=built.zones
         )
@@ -229,7 +236,7 @@ class _Late(_World):
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
         self._waiting: list[Manifest] = []
-        self._is_new: dict[str, None] = {}
+        self._is_retrying = False
 
     def run(self) -> Outcome:
         """Play until nothing happens any more."""
@@ -281,7 +288,11 @@ class _Late(_World):
 
     def _show(self, host: _Host, manifest: Manifest, phase: str) -> None:
         """Let watches show a pod."""
-        pod = pod_from_manifest({**manifest, "status": {"phase": phase}})
+        status = {"phase": phase}
+        if phase != "Pending":
+            taken = datetime.fromtimestamp(_stamp(self.now_s), UTC)
+            status["startTime"] = taken.strftime("%Y-%m-%dT%H:%M:%SZ")
+        pod = pod_from_manifest({**manifest, "status": status})
         self.engine.ledger.see(pod)
         if pod.is_finished:
             host.on_node.pop(pod.metadata.uid, None)
@@ -297,12 +308,12 @@ class _Late(_World):
         delay_s = self._random.uniform(0, self.plan.jitter_s)
         phase = "Running" if is_admitted else "Failed"
         self._after(delay_s, lambda: self._show(host, manifest, phase))
-        if is_admitted and not host.is_watched:
-            host.is_watched = True
+        if is_admitted and not host.is_changed:
+            host.is_changed = True
             self._after(self.plan.look_s, lambda: self._look(host))
 
     def _look(self, host: _Host) -> None:
-        host.is_watched = False
+        host.is_watched = host.is_changed = False
         report = host.look()
         self._after(self.plan.lag_s, lambda: self._write(host, report))
 
@@ -312,13 +323,16 @@ class _Late(_World):
 
     def _publish(self, host: _Host) -> None:
         self.engine.ledger.write_node(host.node, host.inventory())
-        if self._waiting and not self._is_new:
+        if host.is_behind and not host.is_watched:
+            host.is_watched = True
+            self._after(self.plan.period_s, lambda: self._look(host))
+        if not self._is_retrying:
+            self._is_retrying = True
             self._after(0.0, self._retry)
-        self._is_new[host.name] = None
 
     def _retry(self) -> None:
         """Ask again about those who wait, in their order; of equal pods one is asked about first."""
-        self._is_new.clear()
+        self._is_retrying = False
         hopeless: set[str] = set()
         left = []
         for manifest in self._waiting:
