@@ -21,7 +21,7 @@ from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Condition, Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cli import numa_zones, words
-from berthmaster.cli.numa_zones import ZoneRoom
+from berthmaster.cli.numa_zones import ZoneRoom, presume
 from berthmaster.cli.output import Report, Table
 from berthmaster.cli.shortages import distance
 from berthmaster.cluster.snapshot import Snapshot
@@ -87,6 +87,7 @@ class Recomputed:
 
 def recompute(pod: Pod, snapshot: Snapshot) -> Recomputed:
     """Work out for every node whether the pod would fit now."""
+    presume(snapshot.engine)
     policy = snapshot.policy_of(pod)
     problems: tuple[str, ...] = ()
     try:

@@ -86,7 +86,8 @@ def doubts(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Flags:
     """
     if request.mode == STRICT:
         return np.ones(len(rows), dtype=np.bool_)
-    coming = np.zeros(len(rows)) if request.is_literal else columns.coming[rows]
+    is_plain = request.is_literal or columns.presumes
+    coming = np.zeros(len(rows)) if is_plain else columns.coming[rows]
     doubted: Flags = (coming != NONE) & (coming != shape_of(request.aligned))
     return doubted
 
