@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from berthmaster.cli.cases import judge, main, read_cases
+from berthmaster.cli.cases.judging import judge, main, read_cases
 
 SHARED = Path(__file__).parents[3] / "shared" / "cases"
 CASES = [

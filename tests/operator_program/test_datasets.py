@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from berthmaster.api import names
 from berthmaster.api.datasets import Dataset
 from berthmaster.api.policy import GatewayOverload
-from berthmaster.cli.case_dataset import build_inventories
+from berthmaster.cli.cases.dataset import build_inventories
 from berthmaster_operator.cache_pods import CachePod, CachePods, decode_cache_pod
 from berthmaster_operator.dataset_reporting import DatasetReporter
 from berthmaster_operator.datasets import DatasetMap

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from berthmaster.api.objects import node_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.cli.case_dataset import build_inventories
+from berthmaster.cli.cases.dataset import build_inventories
 from berthmaster.concerns.dataset import CONCERN
 from berthmaster.placement.engine import Engine
 from support.dataset_reference import HOST, NEW, OLD, REGION, ZONE, Rules

@@ -9,11 +9,32 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.diskio import device_from_manifest, stats_from_manifest
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.policy import ConcernSettings, DiskIOSettings
+from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
+from berthmaster.concerns.diskio import CONCERN
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels, read_models
 
 
-def build_inventories(
+def load(case: Case) -> CaseWorld:
+    """Return the world of a case."""
+    config, cluster = case["config"], case["cluster"]
+    check_no_metrics(case)
+    check_keys(config, {"plugin", "scoreStrategy", "nsWhiteList", "normalizers"}, "config")
+    settings = DiskIOSettings.model_validate(
+        {
+            "strategy": config.get("scoreStrategy", "LeastAllocated"),
+            "nsWhiteList": config.get("nsWhiteList") or (),
+        }
+    )
+    return CaseWorld(
+        concern=CONCERN,
+        settings=ConcernSettings(diskio=settings),
+        inventories=_build_inventories(cluster["resources"], config.get("normalizers") or {}),
+    )
+
+
+def _build_inventories(
     resources: Iterable[Mapping[str, Any]], normalizers: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, NodeInventory]:
     """Return an inventory per node that a NodeDiskDevice names.

@@ -1,44 +1,30 @@
-"""Decision cases: worlds with the decision that is expected of them, run through the public path.
-
-    vendors' objects -> inventory -> columns -> decision
-
-`python -m berthmaster.cli.cases FILE|FOLDER ...` runs every case of every file, prints each failure
-with expected and actual, and a closing line with the counts. A key that is not understood makes its
-case fail, so that nothing is skipped silently.
-"""
+"""Decide cases, and compare what was decided with what is expected."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, write_allocation
-from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import (
     Node,
     Pod,
     node_from_manifest,
     pod_from_manifest,
-    replica_set_from_manifest,
 )
 from berthmaster.api.policy import (
-    ConcernSettings,
-    DatasetSettings,
-    DiskIOSettings,
     Mode,
     PlacementPolicy,
     PlacementPolicySpec,
-    PodSpreadSettings,
     PolicySet,
 )
-from berthmaster.cli import case_dataset, case_diskio, case_numa, case_power, case_xpu
-from berthmaster.concerns import dataset, diskio, numa, podspread, power, resources, xpu
-from berthmaster.concerns.shape import AnyConcern, Surrounding
+from berthmaster.cli.cases import dataset, diskio, numa, podspread, power, xpu
+from berthmaster.cli.cases.worlds import Case, CaseWorld, UnknownKeyError, check_keys
 from berthmaster.placement.engine import Engine, Verdict
 from berthmaster.placement.shapes import PodRequest
 
@@ -49,178 +35,24 @@ _KEYS = {
 _CLUSTER_KEYS = {"nodes", "resources", "pods"}
 _EXPECT_KEYS = {"feasible", "reasons", "scores", "best", "resources", "devices", "annotations"}
 
-Case = Mapping[str, Any]
-
-
-class UnknownKeyError(ValueError):
-    """A case says something that this loader does not understand."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaseWorld:
-    """What a concern's loader makes of a case: its concern, settings and inventories.
-
-    `reserved` are pods that were promised to nodes and have not been seen yet, `allocated` what pods that
-    are there were given, by namespace and name. `surroundings` are what wide concerns are told of, and
-    `made` the objects that are derived from others. `beside` are further concerns
-    that filter. `scores_alone`: scores are those of `concern`, 0 where the pod asks nothing of it.
-    """
-
-    concern: AnyConcern
-    settings: ConcernSettings
-    inventories: Mapping[str, NodeInventory]
-    reserved: Sequence[tuple[str, Pod]] = ()
-    allocated: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-    surroundings: Sequence[Surrounding] = ()
-    made: Sequence[Mapping[str, Any]] = ()
-    beside: Sequence[AnyConcern] = ()
-    scores_alone: bool = False
-
-
-def _load_diskio(case: Case) -> CaseWorld:
-    config, cluster = case["config"], case["cluster"]
-    _check_no_metrics(case)
-    check_keys(config, {"plugin", "scoreStrategy", "nsWhiteList", "normalizers"}, "config")
-    settings = DiskIOSettings.model_validate(
-        {
-            "strategy": config.get("scoreStrategy", "LeastAllocated"),
-            "nsWhiteList": config.get("nsWhiteList") or (),
-        }
-    )
-    return CaseWorld(
-        concern=diskio.CONCERN,
-        settings=ConcernSettings(diskio=settings),
-        inventories=case_diskio.build_inventories(
-            cluster["resources"], config.get("normalizers") or {}
-        ),
-    )
-
-
-def _load_numa(case: Case) -> CaseWorld:
-    config, cluster = case["config"], case["cluster"]
-    _check_no_metrics(case)
-    check_keys(config, case_numa.CONFIG_KEYS, "config")
-    check_keys(config.get("cacheState") or {}, case_numa.STATE_KEYS, "config.cacheState")
-    world = case_numa.build_world(config, cluster)
-    return CaseWorld(
-        concern=numa.CONCERN,
-        settings=ConcernSettings(numa=world.settings),
-        inventories=world.inventories,
-        reserved=world.reserved,
-    )
-
-
-def _load_power(case: Case) -> CaseWorld:
-    check_keys(case["config"], case_power.CONFIG_KEYS, "config")
-    check_keys(case.get("metrics") or {}, case_power.METRICS_KEYS, "metrics")
-    world = case_power.build_world(case)
-    return CaseWorld(
-        concern=power.CONCERN,
-        settings=ConcernSettings(power=world.settings),
-        inventories=world.inventories,
-        allocated=world.allocated,
-        made=world.made,
-    )
-
-
-def _load_dataset(case: Case) -> CaseWorld:
-    config, cluster = case["config"], case["cluster"]
-    check_keys(config, case_dataset.CONFIG_KEYS, "config")
-    others = {"NodeResourcesFit": resources.CONCERN}
-    check_keys({it: None for it in config.get("otherFilters") or ()}, set(others), "otherFilters")
-    if config.get("weights", case_dataset.UPSTREAM_WEIGHTS) != case_dataset.UPSTREAM_WEIGHTS:
-        raise UnknownKeyError(f"config.weights: expected {case_dataset.UPSTREAM_WEIGHTS}")
-    settings = DatasetSettings.model_validate({"tiers": config.get("tiers") or {}})
-    return CaseWorld(
-        concern=dataset.CONCERN,
-        settings=ConcernSettings(dataset=settings),
-        inventories=case_dataset.build_inventories(
-            cluster["resources"], cluster.get("nodes") or ()
-        ),
-        beside=[others[it] for it in config.get("otherFilters") or ()],
-        scores_alone=True,
-    )
-
-
-def _load_podspread(case: Case) -> CaseWorld:
-    check_keys(case["config"], {"plugin", "generation", "annotation"}, "config")
-    _check_no_metrics(case)
-    if case["config"]["annotation"] not in names.SPREAD_RATES:
-        raise UnknownKeyError(f"config.annotation: {case['config']['annotation']}")
-    unknown = {it["kind"] for it in case["cluster"]["resources"]} - {"ReplicaSet"}
-    if unknown:
-        raise UnknownKeyError(f"cluster.resources: unknown kind {', '.join(unknown)}")
-    settings = PodSpreadSettings(strict_upstream="quirk" in case)
-    finished = [
-        pod_from_manifest({**it, "metadata": {"uid": it["metadata"]["name"], **it["metadata"]}})
-        for it in case["cluster"].get("pods", ())
-    ]
-    return CaseWorld(
-        concern=podspread.CONCERN,
-        settings=ConcernSettings(podspread=settings),
-        inventories={},
-        surroundings=[
-            *map(replica_set_from_manifest, case["cluster"]["resources"]),
-            *(pod for pod in finished if pod.is_finished),
-        ],
-    )
-
-
-def _load_xpu(case: Case) -> CaseWorld:
-    _check_no_metrics(case)
-    check_keys(case["config"], case_xpu.CONFIG_KEYS, "config")
-    settings = case_xpu.read_settings(case["config"])
-    return CaseWorld(
-        concern=xpu.CONCERN,
-        settings=ConcernSettings(xpu=settings),
-        inventories=case_xpu.build_inventories(case["cluster"], settings.names_in_force),
-    )
-
-
 LOADERS: Mapping[str, Callable[[Case], CaseWorld]] = {
-    "DiskIO": _load_diskio,
-    "NodeResourceTopologyMatch": _load_numa,
-    "PodSpread": _load_podspread,
-    **dict.fromkeys(case_power.PLUGINS, _load_power),
-    "CacheAwarePlugin": _load_dataset,
-    **dict.fromkeys(names.XPU_DIALECTS, _load_xpu),
+    "DiskIO": diskio.load,
+    "NodeResourceTopologyMatch": numa.load,
+    "PodSpread": podspread.load,
+    **dict.fromkeys(power.PLUGINS, power.load),
+    "CacheAwarePlugin": dataset.load,
+    **dict.fromkeys(names.XPU_DIALECTS, xpu.load),
 }
-
-
-def _judge_mounting(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
-    check_keys(case["config"], case_dataset.MUTATOR_KEYS, "config")
-    check_keys(expect, {"admission", "patch"}, "expect")
-    check_keys(expect.get("admission") or {}, case_dataset.ADMISSION_KEYS, "expect.admission")
-    return case_dataset.judge_mounting(case, expect)
-
-
-def _judge_injection(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
-    check_keys(case["config"], case_dataset.INJECTION_KEYS, "config")
-    check_keys(case["config"].get("inject") or {}, case_dataset.INJECT_KEYS, "config.inject")
-    check_keys(expect, {"nodeAffinity"}, "expect")
-    return case_dataset.judge_injection(case, expect)
 
 
 # What changes a pod and chooses no node.
 _CHANGES: Mapping[str, Callable[[Case, Mapping[str, Any]], Iterator[str]]] = {
-    "DatasetPodMutator": _judge_mounting,
-    "AffinityInjection": _judge_injection,
+    "DatasetPodMutator": dataset.judge_mounting,
+    "AffinityInjection": dataset.judge_injection,
 }
 
 
-def _check_no_metrics(case: Case) -> None:
-    if case.get("metrics"):
-        raise UnknownKeyError("metrics: none are understood for this plugin")
-
-
-def check_keys(found: Mapping[str, Any], known: set[str], at: str) -> None:
-    """Raise `UnknownKeyError` if a mapping has keys beyond the known ones."""
-    unknown = sorted(set(found) - known)
-    if unknown:
-        raise UnknownKeyError(f"{at}: unknown key(s) {', '.join(unknown)}")
-
-
-def run_case(case: Mapping[str, Any]) -> list[str]:
+def run_case(case: Case) -> list[str]:
     """Decide one case; return each difference between expected and actual."""
     check_keys(case, _KEYS, "case")
     check_keys(case["cluster"], _CLUSTER_KEYS, "cluster")
@@ -244,9 +76,9 @@ def run_case(case: Mapping[str, Any]) -> list[str]:
             name: replace(it, score=it.scores.get(own, 0.0)) for name, it in verdicts.items()
         }
     differences = [*_differences(expect, verdicts), *_other_objects(expect, world.made)]
-    if world.concern is xpu.CONCERN:
+    if world.compare is not None:
         fitting = {name: it.score for name, it in verdicts.items() if it.reason is None}
-        differences += case_xpu.find_differences(expect, engine, request, pod, fitting)
+        differences += world.compare(expect, engine, request, pod, fitting)
     return differences
 
 
@@ -367,7 +199,3 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"FAILED {name}: {difference}")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

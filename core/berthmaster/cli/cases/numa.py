@@ -7,17 +7,18 @@ becomes inventories, as the operator writes them, and reservations, as answers o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from berthmaster.api.inventory import Freshness, NodeInventory, NodeInventoryStatus
-from berthmaster.api.objects import Pod, pod_from_manifest
-from berthmaster.api.policy import NumaSettings
+from berthmaster.api.objects import pod_from_manifest
+from berthmaster.api.policy import ConcernSettings, NumaSettings
 from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
+from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
+from berthmaster.concerns.numa import CONCERN
 from berthmaster.concerns.numa.inventory import build_topology
 from berthmaster.concerns.numa.upstream_cache import UpstreamCache
 
-CONFIG_KEYS = {
+_CONFIG_KEYS = {
     "plugin",
     "scoringStrategy",
     "cacheResyncPeriodSeconds",
@@ -27,7 +28,7 @@ CONFIG_KEYS = {
     "preemptionMode",
     "quirk",
 }
-STATE_KEYS = {
+_STATE_KEYS = {
     "cachedTopologies",
     "reserved",
     "dirtyNodes",
@@ -46,17 +47,13 @@ _ARGUMENTS = (
 _KINDS = ("NodeResourceTopology",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumaWorld:
-    """What a case describes: settings, inventories by node, and reservations as (node, pod)."""
-
-    settings: NumaSettings
-    inventories: Mapping[str, NodeInventory]
-    reserved: tuple[tuple[str, Pod], ...]
-
-
-def build_world(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> NumaWorld:
-    """Return the world of a case whose keys were checked."""
+def load(case: Case) -> CaseWorld:
+    """Return the world of a case."""
+    config, cluster = case["config"], case["cluster"]
+    state = config.get("cacheState") or {}
+    check_no_metrics(case)
+    check_keys(config, _CONFIG_KEYS, "config")
+    check_keys(state, _STATE_KEYS, "config.cacheState")
     settings = NumaSettings.model_validate(
         {
             **{key: config[key] for key in _ARGUMENTS if key in config},
@@ -66,7 +63,6 @@ def build_world(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> NumaWo
         }
     )
     live = _topologies(cluster["resources"])
-    state = config.get("cacheState") or {}
     reserved = [(it["node"], pod_from_manifest(it["pod"])) for it in state.get("reserved", ())]
     is_cached = settings.cache_resync_period_seconds > 0 and not settings.discard_reserved_nodes
     if not is_cached:
@@ -91,7 +87,12 @@ def build_world(config: Mapping[str, Any], cluster: Mapping[str, Any]) -> NumaWo
         node: _inventory(topology, is_unreliable=node in unreliable)
         for node, topology in served.items()
     }
-    return NumaWorld(settings=settings, inventories=inventories, reserved=tuple(reserved))
+    return CaseWorld(
+        concern=CONCERN,
+        settings=ConcernSettings(numa=settings),
+        inventories=inventories,
+        reserved=tuple(reserved),
+    )
 
 
 def _topologies(manifests: Iterable[Mapping[str, Any]]) -> dict[str, NodeResourceTopology]:

@@ -8,13 +8,12 @@ so that a curve goes through each answer that upstream was given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, PowerLink, Reading
 from berthmaster.api.ipmi import read_page
-from berthmaster.api.policy import CpuUsageFormat, PowerRule, PowerSettings
+from berthmaster.api.policy import ConcernSettings, CpuUsageFormat, PowerRule, PowerSettings
 from berthmaster.api.power import (
     CpuUsage,
     EndpointTerm,
@@ -28,6 +27,8 @@ from berthmaster.api.power import (
 )
 from berthmaster.api.power_models import PowerModel, PowerModelSpec, choose_model
 from berthmaster.api.quantities import NANO, parse_quantity
+from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys
+from berthmaster.concerns.power import CONCERN
 from berthmaster.concerns.power.inventory import Candidate, build_power
 from berthmaster.concerns.power.models import curve_of_model
 from berthmaster.concerns.power.questions import (
@@ -55,8 +56,8 @@ _V1 = {
 # Fetched values live shorter than any case lasts.
 _CACHES = {"metricsCacheTTL", "predictorCacheTTL"}
 _SETTINGS = {"podUsageAssumption", "cpuUsageFormat", "scoreBase"}
-CONFIG_KEYS = {"plugin", "generation", "nodePowerModel", *_V1, *_CACHES, *_SETTINGS}
-METRICS_KEYS = {
+_CONFIG_KEYS = {"plugin", "generation", "nodePowerModel", *_V1, *_CACHES, *_SETTINGS}
+_METRICS_KEYS = {
     *("now", "nodeMetrics", "podMetrics", "customMetrics", "ipmi", "ipmiLast"),
     *("recentPodCPU", "predictor", "redfishModels", "loadWatcher"),
 }
@@ -68,19 +69,11 @@ _PORT = 9290
 Metrics = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerWorld:
-    """What a case describes: settings, inventories by node, what pods were given, derived objects."""
-
-    settings: PowerSettings
-    inventories: Mapping[str, NodeInventory]
-    allocated: Mapping[tuple[str, str], Mapping[str, Any]]
-    made: Sequence[Mapping[str, Any]]
-
-
-def build_world(case: Mapping[str, Any]) -> PowerWorld:
-    """Return the world of a case whose keys were checked."""
+def load(case: Case) -> CaseWorld:
+    """Return the world of a case."""
     config, cluster, metrics = case["config"], case["cluster"], case.get("metrics") or {}
+    check_keys(config, _CONFIG_KEYS, "config")
+    check_keys(metrics, _METRICS_KEYS, "metrics")
     for key, value in _V1.items():
         if config.get(key, value) != value:
             raise ValueError(f"config.{key}: expected {value}, found {config[key]}")
@@ -115,7 +108,13 @@ def build_world(case: Mapping[str, Any]) -> PowerWorld:
         # Through the wire form, as the webhook reads it.
         wire = NodeInventoryStatus.model_validate(status.to_wire())
         inventories[node.name] = NodeInventory(name=node.name, status=wire)
-    return PowerWorld(settings=settings, inventories=inventories, allocated=allocated, made=made)
+    return CaseWorld(
+        concern=CONCERN,
+        settings=ConcernSettings(power=settings),
+        inventories=inventories,
+        allocated=allocated,
+        made=made,
+    )
 
 
 def _node_configs(

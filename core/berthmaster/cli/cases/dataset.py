@@ -14,17 +14,40 @@ from berthmaster.api.datasets import (
     internal_from_manifest,
 )
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.policy import ConcernSettings, DatasetSettings
+from berthmaster.cli.cases.worlds import Case, CaseWorld, UnknownKeyError, check_keys
+from berthmaster.concerns import resources
+from berthmaster.concerns.dataset import CONCERN
 from berthmaster.concerns.dataset.inventory import NodeIndex, choose, here, locate
 from berthmaster.concerns.dataset.mounting import mount
 from berthmaster.placement.injecting import add, inject, own_keys
 
-CONFIG_KEYS = {"plugin", "weights", "tiers", "otherFilters"}
-MUTATOR_KEYS = {"plugin", "operation"}
-INJECTION_KEYS = {"plugin", "inject", "localityKeys"}
-INJECT_KEYS = {"required", "preferred"}
-ADMISSION_KEYS = {"allowed", "code", "message"}
+_OTHER_FILTERS = {"NodeResourcesFit": resources.CONCERN}
+_CONFIG_KEYS = {"plugin", "weights", "tiers", "otherFilters"}
+_MUTATOR_KEYS = {"plugin", "operation"}
+_INJECTION_KEYS = {"plugin", "inject", "localityKeys"}
+_INJECT_KEYS = {"required", "preferred"}
+_ADMISSION_KEYS = {"allowed", "code", "message"}
 # The weights of upstream's score are constants; a case with others tests another program.
-UPSTREAM_WEIGHTS = {"cacheAffinity": 2, "neighbour": 1, "balancedResource": 1}
+_UPSTREAM_WEIGHTS = {"cacheAffinity": 2, "neighbour": 1, "balancedResource": 1}
+
+
+def load(case: Case) -> CaseWorld:
+    """Return the world of a case."""
+    config, cluster = case["config"], case["cluster"]
+    check_keys(config, _CONFIG_KEYS, "config")
+    beside = config.get("otherFilters") or ()
+    check_keys(dict.fromkeys(beside), set(_OTHER_FILTERS), "config.otherFilters")
+    if config.get("weights", _UPSTREAM_WEIGHTS) != _UPSTREAM_WEIGHTS:
+        raise UnknownKeyError(f"config.weights: expected {_UPSTREAM_WEIGHTS}")
+    settings = DatasetSettings.model_validate({"tiers": config.get("tiers") or {}})
+    return CaseWorld(
+        concern=CONCERN,
+        settings=ConcernSettings(dataset=settings),
+        inventories=build_inventories(cluster["resources"], cluster.get("nodes") or ()),
+        beside=[_OTHER_FILTERS[it] for it in beside],
+        scores_alone=True,
+    )
 
 
 def build_inventories(
@@ -48,8 +71,11 @@ def build_inventories(
     return inventories
 
 
-def judge_mounting(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
+def judge_mounting(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the label webhook does differently from what a case expects."""
+    check_keys(case["config"], _MUTATOR_KEYS, "config")
+    check_keys(expect, {"admission", "patch"}, "expect")
+    check_keys(expect.get("admission") or {}, _ADMISSION_KEYS, "expect.admission")
     datasets, _ = _read(case["cluster"]["resources"])
     pod = case["pod"]
     namespace = pod["metadata"].get("namespace", "")
@@ -71,8 +97,11 @@ def judge_mounting(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterat
             yield f"patch: expected {json.dumps(expect['patch'])}, actual {found.operations}"
 
 
-def judge_injection(case: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
+def judge_injection(case: Case, expect: Mapping[str, Any]) -> Iterator[str]:
     """Yield where the merged node affinity differs from what a case expects."""
+    check_keys(case["config"], _INJECTION_KEYS, "config")
+    check_keys(case["config"].get("inject") or {}, _INJECT_KEYS, "config.inject")
+    check_keys(expect, {"nodeAffinity"}, "expect")
     config, pod = case["config"], case["pod"]
     operations = []
     # The cases go by Fluid's rule: a pod that uses any of the keys itself is left alone as a whole.

@@ -13,8 +13,9 @@ from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.names import UNHEALTHY_XPUS_NAMESPACE
 from berthmaster.api.node_xpus import node_xpu_from_manifest
 from berthmaster.api.objects import Pod, node_from_manifest
-from berthmaster.api.policy import XPUSettings
+from berthmaster.api.policy import ConcernSettings, XPUSettings
 from berthmaster.api.xpu_names import XPUNames
+from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
 from berthmaster.concerns import xpu
 from berthmaster.concerns.shape import Placed
 from berthmaster.concerns.xpu.inventory import NodeDevices, build_xpus, read_unhealthy
@@ -34,10 +35,23 @@ _NAMES = {
     "resourceVMemoryName": "sliceMemory",
     "resourceMemoryName": "shareMemory",
 }
-CONFIG_KEYS = {"dialect", "policy", "nodePolicy", "topologyScore", "maxHandles", *_NAMES}
+_CONFIG_KEYS = {"dialect", "policy", "nodePolicy", "topologyScore", "maxHandles", *_NAMES}
 
 
-def read_settings(config: Mapping[str, Any]) -> XPUSettings:
+def load(case: Case) -> CaseWorld:
+    """Return the world of a case."""
+    check_no_metrics(case)
+    check_keys(case["config"], _CONFIG_KEYS, "config")
+    settings = _read_settings(case["config"])
+    return CaseWorld(
+        concern=xpu.CONCERN,
+        settings=ConcernSettings(xpu=settings),
+        inventories=_build_inventories(case["cluster"], settings.names_in_force),
+        compare=_find_differences,
+    )
+
+
+def _read_settings(config: Mapping[str, Any]) -> XPUSettings:
     """Return a case's settings. Which pods are in flight is no matter of these cases."""
     names = {field: config[key] for key, field in _NAMES.items() if key in config}
     return XPUSettings.model_validate(
@@ -52,7 +66,7 @@ def read_settings(config: Mapping[str, Any]) -> XPUSettings:
     )
 
 
-def build_inventories(cluster: Mapping[str, Any], names: XPUNames) -> dict[str, NodeInventory]:
+def _build_inventories(cluster: Mapping[str, Any], names: XPUNames) -> dict[str, NodeInventory]:
     """Return an inventory per node."""
     node_xpus, unhealthy = {}, {}
     for resource in cluster["resources"]:
@@ -89,7 +103,7 @@ def build_inventories(cluster: Mapping[str, Any], names: XPUNames) -> dict[str, 
     return inventories
 
 
-def find_differences(
+def _find_differences(
     expect: Mapping[str, Any],
     engine: Engine,
     request: PodRequest,
