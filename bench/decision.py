@@ -35,8 +35,9 @@ from berthmaster.api.inventory import (
     Zone,
 )
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
-from berthmaster.api.policy import NumaStrategy, PlacementPolicySpec
+from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.quantities import NANO
+from berthmaster.api.settings.numa import NumaStrategy
 from berthmaster.concerns import registry
 from berthmaster.placement.engine import Engine
 

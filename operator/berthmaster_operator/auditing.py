@@ -20,7 +20,7 @@ import msgspec
 
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError, UnreachableError
-from berthmaster_operator.datasets import DatasetMap
+from berthmaster_operator.datasets.mapping import DatasetMap
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.handlers import (
     datasets,

@@ -21,12 +21,14 @@ from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.node_xpus import NodeXPU
-from berthmaster.api.policy import CpuUsageFormat, GatewayOverload, PlacementPolicy, PolicySet
+from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.api.settings.dataset import GatewayOverload
+from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.diskio.models import DiskModels
-from berthmaster_operator.datasets import DatasetMap
-from berthmaster_operator.overload import Load
+from berthmaster_operator.datasets.mapping import DatasetMap
+from berthmaster_operator.datasets.overload import Load
 from berthmaster_operator.power.book import PowerBook
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (

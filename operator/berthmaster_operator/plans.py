@@ -28,8 +28,8 @@ from berthmaster.api.inventory import (
 )
 from berthmaster.api.node_xpus import NodeXPU
 from berthmaster.api.objects import Condition
-from berthmaster.api.policy import GatewayOverload, GatewayReading
 from berthmaster.api.schema import Model, StatusCondition
+from berthmaster.api.settings.dataset import GatewayOverload, GatewayReading
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
 from berthmaster.concerns.diskio.inventory import build_disks
@@ -42,10 +42,10 @@ from berthmaster.concerns.xpu.inventory import (
     build_xpus,
     read_unhealthy,
 )
-from berthmaster_operator.overload import Load, disk_percent, look
+from berthmaster_operator.datasets.overload import Load, disk_percent, look
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
-from berthmaster_operator.xpus import (
+from berthmaster_operator.xpus.planning import (
     NodeXPUPlan,
     plan_advertised,
     plan_node_xpu,

@@ -31,10 +31,16 @@ from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.leases import Acquired, LeaderElector
 from berthmaster_operator import auditing, certifying, health, model_loading, watching
 from berthmaster_operator.bindings import BindingReconciler
-from berthmaster_operator.cache_pods import CACHE_PODS, CachePod, CachePods, decode_cache_pod
 from berthmaster_operator.certifying import BundleOnly, CertificateReconciler, Configuration
 from berthmaster_operator.cleaning import Cleaner
-from berthmaster_operator.dataset_reporting import DatasetReporter
+from berthmaster_operator.datasets.cache_pods import (
+    CACHE_PODS,
+    CachePod,
+    CachePods,
+    decode_cache_pod,
+)
+from berthmaster_operator.datasets.placements import PlacementWriter
+from berthmaster_operator.datasets.reporting import DatasetReporter
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.gates import GateConfiguration
 from berthmaster_operator.handlers import (
@@ -51,7 +57,6 @@ from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.model_fetching import ModelFetcher
 from berthmaster_operator.model_loading import ModelLoader
-from berthmaster_operator.placement_writing import PlacementWriter
 from berthmaster_operator.power.asking import Asker
 from berthmaster_operator.power.collecting import Collector
 from berthmaster_operator.power.fetching import Fetcher

@@ -33,7 +33,7 @@ from berthmaster_operator.fleet import Fleet, NodeState
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.plans import NodeFacts, NodePlan
 from berthmaster_operator.sightings import NodeSeen, decode_inventory, decode_node
-from berthmaster_operator.xpu_writing import NodeXPUWriter
+from berthmaster_operator.xpus.writing import NodeXPUWriter
 
 logger = logging.getLogger(__name__)
 

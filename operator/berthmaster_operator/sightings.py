@@ -25,7 +25,7 @@ from berthmaster.concerns.numa.amounts import is_extended, read_request
 from berthmaster.concerns.numa.inventory import HeldByContainer
 from berthmaster.concerns.numa.request import GUARANTEED, exclusive
 from berthmaster.concerns.xpu.holdings import read_holding
-from berthmaster_operator.xpus import XPUPod
+from berthmaster_operator.xpus.planning import XPUPod
 
 _LONGEST_LIST = 4096
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from berthmaster.api.diskio import device_from_manifest, stats_from_manifest
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest
-from berthmaster.api.policy import Strategy
+from berthmaster.api.settings.diskio import Strategy
 from berthmaster.concerns.diskio import CONCERN, reasons
 from berthmaster.concerns.diskio.columns import DiskIOColumns
 from berthmaster.concerns.diskio.inventory import build_disks

@@ -10,12 +10,8 @@ from hypothesis import strategies as st
 
 from berthmaster.api import names
 from berthmaster.api.objects import pod_from_manifest
-from berthmaster.api.policy import (
-    BlockSizePolicy,
-    ConcernSettings,
-    DiskIOSettings,
-    PlacementPolicySpec,
-)
+from berthmaster.api.policy import ConcernSettings, PlacementPolicySpec
+from berthmaster.api.settings.diskio import BlockSizePolicy, DiskIOSettings
 from berthmaster.concerns.diskio.request import read_request, read_usage
 from berthmaster.concerns.diskio.shapes import (
     BEST_EFFORT,

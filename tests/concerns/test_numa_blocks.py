@@ -7,7 +7,8 @@ import pytest
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
-from berthmaster.api.policy import NumaStrategy, PlacementPolicySpec
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.numa import NumaStrategy
 from berthmaster.api.topology import topology_from_manifest
 from berthmaster.concerns.numa import CONCERN
 from berthmaster.concerns.numa.columns import NumaColumns

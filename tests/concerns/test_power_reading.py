@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from berthmaster.api.inventory import PowerLink, Reading
 from berthmaster.api.ipmi import read_page
-from berthmaster.api.policy import CpuUsageFormat
 from berthmaster.api.power import (
     CpuUsage,
     EndpointTerm,
@@ -28,6 +27,7 @@ from berthmaster.api.power import (
 )
 from berthmaster.api.power_models import PowerModel, PowerModelSpec, choose_model
 from berthmaster.api.quantities import NANO
+from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.concerns.power.inventory import (
     Candidate,
     build_power,

@@ -10,7 +10,8 @@ import yaml
 
 from berthmaster.api.names import DATASET, PLACEMENT
 from berthmaster.api.objects import pod_from_manifest
-from berthmaster.api.policy import DatasetSettings, policy_from_manifest
+from berthmaster.api.policy import policy_from_manifest
+from berthmaster.api.settings.dataset import DatasetSettings
 from berthmaster.concerns.dataset import CONCERN, reasons
 from berthmaster.concerns.dataset.inventory import DatasetState
 from berthmaster.concerns.dataset.request import MOST_DATASETS

@@ -10,7 +10,8 @@ import yaml
 
 from berthmaster.api.names import PLACEMENT
 from berthmaster.api.objects import pod_from_manifest
-from berthmaster.api.policy import NumaSettings, policy_from_manifest
+from berthmaster.api.policy import policy_from_manifest
+from berthmaster.api.settings.numa import NumaSettings
 from berthmaster.concerns.numa import CONCERN, reasons
 from berthmaster_operator.metrics import Metrics as OperatorMetrics
 from berthmaster_webhook.metrics import Metrics as WebhookMetrics

@@ -10,11 +10,7 @@ import pytest_asyncio
 import yaml
 
 from berthmaster.api import names
-from berthmaster.api.policy import (
-    ConcernSettings,
-    PlacementPolicySpec,
-    policy_from_manifest,
-)
+from berthmaster.api.policy import ConcernSettings, PlacementPolicySpec, policy_from_manifest
 from berthmaster.cluster.client import ApiError, Client
 from berthmaster_sandbox.cluster import Sandbox
 from config.applying import CONFIG, PLACEMENT_POLICIES, applied, eventually

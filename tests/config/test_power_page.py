@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from berthmaster.api.policy import PlacementPolicySpec, PowerRule, policy_from_manifest
+from berthmaster.api.policy import PlacementPolicySpec, policy_from_manifest
 from berthmaster.api.power_models import PowerModelSpec, power_model_from_manifest
 from berthmaster.api.quantities import NANO
+from berthmaster.api.settings.power import PowerRule
 from berthmaster.concerns.power.models import curve_of_model
 from berthmaster.concerns.power.placement import compare
 from berthmaster.concerns.power.request import read_request

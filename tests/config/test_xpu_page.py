@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from berthmaster.api.objects import Pod, PodSpec, pod_from_manifest
-from berthmaster.api.policy import PolicySet, XPUSettings, policy_from_manifest
+from berthmaster.api.policy import PolicySet, policy_from_manifest
+from berthmaster.api.settings.xpu import XPUSettings
 from berthmaster.concerns.xpu import reasons
 from support.xpu_worlds import XPUWorld, make_xpu_node, make_xpu_pod
 

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from berthmaster.api import names
 from berthmaster.api.datasets import Dataset
-from berthmaster.api.policy import GatewayOverload
+from berthmaster.api.settings.dataset import GatewayOverload
 from berthmaster.cli.cases.dataset import build_inventories
-from berthmaster_operator.cache_pods import CachePod, CachePods, decode_cache_pod
-from berthmaster_operator.dataset_reporting import DatasetReporter
-from berthmaster_operator.datasets import DatasetMap
+from berthmaster_operator.datasets.cache_pods import CachePod, CachePods, decode_cache_pod
+from berthmaster_operator.datasets.mapping import DatasetMap
+from berthmaster_operator.datasets.overload import Load, look
+from berthmaster_operator.datasets.placements import PlacementWriter
+from berthmaster_operator.datasets.reporting import DatasetReporter
 from berthmaster_operator.handlers import datasets
 from berthmaster_operator.metrics import Metrics
-from berthmaster_operator.overload import Load, look
-from berthmaster_operator.placement_writing import PlacementWriter
 from operator_program.stores import FakeStore, Notes
 from operator_program.worlds import DEVICE, INVENTORY, NODE, NODE_PATH, World, make_device
 from support.dataset_reference import NEW

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from berthmaster.api.inventory import NodeInventoryStatus, PowerLink
-from berthmaster.api.policy import CpuUsageFormat
 from berthmaster.api.power import CpuUsage, PowerNode
 from berthmaster.api.quantities import NANO
+from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.cluster.errors import ApiError
 from berthmaster.concerns.power.inventory import PowerInventory
 from berthmaster_operator.handlers import node_configs, power_models

@@ -17,7 +17,7 @@ from berthmaster.api.datasets import (
     dataset_from_manifest,
     internal_from_manifest,
 )
-from berthmaster_operator.datasets import DatasetMap, Keyed
+from berthmaster_operator.datasets.mapping import DatasetMap, Keyed
 
 PLURALS: Mapping[str, tuple[type[Keyed], Callable[[Mapping[str, Any]], Keyed]]] = {
     names.DATASETS: (Dataset, dataset_from_manifest),

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from berthmaster.api.inventory import Power, PowerCurve, PowerLink, Reading
-from berthmaster.api.policy import CpuUsageFormat
 from berthmaster.api.power import (
     CpuUsage,
     EndpointTerm,
@@ -27,6 +26,7 @@ from berthmaster.api.power import (
     label_config_of,
 )
 from berthmaster.api.power_models import PowerModel, choose_model
+from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.concerns.power.inventory import (
     FUTURE_S,
     NO_POWER,

@@ -14,7 +14,8 @@ from berthmaster.api.datasets import (
     internal_from_manifest,
 )
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
-from berthmaster.api.policy import ConcernSettings, DatasetSettings
+from berthmaster.api.policy import ConcernSettings
+from berthmaster.api.settings.dataset import DatasetSettings
 from berthmaster.cli.cases.worlds import Case, CaseWorld, UnknownKeyError, check_keys
 from berthmaster.concerns import resources
 from berthmaster.concerns.dataset import CONCERN

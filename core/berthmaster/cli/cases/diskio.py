@@ -9,7 +9,8 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.diskio import device_from_manifest, stats_from_manifest
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
-from berthmaster.api.policy import ConcernSettings, DiskIOSettings
+from berthmaster.api.policy import ConcernSettings
+from berthmaster.api.settings.diskio import DiskIOSettings
 from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
 from berthmaster.concerns.diskio import CONCERN
 from berthmaster.concerns.diskio.inventory import build_disks

@@ -17,12 +17,7 @@ from berthmaster.api.objects import (
     node_from_manifest,
     pod_from_manifest,
 )
-from berthmaster.api.policy import (
-    Mode,
-    PlacementPolicy,
-    PlacementPolicySpec,
-    PolicySet,
-)
+from berthmaster.api.policy import Mode, PlacementPolicy, PlacementPolicySpec, PolicySet
 from berthmaster.cli.cases import dataset, diskio, numa, podspread, power, xpu
 from berthmaster.cli.cases.worlds import Case, CaseWorld, UnknownKeyError, check_keys
 from berthmaster.placement.engine import Engine, Verdict

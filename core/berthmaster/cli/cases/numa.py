@@ -11,7 +11,8 @@ from typing import Any
 
 from berthmaster.api.inventory import Freshness, NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import pod_from_manifest
-from berthmaster.api.policy import ConcernSettings, NumaSettings
+from berthmaster.api.policy import ConcernSettings
+from berthmaster.api.settings.numa import NumaSettings
 from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
 from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
 from berthmaster.concerns.numa import CONCERN

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from berthmaster.api import names
 from berthmaster.api.objects import pod_from_manifest, replica_set_from_manifest
-from berthmaster.api.policy import ConcernSettings, PodSpreadSettings
+from berthmaster.api.policy import ConcernSettings
+from berthmaster.api.settings.podspread import PodSpreadSettings
 from berthmaster.cli.cases.worlds import (
     Case,
     CaseWorld,

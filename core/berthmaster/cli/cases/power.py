@@ -13,7 +13,7 @@ from typing import Any
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, PowerLink, Reading
 from berthmaster.api.ipmi import read_page
-from berthmaster.api.policy import ConcernSettings, CpuUsageFormat, PowerRule, PowerSettings
+from berthmaster.api.policy import ConcernSettings
 from berthmaster.api.power import (
     CpuUsage,
     EndpointTerm,
@@ -27,6 +27,7 @@ from berthmaster.api.power import (
 )
 from berthmaster.api.power_models import PowerModel, PowerModelSpec, choose_model
 from berthmaster.api.quantities import NANO, parse_quantity
+from berthmaster.api.settings.power import CpuUsageFormat, PowerRule, PowerSettings
 from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys
 from berthmaster.concerns.power import CONCERN
 from berthmaster.concerns.power.inventory import Candidate, build_power

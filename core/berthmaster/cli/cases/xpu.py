@@ -13,7 +13,8 @@ from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.names import UNHEALTHY_XPUS_NAMESPACE
 from berthmaster.api.node_xpus import node_xpu_from_manifest
 from berthmaster.api.objects import Pod, node_from_manifest
-from berthmaster.api.policy import ConcernSettings, XPUSettings
+from berthmaster.api.policy import ConcernSettings
+from berthmaster.api.settings.xpu import XPUSettings
 from berthmaster.api.xpu_names import XPUNames
 from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
 from berthmaster.concerns import xpu

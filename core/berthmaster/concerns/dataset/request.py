@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import DatasetSettings, FilesystemPolicy, PlacementPolicySpec
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.dataset import DatasetSettings, FilesystemPolicy
 from berthmaster.concerns.shape import InvalidRequestError, Problem
 
 MOST_DATASETS = 128

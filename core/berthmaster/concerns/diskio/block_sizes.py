@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from berthmaster.api.policy import BlockSizePolicy
+from berthmaster.api.settings.diskio import BlockSizePolicy
 
 BLOCK_SIZES: dict[str, int] = {
     "512": 512,

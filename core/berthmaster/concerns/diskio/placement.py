@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.api.policy import Strategy
+from berthmaster.api.settings.diskio import Strategy
 from berthmaster.concerns.diskio import columns as states
 from berthmaster.concerns.diskio import reasons
 from berthmaster.concerns.diskio.columns import DiskIOColumns

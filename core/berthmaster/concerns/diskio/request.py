@@ -12,14 +12,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import (
-    BlockSizePolicy,
-    DiskIOSettings,
-    PlacementPolicySpec,
-    Strategy,
-    UnknownModel,
-)
+from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.quantities import LIMIT, format_size
+from berthmaster.api.settings.diskio import BlockSizePolicy, DiskIOSettings, Strategy, UnknownModel
 from berthmaster.concerns.diskio.block_sizes import BLOCK_SIZES
 from berthmaster.concerns.diskio.shapes import (
     BEST_EFFORT,

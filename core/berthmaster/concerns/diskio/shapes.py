@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 from berthmaster.api import names
-from berthmaster.api.policy import BlockSizePolicy
 from berthmaster.api.quantities import LIMIT, QuantityError, describe_size, parse_size
+from berthmaster.api.settings.diskio import BlockSizePolicy
 from berthmaster.concerns.diskio.block_sizes import describe_expected, find_block_size
 from berthmaster.concerns.shape import Problem
 

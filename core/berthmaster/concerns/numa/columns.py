@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from berthmaster.api.inventory import Freshness, NodeInventory
 from berthmaster.api.objects import Node
-from berthmaster.api.policy import NumaBooks, PlacementPolicySpec
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.numa import NumaBooks
 from berthmaster.concerns.numa import zones as arithmetic
 from berthmaster.concerns.numa.amounts import is_known, scale_of
 from berthmaster.concerns.numa.arriving import NONE as NONE_COMES

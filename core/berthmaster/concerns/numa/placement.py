@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.api.policy import NumaStrategy, RestrictedPolicy, WhenMissing, WhenStale
+from berthmaster.api.settings.numa import NumaStrategy, RestrictedPolicy, WhenMissing, WhenStale
 from berthmaster.concerns.numa import columns as states
 from berthmaster.concerns.numa import reasons
 from berthmaster.concerns.numa.aligning import NOBODY, Part, aligned_units, keeps, read_part, units

@@ -15,10 +15,10 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.objects import Container, Pod, Resources
-from berthmaster.api.policy import (
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.numa import (
     NumaSettings,
     NumaStrategy,
-    PlacementPolicySpec,
     RestrictedPolicy,
     WhenMissing,
     WhenStale,

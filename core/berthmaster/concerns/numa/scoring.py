@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.api.policy import NumaStrategy
+from berthmaster.api.settings.numa import NumaStrategy
 from berthmaster.concerns.numa.aligning import (
     Part,
     constrains,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import ForeignPodsDetect, InformerMode, NumaCache, ResyncMethod
+from berthmaster.api.settings.numa import ForeignPodsDetect, InformerMode, NumaCache, ResyncMethod
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.concerns.numa.fingerprint import fingerprint
 from berthmaster.concerns.numa.request import holds_exclusive

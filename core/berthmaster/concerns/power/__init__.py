@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import PlacementPolicySpec, PowerRule
+from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.power import PowerRule
 from berthmaster.concerns.power import placement, request
 from berthmaster.concerns.power.columns import PowerColumns
 from berthmaster.concerns.power.request import PowerRequest, PowerUsage

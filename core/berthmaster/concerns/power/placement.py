@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from berthmaster.api.policy import PowerRule, UnknownNodes
 from berthmaster.api.quantities import NANO
+from berthmaster.api.settings.power import PowerRule, UnknownNodes
 from berthmaster.concerns.power import reasons
 from berthmaster.concerns.power.columns import (
     UNKNOWN_USAGE,

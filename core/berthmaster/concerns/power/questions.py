@@ -20,9 +20,9 @@ import numpy as np
 
 from berthmaster.api import names
 from berthmaster.api.inventory import PowerCurve, Reading
-from berthmaster.api.policy import CpuUsageFormat
 from berthmaster.api.power import EndpointTerm, LabelConfig
 from berthmaster.api.quantities import NANO
+from berthmaster.api.settings.power import CpuUsageFormat
 
 # A megawatt: more is no node.
 MOST_WATTS = 1e6

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from berthmaster.api.objects import Pod, ResourceRequirements, Resources
-from berthmaster.api.policy import PlacementPolicySpec, PowerRule, UnknownNodes
+from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.power import parse_share
 from berthmaster.api.quantities import (
     MOST_NANOCORES,
@@ -25,6 +25,7 @@ from berthmaster.api.quantities import (
     format_nanocores,
     parse_nanocores,
 )
+from berthmaster.api.settings.power import PowerRule, UnknownNodes
 
 # v1: what a pod without a request is assumed to use of its limit.
 LIMIT_SHARE = Fraction(85, 100)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from berthmaster.api.inventory import XPU
 from berthmaster.api.names import CARD_DIALECT, SHARE_DIALECT, WHOLE_CARD_MIB
-from berthmaster.api.policy import DeviceStrategy, TopologyScore, XPUNodeStrategy
+from berthmaster.api.settings.xpu import DeviceStrategy, TopologyScore, XPUNodeStrategy
 from berthmaster.concerns.shape import Allocated, Codes, Reason, Rows, Scores
 from berthmaster.concerns.xpu import reasons
 from berthmaster.concerns.xpu.cards import CARDS, CHOSEN, JOBS, SCORES

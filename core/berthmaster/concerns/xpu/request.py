@@ -20,14 +20,9 @@ from berthmaster.api.names import (
     WHOLE_CARD_MIB,
 )
 from berthmaster.api.objects import Container, Pod, Quantity
-from berthmaster.api.policy import (
-    DeviceStrategy,
-    PlacementPolicySpec,
-    TopologyScore,
-    XPUNodeStrategy,
-    XPUSettings,
-)
+from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.quantities import QuantityError, parse_quantity
+from berthmaster.api.settings.xpu import DeviceStrategy, TopologyScore, XPUNodeStrategy, XPUSettings
 from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.shape import InvalidRequestError, Problem
 

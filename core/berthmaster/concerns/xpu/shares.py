@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from berthmaster.api.policy import DeviceStrategy
+from berthmaster.api.settings.xpu import DeviceStrategy
 from berthmaster.concerns.xpu.columns import Flags, Ints
 
 _MOST = np.iinfo(np.int64).max

@@ -16,12 +16,12 @@ from berthmaster.cluster.client import JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.events import EventRecorder, ObjectRef
 from berthmaster.cluster.stores import Creates, Gets, Patches
-from berthmaster_operator import xpus
 from berthmaster_operator.fleet import Fleet, NodeState
 from berthmaster_operator.handlers import node_xpus
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.sightings import decode_node
-from berthmaster_operator.xpus import NodeXPUPlan
+from berthmaster_operator.xpus import planning as xpus
+from berthmaster_operator.xpus.planning import NodeXPUPlan
 
 WRITE_TIMEOUT_S = 10.0
 MANAGED: Query = {"fieldManager": names.OPERATOR_MANAGER}

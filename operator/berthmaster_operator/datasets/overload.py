@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from berthmaster.api.inventory import Bandwidth, Disk
-from berthmaster.api.policy import GatewayOverload
+from berthmaster.api.settings.dataset import GatewayOverload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from berthmaster.api.datasets import DatasetInternal, Placement
 from berthmaster.cluster.client import PatchKind, Query
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.stores import Patches
-from berthmaster_operator.datasets import DatasetMap
+from berthmaster_operator.datasets.mapping import DatasetMap
 from berthmaster_operator.metrics import Metrics
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from berthmaster.api import names
 from berthmaster.api.datasets import Dataset
 from berthmaster.cluster.events import EventRecorder, ObjectRef
 from berthmaster.concerns.dataset.inventory import DatasetState, Located
-from berthmaster_operator.datasets import DatasetMap
+from berthmaster_operator.datasets.mapping import DatasetMap
 
 
 class Whole(Protocol):

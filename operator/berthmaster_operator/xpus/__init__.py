@@ -1,0 +1,1 @@
+"""Accelerators for the operator: NodeXPU objects, and what Nodes must advertise."""
