@@ -20,7 +20,7 @@ from berthmaster_operator.fleet import Fleet, NodeState
 from berthmaster_operator.handlers import node_xpus
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.sightings import decode_node
-from berthmaster_operator.xpus import planning as xpus
+from berthmaster_operator.xpus import planning
 from berthmaster_operator.xpus.planning import NodeXPUPlan
 
 WRITE_TIMEOUT_S = 10.0
@@ -66,7 +66,7 @@ class NodeXPUWriter:
         if state.node_xpu_written_s is not None and left_s > 0:
             return left_s
         seen = state.node_xpu.node_xpu
-        body = xpus.status_apply(state.name, seen.uid, plan.status)
+        body = planning.status_apply(state.name, seen.uid, plan.status)
         try:
             stored = await self._store.patch(
                 f"{node_xpus.PATH}/{state.name}/status",
@@ -109,7 +109,7 @@ class NodeXPUWriter:
             return
         stored: JsonObject
         if seen is None:
-            manifest = xpus.node_xpu_manifest(state.name, node.uid, spec)
+            manifest = planning.node_xpu_manifest(state.name, node.uid, spec)
             try:
                 stored = await self._store.create(
                     node_xpus.PATH, manifest, MANAGED, timeout_s=WRITE_TIMEOUT_S
