@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Sources
-from berthmaster.api.objects import Pod, PodStatus, node_from_manifest, pod_from_manifest
+from berthmaster.api.objects import (
+    Container,
+    Pod,
+    PodStatus,
+    ResourceRequirements,
+    node_from_manifest,
+    pod_from_manifest,
+)
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.topology import Amounts, NodeResourceTopology, topology_from_manifest
 from berthmaster.concerns.numa import CONCERN, reasons
@@ -209,8 +216,14 @@ def test_pod_with_a_device_is_never_in_doubt_where_no_such_device_is() -> None:
     topology = make_topology([(8, 0), (8, 2)])
     del topology.zones[0].resources[GPU]  # type: ignore[attr-defined]
     write(columns, build_topology(topology))
+    pod = make_pod("p", 2, 1)
 
-    charge(columns, make_pod("p", 2, 1))
+    charge(columns, pod)
+
+    # While it is on its way, nobody may count on the zone that it cannot go to.
+    assert free_cpus(columns, View.DOUBTFUL) == [0, 6]
+
+    take(columns, pod)
 
     assert free_cpus(columns, View.DOUBTFUL) == [8, 6]
 
@@ -566,6 +579,27 @@ def fits(columns: NumaColumns, cpus: int) -> bool:
     return bool(CONCERN.filter(columns, ROW, request)[0] == 0)
 
 
+def fits_all(columns: NumaColumns, cpus: list[int], *, init: int = 0) -> bool:
+    """Return whether a pod with so many CPUs per container fits, with an init container before them or without."""
+    pod = make_pod("next", 1)
+    first = pod.spec.containers[0]
+
+    def ask(name: str, count: int) -> Container:
+        asked = {"cpu": str(count), "memory": "1Gi"}
+        return msgspec.structs.replace(
+            first, name=name, resources=ResourceRequirements(requests=asked, limits=asked)
+        )
+
+    spec = msgspec.structs.replace(
+        pod.spec,
+        containers=[ask(f"c{at}", count) for at, count in enumerate(cpus)],
+        init_containers=[ask("i", init)] if init else None,
+    )
+    request = CONCERN.request(msgspec.structs.replace(pod, spec=spec), POLICY)
+    assert request is not None
+    return bool(CONCERN.filter(columns, ROW, request)[0] == 0)
+
+
 def test_equal_pods_need_not_wait_for_each_other() -> None:
     columns = new_columns()
     write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
@@ -584,13 +618,64 @@ def test_another_shape_waits_for_those_on_their_way_or_needs_a_zone_beside_them(
     assert (fits(columns, 3), fits(columns, 6)) == (True, False)
     request = CONCERN.request(make_pod("next", 6), POLICY)
     assert request is not None
-    told = CONCERN.explain(columns, 0, reasons.CONTAINER, request, "n")
-    assert "best zone node-0 has 3" in told.text
+    assert CONCERN.filter(columns, ROW, request)[0] == reasons.CROWDED
+    told = CONCERN.explain(columns, 0, reasons.CROWDED, request, "n")
+    assert told.text.startswith(
+        "zones are not certain yet: pods that ask otherwise are on their way"
+    )
 
     take(columns, pod)
 
     assert (fits(columns, 3), fits(columns, 6)) == (True, True)
     assert free_cpus(columns) == [3, 8]
+
+
+def test_nobody_crowds_a_pod_out_of_the_only_zone_that_it_can_go_to() -> None:
+    columns = new_columns()
+    topology = make_topology([(8, 2), (8, 0)])
+    del topology.zones[1].resources[GPU]  # type: ignore[attr-defined]
+    write(columns, build_topology(topology))
+    pod = make_pod("a", 3, 1)
+    charge(columns, pod)
+
+    # 6 would lie in zone 1, unless they arrive first.
+    assert (fits(columns, 5), fits(columns, 6)) == (True, False)
+
+    take(columns, pod)
+
+    assert fits(columns, 6)
+
+
+def test_nobody_waits_for_pods_that_have_nothing_of_any_zone() -> None:
+    columns = new_columns()
+    topology = make_topology([(8, 0), (8, 0)])
+    for zone in topology.zones:
+        del zone.resources[GPU]  # type: ignore[attr-defined]
+    write(columns, build_topology(topology))
+    pod = make_pod("devices", 0, 1)
+
+    # No report will ever count it: the device belongs to no zone, and no zone lists memory.
+    charge(columns, pod)
+
+    assert columns.coming[0] == 0
+    assert fits_all(columns, [8], init=1)
+
+
+def test_containers_count_on_one_zone_together_while_others_are_on_their_way() -> None:
+    columns = new_columns()
+    write(columns, build_topology(make_topology([(8, 2), (8, 2)])))
+    pod = make_pod("a", 6)
+    charge(columns, pod)
+
+    # If these arrive first, 4 and 2 lie in zone 0, 4 in zone 1, and 6 find no room.
+    assert not fits_all(columns, [4, 2, 4])
+    assert fits_all(columns, [1, 1])
+    assert not fits_all(columns, [1], init=1)
+
+    take(columns, pod)
+
+    assert fits_all(columns, [4, 2, 4])
+    assert fits_all(columns, [1], init=1)
 
 
 def test_zones_of_pods_that_came_together_are_uncertain_until_a_report_counts_them() -> None:

@@ -6,8 +6,9 @@ were placed in. Zones of 8 and 8 CPUs, pods of 3, 4, 5 and 3 placed in this orde
 5 and 3 in zone 1. If the two of 3 arrive first, both lie in zone 0, 4 in zone 1, and there is no room for 5.
 
 * Pods that ask the same may change places without harm: they are taken off as they will lie if they arrive now.
-* Where pods of another shape are on their way, a pod fits only if some zone holds it beside all of those
-  that are not certain (the view DOUBTFUL): whoever is crowded out of another zone finds room in that one.
+* Where pods of another shape are on their way, a pod fits only if some zone holds the whole of it beside all
+  of those that are not certain (the view DOUBTFUL), and could hold each of them: whoever is crowded out of
+  another zone finds room in that one. A pod with an init container, whose zone binds those after it, waits.
 * The zone of a pod is certain once its kubelet has taken it, if it was alone on its way or among its like, and
   everybody whom the report counts was still there. The zone of any other stays uncertain until a report
   counts the pod: its kubelet knew of room that we did not.
@@ -48,7 +49,7 @@ class Arrivals:
         """
         was_coming, was_uncertain = key == self.released, self.was_uncertain
         self.released = ""
-        if not usage.containers:
+        if not arithmetic.is_held(zones, usage):
             return usage
         if usage.coming:
             self.shapes[key] = usage.coming
@@ -73,7 +74,7 @@ class Arrivals:
         left = {
             key: usage
             for key, usage in held.items()
-            if usage.containers and key not in zones.reported
+            if key not in zones.reported and arithmetic.is_held(zones, usage)
         }
         self.shapes = {key: usage.coming for key, usage in left.items() if usage.coming}
         self.certain &= left.keys()

@@ -20,7 +20,7 @@ from berthmaster.concerns.numa.amounts import (
     scale_of,
     whole_part,
 )
-from berthmaster.concerns.numa.columns import NumaColumns, View
+from berthmaster.concerns.numa.columns import NumaColumns
 from berthmaster.concerns.numa.request import INIT, Amounts, ContainerAsk, NumaRequest
 from berthmaster.concerns.numa.restricted import align_minimally, align_single, fewest_ever
 from berthmaster.concerns.shape import Reason
@@ -108,8 +108,7 @@ class _Node:
     def place(self, asks: Asks, *, is_minimal: bool) -> tuple[int, Part]:
         """Return the first ask that is not served, and what the zones had then."""
         rows = np.array([self._row], dtype=np.intp)
-        is_doubted = placement.doubts(self._columns, rows, self._request)[0]
-        view = View.DOUBTFUL if is_doubted else View.FREE
+        view = placement.view_for(self._request)
         every = np.ones(1, dtype=np.bool_)
         _, part = next(placement.parts(self._columns, rows, every, self._request, view))
         serve = align_minimally if is_minimal else align_single

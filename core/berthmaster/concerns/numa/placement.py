@@ -17,6 +17,7 @@ from berthmaster.concerns.numa.amounts import is_memory, to_text
 from berthmaster.concerns.numa.arriving import NONE
 from berthmaster.concerns.numa.columns import Flags, NumaColumns, View
 from berthmaster.concerns.numa.request import (
+    APP,
     INIT,
     PREFER,
     STRICT,
@@ -58,11 +59,7 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
         (policy == states.RESTRICTED) & (request.restricted is RestrictedPolicy.PREDICT)
     )
     judged &= (codes == 0) & ((state == states.FRESH) | (state == states.STALE))
-    doubted = doubts(columns, rows, request)
-    chosen = ((View.FREE, judged & ~doubted), (View.DOUBTFUL, judged & doubted))
-    for at, part in (
-        found for view, some in chosen for found in parts(columns, rows, some, request, view)
-    ):
+    for at, part in parts(columns, rows, judged, request, view_for(request)):
         is_single, is_pod_scope = part.block.policy == states.SINGLE, part.block.is_pod_scope
         asks = filtered_units(request, is_pod_scope=is_pod_scope, is_single=is_single)
         if not asks:
@@ -76,20 +73,37 @@ def filter_rows(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes
             failed = align_minimally(part, request, asks)
             code = reasons.MINIMAL_POD if is_pod_scope else reasons.MINIMAL_CONTAINER
             codes[at] = part.pick(np.where(failed == NOBODY, 0, code))
+    crowded = judged & (codes == 0) & crowds(columns, rows, request)
+    for at, part in parts(columns, rows, crowded, request, View.DOUBTFUL):
+        codes[at] = part.pick(np.where(_fits_in_crowd(part, request), 0, reasons.CROWDED))
     return codes
 
 
-def doubts(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Flags:
-    """Return per row whether the pod has to fit wherever those lie whose zones are not certain.
+def view_for(request: NumaRequest) -> View:
+    """Return the view for a pod: strict ones have to fit wherever those lie whose zones are not certain."""
+    return View.DOUBTFUL if request.mode == STRICT else View.FREE
 
-    Strict pods have to everywhere, others where pods of another shape are on their way.
-    """
-    if request.mode == STRICT:
-        return np.ones(len(rows), dtype=np.bool_)
-    is_plain = request.is_literal or columns.presumes
-    coming = np.zeros(len(rows)) if is_plain else columns.coming[rows]
-    doubted: Flags = (coming != NONE) & (coming != shape_of(request.aligned))
-    return doubted
+
+def crowds(columns: NumaColumns, rows: Rows, request: NumaRequest) -> Flags:
+    """Return per row whether others may take the zones that the pod would get: see `arriving`."""
+    if request.is_literal or columns.presumes or not request.aligned:
+        return np.zeros(len(rows), dtype=np.bool_)
+    coming = columns.coming[rows]
+    crowded: Flags = (coming != NONE) & (coming != shape_of(request.aligned))
+    return crowded
+
+
+def _fits_in_crowd(part: Part, request: NumaRequest) -> Flags:
+    """Return per row whether one zone has all that the pod asks, whoever else goes there first."""
+    asks = aligned_units(request, is_pod_scope=part.block.is_pod_scope)
+    if any(it.kind == INIT for it in asks):
+        return np.zeros(part.count, dtype=np.bool_)
+    together: dict[str, int] = {}
+    for name, amount in (it for ask in asks for it in ask.amounts):
+        together[name] = together.get(name, 0) + amount
+    whole = ContainerAsk("", APP, tuple(together.items()))
+    fits: Flags = align_single(part, request, (whole,)) == NOBODY
+    return fits
 
 
 def filtered_units(

@@ -15,6 +15,7 @@ INIT_CONTAINER = 6
 SIDECAR_CONTAINER = 7
 MINIMAL_POD = 8
 MINIMAL_CONTAINER = 9
+CROWDED = 10
 
 _WORDS = {
     UNRELIABLE: "invalid node topology data",
@@ -26,11 +27,14 @@ _WORDS = {
     SIDECAR_CONTAINER: "cannot align sidecar container",
     MINIMAL_POD: "cannot align pod minimally",
     MINIMAL_CONTAINER: "cannot align container minimally",
+    CROWDED: "zones are not certain yet",
 }
 _OF_STATES = {
     UNRELIABLE: "pods are there that are not in the topology, or its kubelet turned one away since",
     MISSING: "no NodeResourceTopology has this node's name",
     STALE: "what started or ended there is not in the topology",
+    CROWDED: "pods that ask otherwise are on their way there, or not in the topology yet, and may take what "
+    "this one would get; it fits when the topology shows them, if enough is left",
 }
 # By the words, which are what refusals are counted by.
 LABELS = {words: words.title().replace(" ", "") for words in _WORDS.values()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from berthmaster.api.inventory import Freshness, NodeInventory, Topology
 from berthmaster.api.objects import Node
-from berthmaster.concerns.numa.amounts import CPU, read_offer
+from berthmaster.concerns.numa.amounts import CPU, is_affine, read_offer
 from berthmaster.concerns.numa.request import Amounts, NumaUsage
 
 Zones = list[dict[str, int]]
@@ -202,10 +202,19 @@ def predict(
 
 
 def doubt(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
-    """Take a pod off every zone that could ever hold it, whatever is free now."""
+    """Take a pod off every zone that could ever hold it, whatever is free now.
+
+    Of a pod on its way the other zones are closed, and those that have too little for it: who comes after
+    it must leave it a zone, and that can be none of these.
+    """
+    is_coming = bool(usage.coming)
     for amounts in (*_units(zones, usage.containers), usage.left):
-        for slot in candidates(zones.totals, amounts) or range(len(free)):
-            take(free, slot, amounts)
+        able = candidates(zones.totals, amounts)
+        for slot in range(len(free)):
+            if is_coming and (slot not in able or slot not in candidates(free, amounts)):
+                free[slot] = dict.fromkeys(free[slot], 0)
+            elif slot in able or not able:
+                take(free, slot, amounts)
 
 
 def take_left(zones: NodeZones, free: Zones, usage: NumaUsage, observed: Sequence[int]) -> None:
@@ -230,6 +239,16 @@ def take_left(zones: NodeZones, free: Zones, usage: NumaUsage, observed: Sequenc
                 slots = [slot for slot in candidates(zones.totals, (it,)) if slot in anchored]
         for slot in slots:
             take(free, slot, (it,))
+
+
+def is_held(zones: NodeZones, usage: NumaUsage) -> bool:
+    """Return whether a pod holds anything that has a zone on this node."""
+    return any(
+        zones.aligns(name) if is_affine(name) else zones.lists(name)
+        for amounts in usage.containers
+        for name, amount in amounts
+        if amount
+    )
 
 
 def is_across(zones: NodeZones, usage: NumaUsage) -> bool:
