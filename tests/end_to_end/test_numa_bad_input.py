@@ -95,45 +95,45 @@ def cost(name: str, value: int) -> dict[str, Any]:
 # In each of 64 zones: more than a megabyte in all, in which each name stands once.
 LONG = [resource(f"vendor.example/{at:02d}-{'x' * 80}") for at in range(110)]
 FAULTS = {
-    "odd-policy": Fault(
+    "numa-odd-policy": Fault(
         policy="SingleNUMANode",
         condition="attributes[topologyManagerPolicy]: expected one of none, best-effort, restricted, "
         'single-numa-node, found "SingleNUMANode"; none is used',
     ),
-    "odd-negative": Fault(
+    "numa-odd-negative": Fault(
         zones=[zone("node-0", resource(available="-6"))],
         condition='zones[0].resources[cpu].available: "-6" is negative; taken as 0',
         waits=CANNOT,
     ),
-    "odd-above": Fault(
+    "numa-odd-above": Fault(
         zones=[zone("node-0", resource(available="9"))],
         condition="zones[0].resources[cpu]: available 9 is above allocatable 8",
     ),
-    "odd-twice": Fault(
+    "numa-odd-twice": Fault(
         zones=[zone("node-0", resource(available="5")), zone("node-0")],
         condition="zones[1].name: node-0 is there already; only the first is read",
         waits=CANNOT,
     ),
-    "odd-many": Fault(
+    "numa-odd-many": Fault(
         zones=[
             zone(f"node-{at}", resource(available="6" if at == 63 else "1")) for at in range(65)
         ],
         condition='zones[64].name: expected node-<0..63>, found "node-64"; the zone is ignored',
     ),
-    "odd-none": Fault(
+    "numa-odd-none": Fault(
         zones=[],
         reason="NoZones",
         condition="has no zone of type Node named node-<number>",
         waits=CANNOT,
     ),
-    "odd-named": Fault(
+    "numa-odd-named": Fault(
         zones=[zone("numa-node-0")],
         reason="NoZones",
         condition='zones[0].name: expected node-<0..63>, found "numa-node-0"; the zone is ignored',
         waits=CANNOT,
     ),
-    "odd-costless": Fault(zones=[zone(), zone("node-1")], condition="2 zones"),
-    "odd-costs": Fault(
+    "numa-odd-costless": Fault(zones=[zone(), zone("node-1")], condition="2 zones"),
+    "numa-odd-costs": Fault(
         zones=[
             zone(costs=[cost("node-0", 10), cost("node-1", 40), cost("elsewhere", 1)]),
             zone("node-1", costs=[cost("node-0", -12)]),
@@ -168,30 +168,30 @@ async def check(harbour: Sandbox, node: str, fault: Fault) -> None:
 
 
 async def test_bad_topologies_are_told_and_mended(harbour: Sandbox, namespace: str) -> None:
-    for node in (*FAULTS, "odd-sound"):
+    for node in (*FAULTS, "numa-odd-sound"):
         await harbour.create_nodes(1, name=node, wait=False)
     async with asyncio.TaskGroup() as tasks:
         for node, fault in FAULTS.items():
             tasks.create_task(check(harbour, node, fault), name=node)
-        tasks.create_task(check(harbour, "odd-sound", Fault()))
+        tasks.create_task(check(harbour, "numa-odd-sound", Fault()))
 
 
 async def test_topology_of_a_megabyte_leaves_an_inventory_that_can_be_stored(
     harbour: Sandbox, namespace: str
 ) -> None:
-    await harbour.create_nodes(1, name="odd-huge")
+    await harbour.create_nodes(1, name="numa-odd-huge")
     huge = json.dumps(
-        topology("odd-huge", [zone(f"node-{at}", *LONG, resource()) for at in range(64)])
+        topology("numa-odd-huge", [zone(f"node-{at}", *LONG, resource()) for at in range(64)])
     )
     assert len(huge) > 2**20
     await harbour.kubectl("create", "-f", "-", stdin=huge)
 
-    message = await until_reason(harbour, "odd-huge", "Reported", condition=READY)
+    message = await until_reason(harbour, "numa-odd-huge", "Reported", condition=READY)
     assert "zones[0].resources: more than 8192 bytes of names and amounts" in message
-    zones = (await inventory_of(harbour, "odd-huge"))["zones"]
+    zones = (await inventory_of(harbour, "numa-odd-huge"))["zones"]
     assert [it["available"]["cpu"] for it in zones] == ["8"] * 64
-    await create(harbour, NAMESPACE, make_pod("huge", on="odd-huge", limits=aligned(6)))
-    assert await until_bound(harbour, NAMESPACE, "huge") == "odd-huge"
+    await create(harbour, NAMESPACE, make_pod("huge", on="numa-odd-huge", limits=aligned(6)))
+    assert await until_bound(harbour, NAMESPACE, "huge") == "numa-odd-huge"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,9 @@ async def test_api_server_refuses_what_is_no_topology(
     harbour: Sandbox, namespace: str, amounts: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ApiError) as caught:
-        await harbour.client.create(REPORTS, topology("odd-refused", [zone("node-0", amounts)]))
+        await harbour.client.create(
+            REPORTS, topology("numa-odd-refused", [zone("node-0", amounts)])
+        )
 
     assert caught.value.status == 422
     assert words in caught.value.message
@@ -216,17 +218,17 @@ async def test_api_server_refuses_what_is_no_topology(
 async def test_topology_of_no_node_is_kept_for_the_node_that_comes(
     harbour: Sandbox, namespace: str
 ) -> None:
-    await write(harbour, topology("odd-unborn", [zone()]))
+    await write(harbour, topology("numa-odd-unborn", [zone()]))
     # Another one that is written later is in: so the first has been seen, too.
-    await write(harbour, topology("odd-sound", [zone("node-3")]))
+    await write(harbour, topology("numa-odd-sound", [zone("node-3")]))
     await until(
-        lambda: inventory_of(harbour, "odd-sound"), lambda it: it["zones"][0]["id"] == 3, 30
+        lambda: inventory_of(harbour, "numa-odd-sound"), lambda it: it["zones"][0]["id"] == 3, 30
     )
-    assert await inventory_of(harbour, "odd-unborn") == {}
+    assert await inventory_of(harbour, "numa-odd-unborn") == {}
 
-    await harbour.create_nodes(1, name="odd-unborn")
-    await until_reason(harbour, "odd-unborn", "Reported", condition=READY)
-    found = await harbour.client.get(f"{INVENTORIES}/odd-unborn")
+    await harbour.create_nodes(1, name="numa-odd-unborn")
+    await until_reason(harbour, "numa-odd-unborn", "Reported", condition=READY)
+    found = await harbour.client.get(f"{INVENTORIES}/numa-odd-unborn")
     assert found["metadata"]["ownerReferences"][0]["kind"] == "Node"
 
 
@@ -251,7 +253,7 @@ MACHINE = Machine(
         memory_manager_policy="Static",
     ),
 )
-NODE = "numa-odd-pods"
+NODE = "numa-numa-odd-pods"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -330,7 +332,7 @@ async def test_odd_pod_that_a_zone_can_hold_is_taken_by_its_kubelet(
 
 
 async def test_odd_mode_is_refused_with_the_way_out(harbour: Sandbox, namespace: str) -> None:
-    pod = make_pod("odd-mode", limits=aligned(1))
+    pod = make_pod("numa-odd-mode", limits=aligned(1))
     pod["metadata"]["annotations"]["berthmaster.io/numa"] = "stricter"
 
     with pytest.raises(ApiError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,7 @@ async def test_doctor_finds_the_topology_and_the_node_that_has_none(
     _, output, _ = await run(harbour, BERTH, "doctor", "-o", "json")
     told = [it["found"] for it in json.loads(output)["findings"] if it["part"] == "NUMA"]
 
-    assert any("1 single-numa-node, scope container" in it for it in told)
+    assert any(re.search(r"\d single-numa-node, scope container", it) for it in told)
     assert any("with topologies to rely upon" in it for it in told)
 
 

@@ -123,6 +123,18 @@ async def phases(port: Sandbox, namespace: str) -> Counter[str]:
     return Counter(it["status"].get("phase", "") for it in found["items"])
 
 
+async def why_pending(port: Sandbox, namespace: str) -> str:
+    """Return what kube-scheduler says of the pods that are not bound."""
+    pods = (await port.client.get(f"/api/v1/namespaces/{namespace}/pods"))["items"]
+    return ", ".join(
+        condition.get("message", "")
+        for pod in pods
+        if pod["status"]["phase"] == "Pending"
+        for condition in pod["status"].get("conditions", ())
+        if condition["type"] == "PodScheduled"
+    )
+
+
 async def test_pods_that_never_heard_of_us_get_their_devices(port: Sandbox) -> None:
     """As xpushare's own sample: no annotation, two replicas that cannot share a device."""
     namespace = await new_namespace(port, "extender-sample")
@@ -137,9 +149,12 @@ async def test_pods_that_never_heard_of_us_get_their_devices(port: Sandbox) -> N
         books = world.kubelet("xpu-sample").books
         assert [books.used(it) for it in range(2)] == [4500, 4500]
         pods = (await port.client.get(f"/api/v1/namespaces/{namespace}/pods"))["items"]
-        (waiting,) = (it for it in pods if it["status"]["phase"] == "Pending")
-        (told,) = (it for it in waiting["status"]["conditions"] if it["type"] == "PodScheduled")
-        assert "Insufficient XPU Memory in one device" in told["message"]
+        # At first it may tell of a bind that came too late.
+        await until(
+            lambda: why_pending(port, namespace),
+            lambda it: "Insufficient XPU Memory in one device" in it,
+            60,
+        )
 
         # What leaves makes room.
         running = next(it for it in pods if it["status"]["phase"] == "Running")
