@@ -22,6 +22,7 @@ from berthmaster_sandbox.errors import BootError
 from berthmaster_sandbox.processes import ManagedProcess, start_process
 from berthmaster_sandbox.slots import Slot
 
+NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 KWOK = "kwok"
 KWOK_ANNOTATION = "kwok.x-k8s.io/node"
 KIND_LABEL = "berthmaster.io/sandbox"
@@ -46,8 +47,17 @@ class _Metadata(msgspec.Struct):
     name: str
 
 
+class _Taint(msgspec.Struct):
+    key: str
+
+
+class _NodeSpec(msgspec.Struct):
+    taints: list[_Taint] = []
+
+
 class _Node(msgspec.Struct):
     metadata: _Metadata
+    spec: _NodeSpec = msgspec.field(default_factory=_NodeSpec)
     status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
 
 
@@ -141,4 +151,7 @@ async def wait_nodes_ready(
 
 
 def _is_ready(node: _Node) -> bool:
+    """Return whether the node is Ready and takes pods: the taint of those that are not goes a moment later."""
+    if any(it.key == NOT_READY_TAINT for it in node.spec.taints):
+        return False
     return any(item.type == "Ready" and item.status == "True" for item in node.status.conditions)
