@@ -13,13 +13,14 @@ import json
 import logging
 import os
 import secrets
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -312,13 +313,32 @@ def _choose(name: str | None, running: Sequence[SandboxState]) -> SandboxState |
 
 def _end(base: Path, state: SandboxState) -> None:
     folder = base / state.name
-    _send_signal(state.pid, signal.SIGTERM)
-    if not _wait_gone(folder):
-        print_progress(f"{state.name} does not end, killing it")
-        _send_signal(state.pid, signal.SIGKILL)
+    with _until_exited(state.pid):
+        _send_signal(state.pid, signal.SIGTERM)
         if not _wait_gone(folder):
-            raise SandboxError(f"{state.name} (pid {state.pid}) is still there")
+            print_progress(f"{state.name} does not end, killing it")
+            _send_signal(state.pid, signal.SIGKILL)
+            if not _wait_gone(folder):
+                raise SandboxError(f"{state.name} (pid {state.pid}) is still there")
     print_progress(f"{state.name} has ended")
+
+
+@contextmanager
+def _until_exited(pid: int) -> Iterator[None]:
+    """Wait at the end of the block for the process that had this pid at its beginning.
+
+    A sandbox gives its folder up a moment before its process is gone.
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield
+        return
+    try:
+        yield
+        select.select([process], [], [], DOWN_DEADLINE_S)
+    finally:
+        os.close(process)
 
 
 def _send_signal(pid: int, number: int) -> None:

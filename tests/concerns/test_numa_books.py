@@ -19,6 +19,7 @@ from berthmaster.api.objects import (
     Pod,
     PodStatus,
     ResourceRequirements,
+    Resources,
     node_from_manifest,
     pod_from_manifest,
 )
@@ -582,10 +583,10 @@ def fits(columns: NumaColumns, cpus: int) -> bool:
 def fits_all(columns: NumaColumns, cpus: list[int], *, init: int = 0) -> bool:
     """Return whether a pod with so many CPUs per container fits, with an init container before them or without."""
     pod = make_pod("next", 1)
-    first = pod.spec.containers[0]
+    (first,) = pod.spec.containers or ()
 
     def ask(name: str, count: int) -> Container:
-        asked = {"cpu": str(count), "memory": "1Gi"}
+        asked: Resources = {"cpu": str(count), "memory": "1Gi"}
         return msgspec.structs.replace(
             first, name=name, resources=ResourceRequirements(requests=asked, limits=asked)
         )
