@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import time
 
 from benching import figures
+from benching.deciding import decide_and_charge
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import Node, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
@@ -65,19 +65,7 @@ def measure(size: int, named: int, rounds: int, *, moves: bool) -> list[float]:
         requests = {"requests": {"cpu": "10m", "memory": "16Mi"}}
         spec = {"containers": [{"name": "c", "resources": requests}]}
         pod = pod_from_manifest({"metadata": metadata, "spec": spec})
-        started = time.process_time_ns()
-        decision = engine.decide(engine.read_request(pod, POLICY), pod.metadata.name)
-        assert decision.node is not None
-        engine.ledger.assume(
-            decision.id,
-            node=decision.node,
-            usages=engine.ledger.usages_of(pod, decision.allocated),
-            namespace="ml",
-            name=pod.metadata.name,
-            owner=None,
-            now_s=0.0,
-        )
-        spent.append((time.process_time_ns() - started) / 1e6)
+        spent.append(decide_and_charge(engine, pod, POLICY))
     return spent[1:]
 
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from benching import figures
+from benching.deciding import decide_and_charge
 from berthmaster.api.inventory import (
     Bandwidth,
     Disk,
@@ -172,20 +172,7 @@ def measure(
     for index in range(rounds):
         manifest = _pod(f"new-{len(engine.ledger)}", rate_of(index))
         pod = pod_from_manifest(_aligned(manifest) if zones else manifest)
-        started = time.process_time_ns()
-        request = engine.read_request(pod, policy)
-        decision = engine.decide(request, pod.metadata.name)
-        assert decision.node is not None
-        engine.ledger.assume(
-            decision.id,
-            node=decision.node,
-            usages=engine.ledger.usages_of(pod, decision.allocated),
-            namespace="default",
-            name=pod.metadata.name,
-            owner=None,
-            now_s=0.0,
-        )
-        spent.append((time.process_time_ns() - started) / 1e6)
+        spent.append(decide_and_charge(engine, pod, policy))
     return spent
 
 

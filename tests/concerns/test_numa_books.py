@@ -583,7 +583,8 @@ def fits(columns: NumaColumns, cpus: int) -> bool:
 def fits_all(columns: NumaColumns, cpus: list[int], *, init: int = 0) -> bool:
     """Return whether a pod with so many CPUs per container fits, with an init container before them or without."""
     pod = make_pod("next", 1)
-    (first,) = pod.spec.containers or ()
+    assert pod.spec.containers is not None
+    first = pod.spec.containers[0]
 
     def ask(name: str, count: int) -> Container:
         asked: Resources = {"cpu": str(count), "memory": "1Gi"}

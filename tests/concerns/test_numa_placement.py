@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from berthmaster.api.inventory import Freshness, NodeInventory, NodeInventoryStatus
+from berthmaster.api.inventory import Freshness, NodeInventoryStatus
 from berthmaster.api.objects import Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.topology import topology_from_manifest
+from berthmaster.cli.cases.worlds import as_read
 from berthmaster.concerns.numa import CONCERN
 from berthmaster.concerns.numa.inventory import build_topology
 from berthmaster.concerns.shape import InvalidRequestError
@@ -90,9 +91,7 @@ def decide(
         if topology is not None:
             built = build_topology(topology_from_manifest(topology), freshness=freshness)
             status = NodeInventoryStatus(topology=built.topology, zones=built.zones)
-            inventory = NodeInventory(
-                name=name, status=NodeInventoryStatus.model_validate(status.to_wire())
-            )
+            inventory = as_read(name, status)
         engine.ledger.write_node(node, inventory)
     request = engine.read_request(pod, policy)
     return {it.node: it for it in engine.verdicts(request)}, engine, request

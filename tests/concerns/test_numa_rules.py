@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.quantities import parse_quantity
 from berthmaster.api.settings.numa import NumaStrategy
 from berthmaster.api.topology import topology_from_manifest
+from berthmaster.cli.cases.worlds import as_read
 from berthmaster.concerns.numa import CONCERN
 from berthmaster.concerns.numa.inventory import build_topology
 from berthmaster.placement.engine import Engine
@@ -145,9 +146,7 @@ def world(
         }
         engine.ledger.write_node(
             node_from_manifest(node),
-            NodeInventory(
-                name=f"n{at}", status=NodeInventoryStatus.model_validate(status.to_wire())
-            ),
+            as_read(f"n{at}", status),
         )
     return engine, policy
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, write_allocation
-from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, Power, PowerCurve
+from berthmaster.api.inventory import NodeInventoryStatus, Power, PowerCurve
 from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.cli.cases.worlds import as_read
 from berthmaster.concerns import power
 from berthmaster.concerns.power.request import read_request
 from berthmaster.placement.engine import Engine
@@ -98,8 +99,7 @@ def engine_of(nodes: Sequence[RefNode]) -> Engine:
                 }
             )
         )
-        wire = NodeInventoryStatus.model_validate(status.to_wire())
-        engine.ledger.write_node(make_node(name, cpu="16"), NodeInventory(name=name, status=wire))
+        engine.ledger.write_node(make_node(name, cpu="16"), as_read(name, status))
     return engine
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import pytest
 
-from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.topology import topology_from_manifest
+from berthmaster.cli.cases.worlds import as_read
 from berthmaster.concerns.numa import CONCERN as NUMA
 from berthmaster.concerns.numa.inventory import PodOnNode, build_topology
 from berthmaster.concerns.numa.request import holds_exclusive
@@ -118,9 +119,7 @@ def refusal(world: World) -> str:
     engine.configure([POLICY])
     engine.ledger.write_node(
         node,
-        NodeInventory(
-            name=node.metadata.name, status=NodeInventoryStatus.model_validate(status.to_wire())
-        ),
+        as_read(node.metadata.name, status),
     )
     for pod in pods:
         engine.ledger.see(pod)

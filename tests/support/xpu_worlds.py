@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.node_xpus import node_xpu_from_manifest
 from berthmaster.api.objects import Node, Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicy, PlacementPolicySpec, PolicySet
+from berthmaster.cli.cases.worlds import as_read
 from berthmaster.concerns.shape import AnyConcern, Placed
 from berthmaster.concerns.xpu import CONCERN
 from berthmaster.concerns.xpu.inventory import NodeDevices, XPUInventory, build_xpus
@@ -150,9 +151,7 @@ class XPUWorld:
         node = node_from_manifest(manifest)
         built = inventory_of(node, node_xpu=node_xpu, unhealthy=unhealthy)
         status = NodeInventoryStatus(xpu=built.xpu, xpus=built.xpus, **parts)
-        wire = NodeInventoryStatus.model_validate(status.to_wire())
-        inventory = NodeInventory(name=node.metadata.name, status=wire)
-        self.engine.ledger.write_node(node, inventory)
+        self.engine.ledger.write_node(node, as_read(node.metadata.name, status))
 
     def see(self, manifest: Manifest) -> Pod:
         """Let a pod be seen."""

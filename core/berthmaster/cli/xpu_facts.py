@@ -21,7 +21,7 @@ from berthmaster.api.objects import Pod, decode_pod, node_from_manifest
 from berthmaster.api.policy import Mode, PolicySet, policy_from_manifest
 from berthmaster.api.quantities import QuantityError, parse_size
 from berthmaster.api.xpu_names import XPUNames
-from berthmaster.cluster.client import Client
+from berthmaster.cluster.client import Client, read_items
 from berthmaster.cluster.errors import ApiError
 from berthmaster.concerns.xpu.holdings import Held, list_devices, read_holding, resolve
 from berthmaster.concerns.xpu.inventory import NodeDevices, build_xpus
@@ -86,9 +86,9 @@ async def gather(client: Client, node: str = "") -> tuple[list[XPUNodeFacts], XP
     node_xpus = await _list(client, f"{_OURS}/nodexpus", is_optional=True)
     pods = []
     async for page in client.list_pages("/api/v1/pods"):
-        for item in _decode_page(page).get("items") or ():
+        for item in read_items(page):
             try:
-                pods.append(decode_pod(msgspec.json.encode(item)))
+                pods.append(decode_pod(bytes(item)))
             except msgspec.ValidationError:
                 continue
     facts = build_facts(nodes, pods, inventories, node_xpus, found.xpu_names)

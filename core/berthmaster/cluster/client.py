@@ -18,7 +18,7 @@ from __future__ import annotations
 import email.utils
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from types import TracebackType
@@ -89,13 +89,23 @@ class _ListMeta(msgspec.Struct):
     next_page: str = msgspec.field(name="continue", default="")
 
 
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+
+
 class _Page(msgspec.Struct):
     metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
 
 
 _STATUS_DECODER = msgspec.json.Decoder(_Status)
+_ITEMS_DECODER = msgspec.json.Decoder(_Items)
 _PAGE_DECODER = msgspec.json.Decoder(_Page)
 _OBJECT_DECODER: msgspec.json.Decoder[JsonObject] = msgspec.json.Decoder(dict[str, Any])
+
+
+def read_items(page: bytes) -> Sequence[msgspec.Raw]:
+    """Return the objects of a list's page, each still JSON. Raises msgspec.DecodeError."""
+    return _ITEMS_DECODER.decode(page).items or ()
 
 
 class Client:

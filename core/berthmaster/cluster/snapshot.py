@@ -22,7 +22,7 @@ from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Node, Pod
 from berthmaster.api.policy import PlacementPolicy, PolicySet
 from berthmaster.cluster import kinds
-from berthmaster.cluster.client import ApiError, Client, UnreachableError
+from berthmaster.cluster.client import ApiError, Client, UnreachableError, read_items
 from berthmaster.cluster.kinds import Kind
 from berthmaster.concerns import registry
 from berthmaster.concerns.shape import AnyConcern, Surrounding
@@ -31,13 +31,6 @@ from berthmaster.placement.engine import Engine
 T = TypeVar("T")
 
 DEADLINE_S = 120.0
-
-
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
-
-
-_PAGE = msgspec.json.Decoder(_Page)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +136,7 @@ async def _list(
     found: list[T] = []
     try:
         async for page in client.list_pages(kind.path):
-            for item in _PAGE.decode(page).items or ():
+            for item in read_items(page):
                 try:
                     found.append(kind.decode(bytes(item)))
                 except (msgspec.DecodeError, ValidationError) as error:

@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from berthmaster.cluster.backoffs import Backoff
-from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind
+from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, read_items
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.world.disk_books import (
     BEST_EFFORT,
@@ -95,11 +95,6 @@ class _Stats(msgspec.Struct, frozen=True):
     spec: _StatsSpec = _StatsSpec()
 
 
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
-
-
-_PAGE = msgspec.json.Decoder(_Page)
 _STATS = msgspec.json.Decoder(_Stats)
 
 
@@ -224,7 +219,7 @@ class DiskWorld(World):
         for node, disks in self._disks.items():
             books.add_node(node, disks)
         async for page in self._client.list_pages(PODS):
-            for item in _PAGE.decode(page).items or ():
+            for item in read_items(page):
                 books.see(decode_pod(bytes(item)))
         return books.over_now()
 
@@ -249,7 +244,7 @@ class DiskWorld(World):
         asked: list[_Stats] = []
         async with asyncio.timeout(deadline_s):
             async for page in self._client.list_pages(self._stats_path):
-                asked.extend(_STATS.decode(item) for item in _PAGE.decode(page).items or ())
+                asked.extend(_STATS.decode(item) for item in read_items(page))
             while not all(map(self._is_answered, asked)):
                 await self._answered.wait()
 

@@ -25,9 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import msgspec
-
-from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, Query
+from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, Query, read_items
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
 from berthmaster_sandbox.world.kubelets import VerdictWriter, insist, make_node
@@ -80,13 +78,6 @@ class Rejection:
     uid: str
     reason: str
     message: str
-
-
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
-
-
-_PAGE = msgspec.json.Decoder(_Page)
 
 
 class NumaWorld(World):
@@ -207,7 +198,7 @@ class NumaWorld(World):
         """
         listed: list[PodView] = []
         async for page in self._client.list_pages(PODS):
-            pods = (decode_pod(bytes(item)) for item in _PAGE.decode(page).items or ())
+            pods = (decode_pod(bytes(item)) for item in read_items(page))
             listed.extend(it for it in pods if it.node in self._nodes and not it.is_finished)
         async with asyncio.timeout(deadline_s):
             while any(self._is_unknown(pod) for pod in listed):

@@ -25,9 +25,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import msgspec
-
-from berthmaster.cluster.client import ApiError, Client, PatchKind
+from berthmaster.cluster.client import ApiError, Client, PatchKind, read_items
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
 from berthmaster_sandbox.world.kubelets import NODES, VerdictWriter, insist, make_node
@@ -47,13 +45,6 @@ API_VERSION = "berthmaster.io/v1alpha1"
 NODE_XPUS = f"/apis/{API_VERSION}/nodexpus"
 # A vXPU plugin says so often that it is there.
 REPORT_PERIOD_S = 30.0
-
-
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
-
-
-_PAGE = msgspec.json.Decoder(_Page)
 
 
 class XpuWorld(World):
@@ -292,7 +283,7 @@ class XpuWorld(World):
         found.clear()
         query = {"fieldSelector": f"spec.nodeName={node.kubelet.host.name},status.phase=Pending"}
         async for page in self._client.list_pages(PODS, query):
-            found.extend(decode_pod(bytes(it)) for it in _PAGE.decode(page).items or ())
+            found.extend(decode_pod(bytes(it)) for it in read_items(page))
 
     async def _annotate(
         self, pod: PodView, annotations: Mapping[str, str], found: list[bool]

@@ -16,7 +16,7 @@ from berthmaster.api.datasets import (
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.policy import ConcernSettings
 from berthmaster.api.settings.dataset import DatasetSettings
-from berthmaster.cli.cases.worlds import Case, CaseWorld, UnknownKeyError, check_keys
+from berthmaster.cli.cases.worlds import Case, CaseWorld, UnknownKeyError, as_read, check_keys
 from berthmaster.concerns import resources
 from berthmaster.concerns.dataset import CONCERN
 from berthmaster.concerns.dataset.inventory import NodeIndex, choose, here, locate
@@ -66,9 +66,7 @@ def build_inventories(
     inventories = {}
     for name in labels:
         status = NodeInventoryStatus(datasets=here(name, located))
-        # Through the wire form, as the webhook reads it.
-        wire = NodeInventoryStatus.model_validate(status.to_wire())
-        inventories[name] = NodeInventory(name=name, status=wire)
+        inventories[name] = as_read(name, status)
     return inventories
 
 

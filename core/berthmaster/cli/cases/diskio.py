@@ -11,7 +11,7 @@ from berthmaster.api.diskio import device_from_manifest, stats_from_manifest
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.policy import ConcernSettings
 from berthmaster.api.settings.diskio import DiskIOSettings
-from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
+from berthmaster.cli.cases.worlds import Case, CaseWorld, as_read, check_keys, check_no_metrics
 from berthmaster.concerns.diskio import CONCERN
 from berthmaster.concerns.diskio.inventory import build_disks
 from berthmaster.concerns.diskio.models import DiskModels, read_models
@@ -58,10 +58,7 @@ def _build_inventories(
     for node, device in devices.items():
         built = build_disks(device, stats.get(node), models)
         status = NodeInventoryStatus(disks=built.disks)
-        # Through the wire form, as the webhook reads it.
-        inventories[node] = NodeInventory(
-            name=node, status=NodeInventoryStatus.model_validate(status.to_wire())
-        )
+        inventories[node] = as_read(node, status)
     return inventories
 
 

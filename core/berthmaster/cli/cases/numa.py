@@ -14,7 +14,7 @@ from berthmaster.api.objects import pod_from_manifest
 from berthmaster.api.policy import ConcernSettings
 from berthmaster.api.settings.numa import NumaSettings
 from berthmaster.api.topology import NodeResourceTopology, topology_from_manifest
-from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
+from berthmaster.cli.cases.worlds import Case, CaseWorld, as_read, check_keys, check_no_metrics
 from berthmaster.concerns.numa import CONCERN
 from berthmaster.concerns.numa.inventory import build_topology
 from berthmaster.concerns.numa.upstream_cache import UpstreamCache
@@ -110,6 +110,4 @@ def _inventory(topology: NodeResourceTopology, *, is_unreliable: bool) -> NodeIn
     freshness = Freshness.UNRELIABLE if is_unreliable else None
     built = build_topology(topology, freshness=freshness)
     status = NodeInventoryStatus(topology=built.topology, zones=built.zones)
-    # Through the wire form, as the webhook reads it.
-    wire = NodeInventoryStatus.model_validate(status.to_wire())
-    return NodeInventory(name=topology.name, status=wire)
+    return as_read(topology.name, status)

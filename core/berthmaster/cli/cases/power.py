@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus, PowerLink, Reading
+from berthmaster.api.inventory import NodeInventoryStatus, PowerLink, Reading
 from berthmaster.api.ipmi import read_page
 from berthmaster.api.policy import ConcernSettings
 from berthmaster.api.power import (
@@ -28,7 +28,7 @@ from berthmaster.api.power import (
 from berthmaster.api.power_models import PowerModel, PowerModelSpec, choose_model
 from berthmaster.api.quantities import NANO, parse_quantity
 from berthmaster.api.settings.power import CpuUsageFormat, PowerRule, PowerSettings
-from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys
+from berthmaster.cli.cases.worlds import Case, CaseWorld, as_read, check_keys
 from berthmaster.concerns.power import CONCERN
 from berthmaster.concerns.power.inventory import Candidate, build_power
 from berthmaster.concerns.power.models import curve_of_model
@@ -106,9 +106,7 @@ def load(case: Case) -> CaseWorld:
             pod_usage=_pod_usages(metrics.get("podMetrics") or ()),
         )
         status = NodeInventoryStatus(power=built.power)
-        # Through the wire form, as the webhook reads it.
-        wire = NodeInventoryStatus.model_validate(status.to_wire())
-        inventories[node.name] = NodeInventory(name=node.name, status=wire)
+        inventories[node.name] = as_read(node.name, status)
     return CaseWorld(
         concern=CONCERN,
         settings=ConcernSettings(power=settings),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import ConcernSettings
 from berthmaster.concerns.shape import AnyConcern, Surrounding
@@ -45,6 +45,11 @@ class CaseWorld:
     beside: Sequence[AnyConcern] = ()
     scores_alone: bool = False
     compare: Comparison | None = None
+
+
+def as_read(name: str, status: NodeInventoryStatus) -> NodeInventory:
+    """Return a node's inventory through its wire form, as the webhook reads it."""
+    return NodeInventory(name=name, status=NodeInventoryStatus.model_validate(status.to_wire()))
 
 
 def check_keys(found: Mapping[str, Any], known: set[str], at: str) -> None:

@@ -16,7 +16,7 @@ from berthmaster.api.objects import Pod, node_from_manifest
 from berthmaster.api.policy import ConcernSettings
 from berthmaster.api.settings.xpu import XPUSettings
 from berthmaster.api.xpu_names import XPUNames
-from berthmaster.cli.cases.worlds import Case, CaseWorld, check_keys, check_no_metrics
+from berthmaster.cli.cases.worlds import Case, CaseWorld, as_read, check_keys, check_no_metrics
 from berthmaster.concerns import xpu
 from berthmaster.concerns.shape import Placed
 from berthmaster.concerns.xpu.inventory import NodeDevices, build_xpus, read_unhealthy
@@ -98,9 +98,7 @@ def _build_inventories(cluster: Mapping[str, Any], names: XPUNames) -> dict[str,
             unhealthy=unhealthy.get(name, ()),
         )
         status = NodeInventoryStatus(xpu=built.xpu, xpus=built.xpus)
-        # Through the wire form, as the webhook reads it.
-        wire = NodeInventoryStatus.model_validate(status.to_wire())
-        inventories[name] = NodeInventory(name=name, status=wire)
+        inventories[name] = as_read(name, status)
     return inventories
 
 

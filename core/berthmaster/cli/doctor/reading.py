@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from berthmaster.cli.doctor.facts import Found, JsonObject, Listed, Unread
-from berthmaster.cluster.client import ApiError, Client, ClusterError
+from berthmaster.cluster.client import ApiError, Client, ClusterError, read_items
 
 T = TypeVar("T")
 
@@ -20,11 +20,6 @@ LIST_S = 25.0
 MOST_LISTED = 20_000
 
 
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
-
-
-_PAGE = msgspec.json.Decoder(_Page)
 _decode_any: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -58,7 +53,7 @@ class Reader:
         async def collect() -> tuple[T, ...]:
             async with aclosing(self._client.list_pages(path, query, timeout_s=LIST_S)) as pages:
                 async for page in pages:
-                    for raw in _PAGE.decode(page).items or ():
+                    for raw in read_items(page):
                         try:
                             found.append(decode(bytes(raw)))
                         except msgspec.DecodeError:

@@ -24,7 +24,6 @@ from berthmaster.concerns.numa.request import NumaUsage
 from berthmaster.concerns.numa.zones import NodeZones, Zones
 
 NONE, VARIOUS = 0, -1
-_SINGLE = "single-numa-node"
 
 
 @dataclass(slots=True)
@@ -93,4 +92,4 @@ def is_moving(usage: NumaUsage, zones: NodeZones) -> bool:
     """Return whether each of a pod's containers lies in one zone, the lowest that holds it."""
     if usage.left or not usage.containers:
         return False
-    return zones.policy == _SINGLE or len(usage.zones or ()) <= 1
+    return zones.is_single or len(usage.zones or ()) <= 1

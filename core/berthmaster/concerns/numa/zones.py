@@ -15,7 +15,6 @@ from berthmaster.concerns.numa.amounts import CPU, is_affine, read_offer
 from berthmaster.concerns.numa.request import Amounts, NumaUsage
 
 Zones = list[dict[str, int]]
-_SINGLE = "single-numa-node"
 
 
 @dataclass(slots=True)
@@ -46,6 +45,11 @@ class NodeZones:
     allocatable: frozenset[str] = frozenset()
     # Whether the kubelet has CPUs to give away one by one.
     has_exclusive_cpus: bool = True
+
+    @property
+    def is_single(self) -> bool:
+        """Return whether the kubelet gives each container, or pod, one zone or nothing."""
+        return self.policy == "single-numa-node"
 
     def lists(self, resource: str) -> bool:
         """Return whether any zone lists the resource."""
@@ -209,9 +213,9 @@ def doubt(zones: NodeZones, free: Zones, usage: NumaUsage) -> None:
     """
     is_coming = bool(usage.coming)
     for amounts in (*_units(zones, usage.containers), usage.left):
-        able = candidates(zones.totals, amounts)
+        able, roomy = candidates(zones.totals, amounts), candidates(free, amounts)
         for slot in range(len(free)):
-            if is_coming and (slot not in able or slot not in candidates(free, amounts)):
+            if is_coming and (slot not in able or slot not in roomy):
                 free[slot] = dict.fromkeys(free[slot], 0)
             elif slot in able or not able:
                 take(free, slot, amounts)
@@ -234,7 +238,7 @@ def take_left(zones: NodeZones, free: Zones, usage: NumaUsage, observed: Sequenc
             slots = list(range(len(zones.ids)))
             together = dict(usage.anchor)
             whole = (it[0], it[1] + together.get(it[0], 0))
-            if zones.policy == _SINGLE or candidates(zones.totals, (whole,)):
+            if zones.is_single or candidates(zones.totals, (whole,)):
                 anchored = candidates(zones.held, usage.anchor)
                 slots = [slot for slot in candidates(zones.totals, (it,)) if slot in anchored]
         for slot in slots:
@@ -257,7 +261,7 @@ def is_across(zones: NodeZones, usage: NumaUsage) -> bool:
     Kubelets with policy single-numa-node take no such pods.
     """
     together = usage.together[zones.scope == "pod"]
-    return zones.policy != _SINGLE and any(
+    return not zones.is_single and any(
         zones.lists(name) and all(zone.get(name, 0) < amount for zone in zones.totals)
         for name, amount in together
     )
