@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
 from berthmaster.api.inventory import NodeInventoryStatus
 from berthmaster.api.node_xpus import NodeXPU
-from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.api.policy import ConcernSettings, PlacementPolicy, PolicySet
 from berthmaster.api.settings.dataset import GatewayOverload
 from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.api.topology import NodeResourceTopology
@@ -136,7 +137,14 @@ class NodeState:
     @property
     def is_idle(self) -> bool:
         """Return whether nothing at all is known of this node."""
-        objects = (self.node, self.devices, self.stats, self.topology, self.inventory)
+        objects = (
+            self.node,
+            self.devices,
+            self.stats,
+            self.topology,
+            self.node_xpu,
+            self.inventory,
+        )
         return not any((*objects, self.pods, self.failures))
 
 
@@ -199,8 +207,7 @@ class Fleet:
     @property
     def stale_after_s(self) -> float:
         """Return how old a report may grow: the shortest that any policy asks for."""
-        wanted_s = (float(it.concerns.diskio.stale_after) for it in self._policy_set.specs)
-        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_STALE_AFTER_S))
+        return self._shortest_s(lambda it: it.diskio.stale_after, DEFAULT_STALE_AFTER_S)
 
     @property
     def stale_safety_percent(self) -> int:
@@ -211,8 +218,7 @@ class Fleet:
     @property
     def topology_stale_after_s(self) -> float:
         """Return how long a topology may lag: the shortest that any policy asks for."""
-        wanted_s = (float(it.concerns.numa.stale_after) for it in self._policy_set.specs)
-        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_TOPOLOGY_STALE_AFTER_S))
+        return self._shortest_s(lambda it: it.numa.stale_after, DEFAULT_TOPOLOGY_STALE_AFTER_S)
 
     @property
     def xpu_names(self) -> XPUNames:
@@ -222,8 +228,7 @@ class Fleet:
     @property
     def xpu_stale_after_s(self) -> float:
         """Return how old an agent's heartbeat may grow: the shortest that any policy asks for."""
-        wanted_s = (float(it.concerns.xpu.stale_after) for it in self._policy_set.specs)
-        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_XPU_STALE_AFTER_S))
+        return self._shortest_s(lambda it: it.xpu.stale_after, DEFAULT_XPU_STALE_AFTER_S)
 
     @property
     def overload(self) -> GatewayOverload:
@@ -234,8 +239,7 @@ class Fleet:
     @property
     def power_stale_after_s(self) -> float:
         """Return how old a reading of power may grow: the shortest that any policy asks for."""
-        wanted_s = (float(it.concerns.power.stale_after) for it in self._policy_set.specs)
-        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=DEFAULT_POWER_STALE_AFTER_S))
+        return self._shortest_s(lambda it: it.power.stale_after, DEFAULT_POWER_STALE_AFTER_S)
 
     @property
     def policies(self) -> Mapping[str, PlacementPolicy]:
@@ -541,6 +545,10 @@ class Fleet:
             next((it for it in formats if it is not None), CpuUsageFormat.RAW),
             self.power_stale_after_s,
         )
+
+    def _shortest_s(self, read: Callable[[ConcernSettings], Fraction], default_s: float) -> float:
+        wanted_s = (float(read(it.concerns)) for it in self._policy_set.specs)
+        return max(SHORTEST_STALE_AFTER_S, min(wanted_s, default=default_s))
 
     def _joint_settings(self) -> tuple[object, ...]:
         return (

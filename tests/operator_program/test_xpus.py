@@ -12,7 +12,7 @@ from berthmaster.api import names
 from berthmaster.api.policy import policy_from_manifest
 from berthmaster.cluster.client import ApiError
 from berthmaster_operator.handlers import node_xpus
-from berthmaster_operator.sightings import decode_config_map, decode_node
+from berthmaster_operator.sightings import decode_config_map, decode_node, decode_pod
 from operator_program.worlds import BEGIN, INVENTORY, NODE, NODE_PATH, World
 from support.xpu_worlds import (
     MEM,
@@ -313,3 +313,16 @@ async def test_deleted_node_xpu_is_made_anew() -> None:
     await world.settle()
 
     assert world.node_xpu["status"]["totals"]["devices"] == 2
+
+
+async def test_node_xpu_of_a_node_that_comes_later_is_kept() -> None:
+    world = XPUs()
+    early = {"metadata": {"name": "later", "uid": "u", "resourceVersion": "1"}, "spec": {}}
+    node_xpus.take(world.fleet, early)
+
+    # Somebody bound a pod there, and it is gone again: nothing else is known of this node.
+    pod = decode_pod(msgspec.json.encode(make_xpu_pod("p", node="later")))
+    world.fleet.see_pod(pod)
+    world.fleet.lose_pod(pod.uid)
+
+    assert world.fleet.known_objects("node_xpu")["", "later"] == "u"
