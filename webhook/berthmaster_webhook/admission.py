@@ -160,6 +160,8 @@ class _Case:
         self._epoch = epoch
         self._has_gate = names.GATE in pod.gates
         self._prepared: Operations = []
+        # The pod as JSON data, once somebody has asked for it; to be read only.
+        self._decoded: dict[str, Any] | None = None
 
     def answer(self) -> Reply:
         state, pod = self._tools.state, self._pod
@@ -201,7 +203,8 @@ class _Case:
                 )
             self._prepared += map(dict, it.operations)
         if self._prepared:
-            prepared = msgspec.Raw(msgspec.json.encode(add(raw, self._prepared)))
+            self._decoded = add(raw, self._prepared)
+            prepared = msgspec.Raw(msgspec.json.encode(self._decoded))
             self._request = msgspec.structs.replace(self._request, object=prepared)
             self._pod = _read_pod(self._request) or self._pod
         return None
@@ -333,7 +336,9 @@ class _Case:
         return deciding.ungating(self._raw()) if self._has_gate else []
 
     def _raw(self) -> dict[str, Any]:
-        return _decode_any(self._request.object)
+        if self._decoded is None:
+            self._decoded = _decode_any(self._request.object)
+        return self._decoded
 
     def _log(self, outcome: Outcome, decision_id: str, **fields: object) -> None:
         logger.info(
