@@ -65,7 +65,8 @@ class View(Enum):
     """Which numbers of a zone."""
 
     FREE = "free"
-    # What is left if every pod whose zone is not certain were in all zones that may hold it.
+    # What is left if every pod whose zone is not certain were in all zones that may hold it; nothing in a
+    # zone that some pod on its way cannot go to.
     DOUBTFUL = "doubtful"
     # What is left if no init container held anything any more.
     MOST = "most"
