@@ -183,6 +183,11 @@ class Container(Struct, frozen=True):
     ports: list[ContainerPort] | None = None
     restart_policy: str = ""
 
+    @property
+    def is_sidecar(self) -> bool:
+        """Return whether an init container goes on running beside the pod's containers."""
+        return self.restart_policy == "Always"
+
 
 class ClaimSpec(Struct, frozen=True):
     """What a claim, or the template of one, asks of storage."""

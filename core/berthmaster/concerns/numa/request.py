@@ -23,10 +23,10 @@ from berthmaster.api.settings.numa import (
     WhenMissing,
     WhenStale,
 )
+from berthmaster.concerns.lifetimes import add, most_at_once, raise_to
 from berthmaster.concerns.numa.amounts import (
     CPU,
     CPU_SCALE,
-    HIGHEST_REQUEST,
     MEMORY,
     is_affine,
     is_extended,
@@ -301,7 +301,7 @@ def _anchor(containers: Sequence[ContainerAsk]) -> Amounts:
 def _together(containers: Sequence[ContainerAsk]) -> tuple[Amounts, Amounts]:
     most: dict[str, int] = {}
     for it in containers:
-        _raise(most, dict(it.amounts))
+        raise_to(most, dict(it.amounts))
     whole, _ = _peak(containers)
     of_container, of_pod = (
         _sorted({name: amount for name, amount in it.items() if is_memory(name)})
@@ -312,16 +312,7 @@ def _together(containers: Sequence[ContainerAsk]) -> tuple[Amounts, Amounts]:
 
 def _peak(containers: Iterable[ContainerAsk]) -> tuple[dict[str, int], dict[str, int]]:
     """Return the most that is held at any time, and what is held in the end."""
-    staying: dict[str, int] = {}
-    peak: dict[str, int] = {}
-    for it in containers:
-        amounts = dict(it.amounts)
-        if it.kind == INIT:
-            _add(amounts, staying)
-        else:
-            _add(staying, amounts)
-        _raise(peak, amounts if it.kind == INIT else staying)
-    return peak, staying
+    return most_at_once((dict(it.amounts), it.kind != INIT) for it in containers)
 
 
 def qos_class(pod: Pod) -> str:
@@ -358,24 +349,20 @@ def effective_request(pod: Pod, *, is_upstream: bool = False) -> Amounts:
     Upstream counts restartable init containers as ordinary ones and knows no requests of the pod
     itself.
     """
-    total: dict[str, int] = {}
-    for container in pod.spec.containers or ():
-        _add(total, _asked(container))
-    sidecars: dict[str, int] = {}
-    peak: dict[str, int] = {}
-    for container in pod.spec.init_containers or ():
-        step = dict(sidecars)
-        _add(step, _asked(container))
-        _raise(peak, step)
-        if container.restart_policy == "Always" and not is_upstream:
-            sidecars = step
-    _add(total, sidecars)
-    _raise(total, peak)
+    total, _ = most_at_once(
+        (
+            *(
+                (_asked(it), it.is_sidecar and not is_upstream)
+                for it in pod.spec.init_containers or ()
+            ),
+            *((_asked(it), True) for it in pod.spec.containers or ()),
+        )
+    )
     own = pod.spec.resources
     if own is not None and not is_upstream:
         stated = _read({**(own.limits or {}), **(own.requests or {})})
         total.update({name: amount for name, amount in stated.items() if is_affine(name)})
-    _add(total, _read(pod.spec.overhead))
+    add(total, _read(pod.spec.overhead))
     return _sorted(total)
 
 
@@ -447,9 +434,7 @@ def _names_device(pod: Pod) -> bool:
 
 def _containers(pod: Pod) -> tuple[ContainerAsk, ...]:
     found = [
-        ContainerAsk(
-            it.name, SIDECAR if it.restart_policy == "Always" else INIT, _sorted(_asked(it))
-        )
+        ContainerAsk(it.name, SIDECAR if it.is_sidecar else INIT, _sorted(_asked(it)))
         for it in pod.spec.init_containers or ()
     ]
     found += [ContainerAsk(it.name, APP, _sorted(_asked(it))) for it in pod.spec.containers or ()]
@@ -471,16 +456,6 @@ def _read(resources: Resources | None) -> dict[str, int]:
 def _nonzero(resources: Resources | None) -> dict[str, int]:
     found = {name: it for name, it in (resources or {}).items() if name in (CPU, MEMORY)}
     return {name: amount for name, amount in _read(found).items() if amount}
-
-
-def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
-    for name, amount in more.items():
-        total[name] = min(total.get(name, 0) + amount, HIGHEST_REQUEST)
-
-
-def _raise(peak: dict[str, int], amounts: Mapping[str, int]) -> None:
-    for name, amount in amounts.items():
-        peak[name] = max(peak.get(name, 0), amount)
 
 
 def _sorted(amounts: Mapping[str, int]) -> Amounts:

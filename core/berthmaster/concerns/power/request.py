@@ -26,12 +26,14 @@ from berthmaster.api.quantities import (
     parse_nanocores,
 )
 from berthmaster.api.settings.power import PowerRule, UnknownNodes
+from berthmaster.concerns.lifetimes import most_at_once
 
 # v1: what a pod without a request is assumed to use of its limit.
 LIMIT_SHARE = Fraction(85, 100)
 # v2 takes a share of 0 for this one.
 DEFAULT_ASSUMPTION = Fraction(1, 2)
 
+_CPU = "cpu"
 _SETTLED_PHASES = frozenset({"Running", "Succeeded", "Failed", "Unknown"})
 # Starts are told apart no finer, so that pods of a burst share what stands for them.
 _START_GRAIN_S = 15
@@ -127,22 +129,16 @@ def whole_request(pod: Pod, *, with_limits: bool = True) -> int:
     server has done that for stored pods.
     """
     spec = pod.spec
-    sidecars = most = 0
-    for container in spec.init_containers or ():
-        amount = _request(container.resources, with_limits=with_limits)
-        if container.restart_policy == "Always":
-            sidecars += amount
-            most = max(most, sidecars)
-        else:
-            most = max(most, sidecars + amount)
-    running = sidecars + sum(
-        _request(container.resources, with_limits=with_limits)
-        for container in spec.containers or ()
+    order = (
+        *((it, it.is_sidecar) for it in spec.init_containers or ()),
+        *((it, True) for it in spec.containers or ()),
     )
-    total = max(most, running)
+    most, _ = most_at_once(
+        ({_CPU: _request(it.resources, with_limits=with_limits)}, stays) for it, stays in order
+    )
     as_a_whole = _request(spec.resources, with_limits=with_limits)
-    overhead = _nanocores((spec.overhead or {}).get("cpu"))
-    return min((as_a_whole or total) + overhead, MOST_NANOCORES)
+    overhead = _nanocores((spec.overhead or {}).get(_CPU))
+    return min((as_a_whole or most.get(_CPU, 0)) + overhead, MOST_NANOCORES)
 
 
 def _first_container(pod: Pod) -> tuple[int, int]:
@@ -152,7 +148,7 @@ def _first_container(pod: Pod) -> tuple[int, int]:
 
 def _request(resources: ResourceRequirements | None, *, with_limits: bool) -> int:
     request, limit = _amounts(resources)
-    is_absent = resources is None or "cpu" not in (resources.requests or {})
+    is_absent = resources is None or _CPU not in (resources.requests or {})
     return limit if is_absent and with_limits else request
 
 
@@ -163,7 +159,7 @@ def _amounts(resources: ResourceRequirements | None) -> tuple[int, int]:
 
 
 def _cpu(resources: Resources | None) -> int:
-    return _nanocores((resources or {}).get("cpu"))
+    return _nanocores((resources or {}).get(_CPU))
 
 
 def _nanocores(value: object) -> int:

@@ -6,7 +6,7 @@ the resource (bytes, pieces), rounded up once at the end, so that three containe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +26,7 @@ from berthmaster.api.objects import (
     Toleration,
 )
 from berthmaster.api.quantities import LIMIT, QuantityError, ceil, parse_quantity
+from berthmaster.concerns.lifetimes import add, most_at_once, raise_to
 from berthmaster.concerns.resources.label_selectors import Requirement
 from berthmaster.concerns.resources.labels import to_integer
 from berthmaster.concerns.resources.terms import Peer, Wishes, peer_basis, read_peer, read_wishes
@@ -195,8 +196,8 @@ def _reckon(pod: Pod) -> tuple[ResourcesUsage, tuple[Problem, ...]]:
     full = uses.total(_UNSTATED)
     uses.apply_pod_level(plain, full)
     overhead = reader.read(pod.spec.overhead, "spec.overhead")
-    _add(plain, overhead)
-    _add(full, overhead)
+    add(plain, overhead)
+    add(full, overhead)
     plain[PODS] = _NANO
     amounts = ((name, to_amount(name, nanos)) for name, nanos in plain.items())
     usage = ResourcesUsage(
@@ -256,23 +257,15 @@ class _Uses:
         inits = pod.spec.init_containers or ()
         self._containers = self._read(pod.spec.containers or (), "spec.containers")
         self._inits = self._read(inits, "spec.initContainers")
-        self._are_sidecars = [is_sidecar(it) for it in inits]
+        self._are_sidecars = [it.is_sidecar for it in inits]
 
     def total(self, unstated: Nanos) -> Nanos:
         """Return the containers' total; `unstated` stands in for requests that are missing."""
-        total: Nanos = {}
-        for use in self._containers:
-            _add(total, {**unstated, **use})
-        sidecars: Nanos = {}
-        peak: Nanos = {}
-        for use, stays in zip(self._inits, self._are_sidecars, strict=True):
-            step = dict(sidecars)
-            _add(step, {**unstated, **use})
-            _raise(peak, step)
-            if stays:
-                sidecars = step
-        _add(total, sidecars)
-        _raise(total, peak)
+        uses = (
+            *zip(self._inits, self._are_sidecars, strict=True),
+            *((use, True) for use in self._containers),
+        )
+        total, _ = most_at_once(({**unstated, **use}, stays) for use, stays in uses)
         return total
 
     def apply_pod_level(self, *totals: Nanos) -> None:
@@ -304,13 +297,8 @@ class _Uses:
             granted = _granted(status)
             if self._infeasible and granted:
                 return granted
-            _raise(use, granted)
+            raise_to(use, granted)
         return use
-
-
-def is_sidecar(init_container: Container) -> bool:
-    """Return whether an init container goes on running beside the pod's containers."""
-    return init_container.restart_policy == "Always"
 
 
 def _granted(status: ContainerStatus) -> Nanos:
@@ -318,7 +306,7 @@ def _granted(status: ContainerStatus) -> Nanos:
     reader = _Reader()
     granted = reader.read(status.allocated_resources, "")
     if status.resources is not None:
-        _raise(granted, reader.read(status.resources.requests, ""))
+        raise_to(granted, reader.read(status.resources.requests, ""))
     return granted
 
 
@@ -334,17 +322,6 @@ def _text_nanos(text: str) -> int:
     return ceil(number * _NANO)
 
 
-def _add(total: Nanos, more: Mapping[str, int]) -> None:
-    for name, nanos in more.items():
-        total[name] = total.get(name, 0) + nanos
-
-
-def _raise(total: Nanos, floor: Mapping[str, int]) -> None:
-    for name, nanos in floor.items():
-        if nanos > total.get(name, -1):
-            total[name] = nanos
-
-
 def _by_order(amount: tuple[str, int]) -> tuple[int, str]:
     name = amount[0]
     return _ORDER.get(name, len(_ORDER)), name
@@ -352,7 +329,7 @@ def _by_order(amount: tuple[str, int]) -> tuple[int, str]:
 
 def _ports(pod: Pod) -> tuple[Port, ...]:
     """Return the host ports; on the host's network the API server makes every port one."""
-    sidecars = (it for it in pod.spec.init_containers or () if is_sidecar(it))
+    sidecars = (it for it in pod.spec.init_containers or () if it.is_sidecar)
     found = set()
     for container in (*(pod.spec.containers or ()), *sidecars):
         for port in container.ports or ():

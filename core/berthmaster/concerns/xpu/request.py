@@ -24,6 +24,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.quantities import QuantityError, parse_quantity
 from berthmaster.api.settings.xpu import DeviceStrategy, TopologyScore, XPUNodeStrategy, XPUSettings
 from berthmaster.api.xpu_names import XPUNames
+from berthmaster.concerns.lifetimes import most_at_once
 from berthmaster.concerns.shape import InvalidRequestError, Problem
 
 CARD_COUNTS = (1, 2, 4, 8)
@@ -124,7 +125,7 @@ def _read_containers(pod: Pod, resources: frozenset[str]) -> Iterator[ContainerU
         ("containers", spec.containers),
     ):
         for number, container in enumerate(containers or ()):
-            is_init = kind == "initContainers" and container.restart_policy != "Always"
+            is_init = kind == "initContainers" and not container.is_sidecar
             yield ContainerUse(
                 container.name,
                 f"spec.{kind}[{number}].resources",
@@ -150,7 +151,7 @@ def read_asks(containers: Iterable[ContainerUse], names: XPUNames, problems: lis
     dialects: set[str] = set()
     cards: list[CardAsk] = []
     slices: list[CardAsk] = []
-    staying = peak = 0
+    shares: list[tuple[dict[str, int], bool]] = []
     for position, container in enumerate(containers):
         amounts = {
             resource: _whole_number(quantity, f"{container.field}[{resource}]", problems)
@@ -158,10 +159,8 @@ def read_asks(containers: Iterable[ContainerUse], names: XPUNames, problems: lis
         }
         if names.share_memory in amounts:
             dialects.add(SHARE_DIALECT)
-            mib = amounts[names.share_memory]
-            # An init container runs beside those init containers before it that stay.
-            peak = max(peak, staying + mib)
-            staying += 0 if container.is_init else mib
+            share = {names.share_memory: amounts[names.share_memory]}
+            shares.append((share, not container.is_init))
         if names.cards in amounts:
             dialects.add(CARD_DIALECT)
             cards.append(CardAsk(position, container.is_init, amounts[names.cards], 0))
@@ -171,7 +170,7 @@ def read_asks(containers: Iterable[ContainerUse], names: XPUNames, problems: lis
             slices.append(CardAsk(position, container.is_init, amounts[names.slices], mib))
     return Asks(
         dialects=frozenset(dialects),
-        total_mib=max(staying, peak),
+        total_mib=most_at_once(shares)[0].get(names.share_memory, 0),
         cards=tuple(it for it in cards if it.cards),
         slices=tuple(it for it in slices if it.cards),
     )
