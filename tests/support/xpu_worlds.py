@@ -112,12 +112,7 @@ def inventory_of(
 ) -> XPUInventory:
     """Return the XPU part of a node's inventory, by the default names."""
     return build_xpus(
-        NodeDevices(
-            name=node.metadata.name,
-            capacity=node.status.capacity or {},
-            allocatable=node.status.allocatable or {},
-            annotations=node.metadata.annotations or {},
-        ),
+        NodeDevices.of(node),
         None if node_xpu is None else node_xpu_from_manifest(node_xpu),
         PolicySet().xpu_names,
         unhealthy=unhealthy,

@@ -170,12 +170,7 @@ def _devices(
             return status.xpu, status.xpus or ()
     node = node_from_manifest(manifest)
     built = build_xpus(
-        NodeDevices(
-            name=node.metadata.name,
-            capacity=node.status.capacity or {},
-            allocatable=node.status.allocatable or {},
-            annotations=node.metadata.annotations or {},
-        ),
+        NodeDevices.of(node),
         None if node_xpu is None else node_xpu_from_manifest(node_xpu),
         names,
     )

@@ -87,12 +87,7 @@ def _build_inventories(cluster: Mapping[str, Any], names: XPUNames) -> dict[str,
         node = node_from_manifest(manifest)
         name = node.metadata.name
         built = build_xpus(
-            NodeDevices(
-                name=name,
-                capacity=node.status.capacity or {},
-                allocatable=node.status.allocatable or {},
-                annotations=node.metadata.annotations or {},
-            ),
+            NodeDevices.of(node),
             node_xpus.get(name),
             names,
             unhealthy=unhealthy.get(name, ()),

@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from berthmaster.api.hami import MOST_DEVICES, RegisteredCard, read_registration
 from berthmaster.api.inventory import XPU, XPUNode, XPUSource
 from berthmaster.api.names import WHOLE_CARD_MIB, XPU_READY
 from berthmaster.api.node_xpus import NodeXPU
-from berthmaster.api.objects import Quantity, Resources
+from berthmaster.api.objects import Node, Quantity, Resources
 from berthmaster.api.quantities import QuantityError, parse_size
 from berthmaster.api.schema import StatusCondition
 from berthmaster.api.xpu_names import XPUNames
@@ -40,6 +40,16 @@ class NodeDevices:
     capacity: Resources
     allocatable: Resources
     annotations: Mapping[str, str]
+
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """Return what a Node says."""
+        return cls(
+            name=node.metadata.name,
+            capacity=node.status.capacity or {},
+            allocatable=node.status.allocatable or {},
+            annotations=node.metadata.annotations or {},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
