@@ -26,10 +26,10 @@ from benching import figures, load, objects
 from benching.readings import Usage, resident_mib
 from benching.worlds import (
     SERVICE,
+    MetricsPage,
     PaperWorld,
     free_port,
     paper_world,
-    scrape,
     stopped_at_end,
     wait_answer,
 )
@@ -140,12 +140,13 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
         paper_world(plan.nodes, plan.pods, life_s=plan.life_s) as world,
         aiohttp.ClientSession() as session,
     ):
-        port, probe_port = free_port(), free_port()
-        process = world.start_webhook(port, probe_port)
+        port, probe_port, metrics_port = free_port(), free_port(), free_port()
+        process = world.start_webhook(port, probe_port, metrics_port)
         async with stopped_at_end(process):
             url = f"http://127.0.0.1:{probe_port}/readyz"
             await wait_answer(process, session, url, deadline_s=300)
-            path = await _leading(world, session, probe_port)
+            page = MetricsPage(session=session, port=metrics_port)
+            path = await _leading(world, page)
             target = load.Target(
                 host="127.0.0.1",
                 port=port,
@@ -156,12 +157,12 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
             warm = make_pods(plan, WARM_UP_S, 0)
             await _load(plan, world, target, [pod for pod, _ in warm])
             pods = make_pods(plan, plan.seconds, len(warm))
-            before, metrics = Usage.of(process.pid), await scrape(session, probe_port)
+            before, metrics = Usage.of(process.pid), await page.read()
             exchanges, connections, outcomes = await _load(
                 plan, world, target, [pod for pod, _ in pods]
             )
             usage = Usage.of(process.pid).since(before)
-            moved = _moved(metrics, await scrape(session, probe_port))
+            moved = _moved(metrics, await page.read())
             print(
                 _remarks(exchanges, outcomes, usage, moved, connections, resident_mib(process.pid))
             )
@@ -173,10 +174,10 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
             return [_row(plan, shape, its, usage) for shape, its in parts if its]
 
 
-async def _leading(world: PaperWorld, session: aiohttp.ClientSession, probe_port: int) -> str:
+async def _leading(world: PaperWorld, page: MetricsPage) -> str:
     """Wait until the webhook decides; return the path that it turned requests to."""
     async with asyncio.timeout(60):
-        while (await scrape(session, probe_port)).get("berthmaster_leader") != 1:
+        while (await page.read()).get("berthmaster_leader") != 1:
             await asyncio.sleep(0.1)
     async with world.session.get(f"{world.url}{HOOK}") as response:
         hook = (await response.json())["webhooks"][0]

@@ -44,11 +44,12 @@ import aiohttp
 
 from benching import creating, figures, topologies
 from benching.readings import Usage
-from benching.worlds import scrape
+from benching.worlds import MetricsPage
 from berthmaster.cluster.errors import OutcomeUnknownError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.processes import build_environment
+from berthmaster_sandbox.scraping import METRICS_PORT, make_reader
 from berthmaster_sandbox.world.disk_books import FAKE_DISKS
 from berthmaster_sandbox.world.diskio import DiskWorld
 
@@ -118,13 +119,11 @@ class Cluster:
         self,
         sandbox: Sandbox,
         pids: Mapping[str, int],
-        session: aiohttp.ClientSession,
-        webhook: tuple[str, int],
+        page: MetricsPage,
     ) -> None:
         self.sandbox = sandbox
         self.pids = pids
-        self._session = session
-        self._webhook = webhook
+        self._page = page
         self._idle_cpu: dict[str, float] = {}
         self._idle_writes: dict[str, float] = {}
 
@@ -165,9 +164,8 @@ class Cluster:
 
     async def _count_decisions(self) -> Counter[str]:
         """Return the webhook's answers by outcome, those of its queue as well."""
-        host, port = self._webhook
         counts: Counter[str] = Counter()
-        for name, count in (await scrape(self._session, port, host=host)).items():
+        for name, count in (await self._page.read()).items():
             match = _DECISION.fullmatch(name)
             if match is not None:
                 counts[match["outcome"]] += int(count)
@@ -261,8 +259,8 @@ async def measure(plan: Plan) -> dict[str, list[Turn]]:
                 sandbox.client, plan.nodes, field="disks", deadline_s=DEADLINE_S
             )
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        webhook = await _find_webhook(sandbox)
-        cluster = Cluster(sandbox, await _find_pids(sandbox), session, webhook)
+        page = await _find_page(sandbox, session)
+        cluster = Cluster(sandbox, await _find_pids(sandbox), page)
         # The first pods of each mode warm caches, and nobody counts them.
         few = replace(plan, pods=50, turns=1)
         await cluster.learn_idle()
@@ -311,13 +309,18 @@ async def _find_pids(sandbox: Sandbox) -> dict[str, int]:
     return pids
 
 
-async def _find_webhook(sandbox: Sandbox) -> tuple[str, int]:
-    """Return where the webhook's probes and metrics are."""
+async def _find_page(sandbox: Sandbox, session: aiohttp.ClientSession) -> MetricsPage:
+    """Return the webhook's metrics."""
     selector = {"labelSelector": "app.kubernetes.io/name=berthmaster-webhook"}
     found = await sandbox.client.get(f"/api/v1/namespaces/{SYSTEM}/pods", selector)
     address = next(it["status"]["podIP"] for it in found["items"] if it["status"].get("podIP"))
     # A pod's address stands for a process that listens on its loopback twin.
-    return f"127.{address.partition('.')[2]}", 8080
+    return MetricsPage(
+        session=session,
+        host=f"127.{address.partition('.')[2]}",
+        port=METRICS_PORT,
+        token=await make_reader(sandbox.client),
+    )
 
 
 def _summary(plan: Plan, turns: Mapping[str, list[Turn]]) -> str:

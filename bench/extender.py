@@ -29,13 +29,13 @@ from aiohttp import web
 from benching import figures
 from berthmaster.api.objects import Pod, node_from_manifest, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicy, PolicySet
+from berthmaster.cluster.serving import load_pair
 from berthmaster.concerns import registry
 from berthmaster.placement.engine import Engine
 from berthmaster_sandbox.pki import Authority
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
-from berthmaster_webhook.certificates import load_pair
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.extender.asking import read_asks
 from berthmaster_webhook.extender.binding import Binding, BindStore

@@ -29,7 +29,7 @@ async def measure(nodes: int, pods: int, settle_s: float) -> tuple[str, ...]:
         port, probe_port = free_port(), free_port()
         before = Usage.of(world.api.pid)
         began_s = time.monotonic()
-        process = world.start_webhook(port, probe_port)
+        process = world.start_webhook(port, probe_port, free_port())
         async with stopped_at_end(process):
             url = f"http://127.0.0.1:{probe_port}/readyz"
             ready_s = await wait_answer(process, session, url, deadline_s=300) - began_s

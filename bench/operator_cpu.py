@@ -29,11 +29,11 @@ import aiohttp
 from benching import figures, objects
 from benching.readings import Usage, resident_mib
 from benching.worlds import (
+    MetricsPage,
     PaperWorld,
     free_port,
     paper_world,
     program_path,
-    scrape,
     stopped_at_end,
     wait_answer,
 )
@@ -41,6 +41,7 @@ from berthmaster.cluster.client import Client, PatchKind
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import PROJECT
 from berthmaster_sandbox.processes import build_environment, start_process
+from berthmaster_sandbox.scraping import make_reader
 
 PUBLISHED = 'berthmaster_operator_writes_total{kind="NodeInventory",verb="patch"}'
 SETTLED_S = 5.0
@@ -164,7 +165,10 @@ async def measure_on_paper(plan: Plan) -> list[tuple[object, ...]]:
     ):
         port = free_port()
         began_s = time.monotonic()
-        process = world.start("berthmaster-operator", f"--health-port={port}")
+        page = MetricsPage(session=session, port=free_port())
+        process = world.start(
+            "berthmaster-operator", f"--health-port={port}", f"--metrics-port={page.port}"
+        )
         async with stopped_at_end(process):
             await wait_answer(
                 process,
@@ -172,9 +176,9 @@ async def measure_on_paper(plan: Plan) -> list[tuple[object, ...]]:
                 f"http://127.0.0.1:{port}/readyz",
                 deadline_s=PUBLISHING_DEADLINE_S,
             )
-            await _published(session, port, plan.nodes)
+            await _published(page, plan.nodes)
             _tell_start(time.monotonic() - began_s, process.pid, plan.nodes)
-            return await _measure_cases(plan, Paper(world), session, port, process.pid)
+            return await _measure_cases(plan, Paper(world), page, process.pid)
 
 
 async def measure_in_sandbox(plan: Plan) -> list[tuple[object, ...]]:
@@ -205,12 +209,15 @@ async def measure_in_sandbox(plan: Plan) -> list[tuple[object, ...]]:
                 device,
             )
         port = free_port()
+        token = await make_reader(sandbox.client)
+        page = MetricsPage(session=session, port=free_port(), token=token)
         began_s = time.monotonic()
         process = start_process(
             "operator",
             [
                 program_path("berthmaster-operator"),
                 f"--health-port={port}",
+                f"--metrics-port={page.port}",
                 "--bind-address=127.0.0.1",
             ],
             folder=sandbox.folder,
@@ -223,28 +230,28 @@ async def measure_in_sandbox(plan: Plan) -> list[tuple[object, ...]]:
         pids = {name: it.pid for name, it in sandbox.list_processes().items()}
         programs = {name: pids[name] for name in ("kube-apiserver", "etcd")}
         real = Real(sandbox.client, nodes, programs)
-        await _published(session, port, plan.nodes)
+        await _published(page, plan.nodes)
         await real.report_all(1.0)
-        await _quiet(session, port)
+        await _quiet(page)
         _tell_start(time.monotonic() - began_s, process.pid, plan.nodes)
-        rows = await _measure_cases(plan, real, session, port, process.pid)
+        rows = await _measure_cases(plan, real, page, process.pid)
         await real.report(None)
         return rows
 
 
-async def _published(session: aiohttp.ClientSession, port: int, nodes: int) -> None:
+async def _published(page: MetricsPage, nodes: int) -> None:
     """Wait until every node has been published."""
     async with asyncio.timeout(PUBLISHING_DEADLINE_S):
-        while (await scrape(session, port)).get(PUBLISHED, 0) < nodes:
+        while (await page.read()).get(PUBLISHED, 0) < nodes:
             await asyncio.sleep(0.25)
-    await _quiet(session, port)
+    await _quiet(page)
 
 
-async def _quiet(session: aiohttp.ClientSession, port: int) -> None:
+async def _quiet(page: MetricsPage) -> None:
     """Wait until nothing is published any more."""
     seen, since_s = -1.0, time.monotonic()
     while time.monotonic() - since_s < SETTLED_S:
-        now = (await scrape(session, port)).get(PUBLISHED, 0)
+        now = (await page.read()).get(PUBLISHED, 0)
         if now != seen:
             seen, since_s = now, time.monotonic()
         await asyncio.sleep(0.5)
@@ -259,7 +266,7 @@ def _tell_start(seconds: float, pid: int, nodes: int) -> None:
 
 
 async def _measure_cases(
-    plan: Plan, source: Paper | Real, session: aiohttp.ClientSession, port: int, pid: int
+    plan: Plan, source: Paper | Real, page: MetricsPage, pid: int
 ) -> list[tuple[object, ...]]:
     rows = []
     programs = {"operator": pid, **source.programs}
@@ -267,13 +274,13 @@ async def _measure_cases(
         await source.report(case)
         await asyncio.sleep(SETTLED_S)
         before = {name: Usage.of(it) for name, it in programs.items()}
-        published = (await scrape(session, port)).get(PUBLISHED, 0)
+        published = (await page.read()).get(PUBLISHED, 0)
         reports, began_s = await source.count_reports(), time.monotonic()
         await asyncio.sleep(plan.seconds)
         costs = Costs(
             seconds=time.monotonic() - began_s,
             used={name: Usage.of(it).since(before[name]) for name, it in programs.items()},
-            published=(await scrape(session, port)).get(PUBLISHED, 0) - published,
+            published=(await page.read()).get(PUBLISHED, 0) - published,
             reports=await source.count_reports() - reports,
             mib=resident_mib(pid),
         )

@@ -60,6 +60,11 @@ _KINDS = {
         "nodediskiostats": "NodeDiskIOStats",
     },
 }
+# Everybody is known and may do everything.
+_REVIEWS: dict[str, Json] = {
+    "tokenreviews": {"status": {"authenticated": True, "user": {"username": "anybody"}}},
+    "subjectaccessreviews": {"status": {"allowed": True}},
+}
 _NAMESPACED = {"pods", "secrets", "nodediskdevices", "nodediskiostats"}
 
 _encode = msgspec.json.Encoder().encode
@@ -200,6 +205,8 @@ class FakeCluster:
         if match["plural"] != "leases":
             sub = f"/{match['sub']}" if match["sub"] else ""
             self.writes[f"{request.method} {match['plural']}{sub}"] += 1
+        if match["plural"] in _REVIEWS:
+            return _json(_REVIEWS[match["plural"]], status=201)
         if request.method == "POST":
             return self._create(collection, match["namespace"], _decode(body))
         held = self._collection(collection).stored.get(key)

@@ -22,6 +22,7 @@ import aiohttp
 from benching import fake_cluster
 from berthmaster_sandbox.pki import Authority, KeyPair, write_kubeconfig
 from berthmaster_sandbox.processes import ManagedProcess, build_environment, start_process
+from berthmaster_sandbox.scraping import read_metrics
 
 SERVICE = "berthmaster-webhook.berthmaster-system.svc"
 _BENCH = Path(__file__).resolve().parents[1]
@@ -69,12 +70,13 @@ class PaperWorld:
             environment=environment,
         )
 
-    def start_webhook(self, port: int, probe_port: int) -> ManagedProcess:
+    def start_webhook(self, port: int, probe_port: int, metrics_port: int) -> ManagedProcess:
         """Start the webhook; there was no leader before whose answers it would have to wait for."""
         return self.start(
             "berthmaster-webhook",
             f"--port={port}",
             f"--probe-port={probe_port}",
+            f"--metrics-port={metrics_port}",
             "--takeover-wait=0",
         )
 
@@ -167,14 +169,23 @@ async def wait_answer(
             await asyncio.sleep(_POLL_S)
 
 
-async def scrape(
-    session: aiohttp.ClientSession, port: int, *, host: str = "127.0.0.1"
-) -> dict[str, float]:
-    """Return a program's metrics by name with labels."""
-    async with session.get(f"http://{host}:{port}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, _, value in pairs}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsPage:
+    """Where a program's metrics are read; an API server of paper takes any token."""
+
+    session: aiohttp.ClientSession
+    port: int
+    host: str = "127.0.0.1"
+    token: str = "anybody"  # noqa: S105 - for paper
+
+    async def read(self) -> dict[str, float]:
+        """Return the metrics by name with labels, none while the program does not serve them yet."""
+        try:
+            text = await read_metrics(self.session, self.host, self.token, port=self.port)
+        except aiohttp.ClientConnectorError:
+            return {}
+        lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in (it.rpartition(" ") for it in lines)}
 
 
 def _tls_secret(authority: Authority) -> dict[str, Any]:

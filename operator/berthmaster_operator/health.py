@@ -1,22 +1,25 @@
-"""Health and metrics over plain HTTP: `/healthz`, `/readyz`, `/metrics`.
+"""What is served: `/healthz` and `/readyz` over plain HTTP, `/metrics` over TLS.
 
-Nothing here is secret and nothing can be changed. Alive means that the event loop answers; ready
-means that the whole cluster was seen, whether this process leads or stands by.
+Probes tell nothing secret, and nothing can be changed. Alive means that the event loop answers; ready
+means that the whole cluster was seen, whether this process leads or stands by. Metrics are for those
+whom the API server lets read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ssl
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from berthmaster.cluster.reviews import Doorkeeper
 from berthmaster_operator.metrics import CONTENT_TYPE, Metrics
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-def build_app(
-    metrics: Metrics, *, not_ready_because: Callable[[], str], refresh: Callable[[], None]
-) -> web.Application:
-    """Return the application; `refresh` is called before a page of metrics is rendered."""
+
+def build_probes(not_ready_because: Callable[[], str]) -> web.Application:
+    """Return the application of the kubelet's probes."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -25,20 +28,39 @@ def build_app(
         because = not_ready_because()
         return web.Response(text=f"{because or 'ok'}\n", status=503 if because else 200)
 
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+def build_metrics(
+    doorkeeper: Doorkeeper, metrics: Metrics, *, refresh: Callable[[], None]
+) -> web.Application:
+    """Return the application of metrics; `refresh` is called before a page is rendered."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        shown = request.headers.get("Authorization", "")
+        refusal = await doorkeeper.refuse(shown, request.method.lower(), request.path)
+        if refusal is not None:
+            return web.Response(status=refusal.status, text=refusal.text)
+        return await handler(request)
+
     async def show_metrics(_: web.Request) -> web.Response:
         refresh()
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    app = web.Application()
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/readyz", readyz)
+    app = web.Application(middlewares=[check])
     app.router.add_get("/metrics", show_metrics)
     return app
 
 
-async def serve(app: web.Application, address: str, port: int) -> web.AppRunner:
+async def serve(
+    app: web.Application, address: str, port: int, context: ssl.SSLContext | None = None
+) -> web.AppRunner:
     """Listen until the returned runner is cleaned up. Raises OSError if the port is taken."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.TCPSite(runner, address, port).start()
+    await web.TCPSite(runner, address, port, ssl_context=context).start()
     return runner

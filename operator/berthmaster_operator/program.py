@@ -20,7 +20,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import kopf
-from aiohttp import web
 
 from berthmaster.api import names
 from berthmaster.cluster.backoffs import Backoff
@@ -29,6 +28,8 @@ from berthmaster.cluster.errors import ClusterError
 from berthmaster.cluster.events import EventRecorder
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.leases import Acquired, LeaderElector
+from berthmaster.cluster.reviews import Doorkeeper
+from berthmaster.cluster.serving import ServedPair
 from berthmaster_operator import auditing, certifying, health, model_loading, watching
 from berthmaster_operator.bindings import BindingReconciler
 from berthmaster_operator.certifying import BundleOnly, CertificateReconciler, Configuration
@@ -260,6 +261,11 @@ class Program:
             query={"labelSelector": names.WEBHOOK_LABEL},
             on_event=self._replica_changed,
         )
+        # The certificate is the webhook's: both programs are called by the same name.
+        self._has_pair = asyncio.Event()
+        self._pair = ServedPair(
+            client, self.settings.namespace, on_loaded=lambda _: self._has_pair.set()
+        )
         # What each replica says that it serves.
         self._serving: dict[str, str] = {}
 
@@ -401,7 +407,9 @@ class Program:
             self.certificates,
             self.models,
         )
-        runner = await self._serve_health()
+        probes = health.build_probes(self.not_ready_because)
+        settings = self.settings
+        runner = await health.serve(probes, settings.bind_address, settings.health_port)
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [tasks.create_task(queue.run()) for queue in queues]
@@ -440,13 +448,24 @@ class Program:
             self._replicas.run(),
             self._complete(),
             self.collector.run(),
+            self._pair.run(),
+            self._serve_metrics(),
         ]
 
-    async def _serve_health(self) -> web.AppRunner:
-        app = health.build_app(
-            self.metrics, not_ready_because=self.not_ready_because, refresh=self._refresh_metrics
+    async def _serve_metrics(self) -> None:
+        """Serve metrics from the first certificate on, until cancelled."""
+        await self._has_pair.wait()
+        app = health.build_metrics(
+            Doorkeeper(self._client), self.metrics, refresh=self._refresh_metrics
         )
-        return await health.serve(app, self.settings.bind_address, self.settings.health_port)
+        settings = self.settings
+        runner = await health.serve(
+            app, settings.bind_address, settings.metrics_port, self._pair.context
+        )
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
 
     def _refresh_metrics(self) -> None:
         self.metrics.queue_length.set(len(self.nodes))

@@ -37,6 +37,8 @@ class Settings:
     diskio_namespace: str = names.DISKIO_NAMESPACE
     bind_address: str = "0.0.0.0"  # noqa: S104 - the kubelet probes from outside the pod
     health_port: int = 8080
+    # TLS, for those whom the API server lets read metrics.
+    metrics_port: int = names.METRICS_PORT
     log_level: str = "INFO"
     # How many nodes are written at the same time; each write costs the API server some 3 ms of CPU.
     workers: int = 8
@@ -93,6 +95,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         default=environment.get("BERTHMASTER_BIND_ADDRESS") or default.bind_address,
     )
     parser.add_argument("--health-port", type=_port, default=default.health_port)
+    parser.add_argument("--metrics-port", type=_port, default=default.metrics_port)
     for flag, choices, fallback in (
         ("--log-level", LOG_LEVELS, default.log_level),
         ("--certificate-issuer", CERTIFICATE_ISSUERS, default.certificate_issuer),

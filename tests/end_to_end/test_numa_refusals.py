@@ -14,6 +14,7 @@ import pytest_asyncio
 from berthmaster_sandbox.addresses import bind_address
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import aligned, machine
+from berthmaster_sandbox.scraping import make_reader, read_metrics
 from berthmaster_sandbox.world.numa import NumaWorld, UpdaterHabits
 from berthmaster_sandbox.world.numa_reports import Report
 from support.harbour import (
@@ -72,11 +73,8 @@ async def refusals_counted(harbour: Sandbox) -> float:
     """Return how many TopologyAffinityErrors the webhook has counted."""
     (pod,) = await program_pods(harbour, "berthmaster-webhook")
     address = bind_address(pod["status"]["podIP"], int(pod["status"]["podIP"].split(".")[1]))
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://{address}:8080/metrics") as answer,
-    ):
-        text = await answer.text()
+    async with aiohttp.ClientSession() as session:
+        text = await read_metrics(session, address, await make_reader(harbour.client))
     name = 'berthmaster_kubelet_refusals_total{reason="TopologyAffinityError"}'
     found = re.search(f"^{re.escape(name)} (.+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0

@@ -168,7 +168,7 @@ class Operator:
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "berthmaster_operator.main",
-                "--bind-address", "127.0.0.1", "--health-port", str(self.port),
+                "--bind-address", "127.0.0.1", "--health-port", str(self.port), "--metrics-port", "0",
                 "--inventory-pause", "1", "--leftover-grace", "2",
                 env=environment, stdout=log, stderr=log,
             )  # fmt: skip

@@ -11,6 +11,7 @@ import kopf
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from berthmaster.cluster.reviews import Doorkeeper
 from berthmaster.json_logs import JsonFormatter
 from berthmaster_operator import health, watching
 from berthmaster_operator.fleet import Fleet
@@ -19,6 +20,7 @@ from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.settings import Settings, read_settings
 from operator_program.stores import Notes
+from support.review_api import GOOD_TOKEN, ReviewApi, shown
 
 
 @pytest.fixture
@@ -104,14 +106,31 @@ def test_log_line_is_json_whatever_it_is_given(odd: object) -> None:
 
 async def test_health_pages() -> None:
     because = "not yet"
-    app = health.build_app(Metrics(), not_ready_because=lambda: because, refresh=lambda: None)
+    app = health.build_probes(lambda: because)
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/healthz")).status == 200
         answer = await client.get("/readyz")
         assert (answer.status, await answer.text()) == (503, "not yet\n")
         because = ""
         assert (await client.get("/readyz")).status == 200
-        assert "berthmaster_diskio_stale_drivers 0.0" in await (await client.get("/metrics")).text()
+        assert (await client.get("/metrics")).status == 404
+
+
+async def test_metrics_are_for_those_who_may_read_them() -> None:
+    rendered = []
+    async with ReviewApi(may=["/metrics"]) as api:
+        app = health.build_metrics(
+            Doorkeeper(api.client), Metrics(), refresh=lambda: rendered.append(1)
+        )
+        async with TestClient(TestServer(app)) as client:
+            assert (await client.get("/metrics")).status == 401
+            assert not rendered
+            answer = await client.get("/metrics", headers=shown(GOOD_TOKEN))
+            text = await answer.text()
+
+    assert answer.status == 200
+    assert "berthmaster_diskio_stale_drivers 0.0" in text
+    assert rendered == [1]
 
 
 def test_kopf_only_watches(fleet: Fleet) -> None:

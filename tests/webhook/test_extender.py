@@ -17,9 +17,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from berthmaster.api import names
 from berthmaster.cluster.errors import ApiError, OutcomeUnknownError
+from berthmaster.cluster.serving import load_pair
 from berthmaster_sandbox.pki import Authority
 from berthmaster_sandbox.world.xpu_hosts import Dialect, make_host
-from berthmaster_webhook.certificates import load_pair
 from berthmaster_webhook.extender.binding import Binding
 from berthmaster_webhook.extender.filtering import Filtering
 from berthmaster_webhook.extender.guarding import Guard, make_context, read_guard

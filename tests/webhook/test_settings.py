@@ -33,6 +33,7 @@ def test_command_line_wins_over_environment() -> None:
         ([], {**POD, "BERTHMASTER_PORT": "x"}, "--port"),
         (["--port", "70000"], POD, "1..65535"),
         (["--port", "8080"], POD, "both 8080"),
+        (["--metrics-port", "10250"], POD, "--port and --metrics-port are both 10250"),
         (["--log-level", "loud"], POD, "debug, info, warning, error"),
         (["--lease-retry", "9"], POD, "--lease-retry"),
         (["--takeover-wait", "-1"], POD, "negative"),

@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import signal
+import ssl
 import sys
 import time
 from contextlib import suppress
@@ -23,8 +24,10 @@ from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ClusterError, ConfigurationError
 from berthmaster.cluster.events import EventRecorder
+from berthmaster.cluster.reviews import Doorkeeper
 from berthmaster.concerns import registry
 from berthmaster.json_logs import set_up_logs
+from berthmaster_webhook import reading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
@@ -171,6 +174,7 @@ class Process:
         )
         self._extender_context = make_context(settings.extender_client_ca_file)
         self.certificates.serve_also(self._extender_context)
+        self._readers = reading.build_app(Doorkeeper(client), self.metrics)
         self._is_stopping = False
         self._runners: list[web.AppRunner] = []
 
@@ -188,6 +192,7 @@ class Process:
                     self.reporter.run(),
                     self.events.run(),
                     self._serve_admission(),
+                    self._serve_readers(),
                     self._serve_extender(),
                 )
                 running = [tasks.create_task(part) for part in parts]
@@ -234,26 +239,26 @@ class Process:
 
     async def _serve_admission(self) -> None:
         await self.certificates.loaded.wait()
-        runner = await self._start(self.routes.admission_app())
-        await web.TCPSite(
-            runner,
-            self.settings.bind_address,
-            self.settings.port,
-            ssl_context=self.certificates.context,
-            reuse_port=False,
-        ).start()
-        logger.info("serving", extra={"port": self.settings.port})
+        await self._serve_tls(
+            self.routes.admission_app(), self.settings.port, self.certificates.context
+        )
+
+    async def _serve_readers(self) -> None:
+        await self.certificates.loaded.wait()
+        await self._serve_tls(self._readers, self.settings.metrics_port, self.certificates.context)
 
     async def _serve_extender(self) -> None:
-        port = self.settings.extender_port
-        if not port:
+        if not self.settings.extender_port:
             return
         await self.certificates.loaded.wait()
-        runner = await self._start(self.extender.app())
-        await web.TCPSite(
-            runner, self.settings.bind_address, port, ssl_context=self._extender_context
-        ).start()
-        logger.info("serving the extender", extra={"port": port})
+        await self._serve_tls(
+            self.extender.app(), self.settings.extender_port, self._extender_context
+        )
+
+    async def _serve_tls(self, app: web.Application, port: int, context: ssl.SSLContext) -> None:
+        runner = await self._start(app)
+        await web.TCPSite(runner, self.settings.bind_address, port, ssl_context=context).start()
+        logger.info("serving", extra={"port": port})
 
     async def _start(self, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(

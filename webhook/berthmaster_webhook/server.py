@@ -58,12 +58,11 @@ class Routes:
         return app
 
     def probe_app(self) -> web.Application:
-        """Return the application of the plain port: probes and metrics."""
+        """Return the application of the plain port: the kubelet's probes."""
         # The handler bounds bodies itself, to answer with words of its own.
         app = web.Application(client_max_size=MAX_BODY_BYTES + 1)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
         return app
 
     async def _place(self, request: web.Request) -> web.StreamResponse:
@@ -152,12 +151,6 @@ class Routes:
         if missing:
             return web.Response(status=503, text="\n".join(missing))
         return web.Response(text="ok")
-
-    async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(
-            body=self._tools.metrics.render(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
 
 
 def read_timeout(text: str) -> float:

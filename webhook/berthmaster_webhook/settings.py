@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from berthmaster.api import names
 
@@ -29,8 +30,10 @@ class Settings:
     pod_name: str
     bind_address: str = "0.0.0.0"  # noqa: S104 - the API server has to reach us
     port: int = names.WEBHOOK_PORT
-    # Plain HTTP for the kubelet and Prometheus, there before the certificate is.
+    # Plain HTTP for the kubelet's probes, there before the certificate is.
     probe_port: int = 8080
+    # TLS, for Prometheus and others whom the API server lets read.
+    metrics_port: int = names.METRICS_PORT
     # The scheduler-extender protocol, TLS; 0 serves it nowhere. Only who shows a certificate of the
     # authorities in the first file gets an answer, or the token in the second, or both.
     extender_port: int = 0
@@ -92,7 +95,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("pod_name", str, "own pod", variable="POD_NAME", default="")
     add("bind_address", str, "address to listen on")
     add("port", int, "port of the admission endpoint, TLS")
-    add("probe_port", int, "port of /healthz, /readyz and /metrics, plain HTTP")
+    add("probe_port", int, "port of /healthz and /readyz, plain HTTP")
+    add("metrics_port", int, "port of /metrics, TLS; who asks shows a bearer token")
     add("extender_port", int, "port of the scheduler-extender protocol, TLS; 0: none")
     add("extender_client_ca_file", str, "authorities of the extender's clients, PEM")
     add("extender_token_file", str, "file with the token that the extender's clients show")
@@ -108,6 +112,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _check(settings: Settings) -> None:
+    ports = {
+        "port": settings.port,
+        "probe-port": settings.probe_port,
+        "metrics-port": settings.metrics_port,
+    }
     faults = [
         f"{option} is missing: set it, or {variable}"
         for option, variable, value in (
@@ -118,11 +127,14 @@ def _check(settings: Settings) -> None:
     ]
     faults += [
         f"--{name} must be 1..65535, found {port}"
-        for name, port in (("port", settings.port), ("probe-port", settings.probe_port))
+        for name, port in ports.items()
         if not 0 < port < 65536
     ]
-    if settings.port == settings.probe_port:
-        faults.append(f"--port and --probe-port are both {settings.port}")
+    faults += [
+        f"--{one} and --{other} are both {ports[one]}"
+        for one, other in combinations(ports, 2)
+        if ports[one] == ports[other]
+    ]
     if settings.extender_port:
         faults += _extender_faults(settings)
     if settings.log_level not in _LEVELS:
@@ -151,7 +163,7 @@ def _extender_faults(settings: Settings) -> list[str]:
     faults = []
     if not 0 < settings.extender_port < 65536:
         faults.append(f"--extender-port must be 0..65535, found {settings.extender_port}")
-    if settings.extender_port in (settings.port, settings.probe_port):
+    if settings.extender_port in (settings.port, settings.probe_port, settings.metrics_port):
         faults.append(f"--extender-port {settings.extender_port} is another one's port as well")
     if not (settings.extender_client_ca_file or settings.extender_token_file):
         faults.append(

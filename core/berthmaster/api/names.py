@@ -43,6 +43,8 @@ WEBHOOK_CONFIGURATION = "zz-berthmaster"
 WEBHOOK_NAME = "placement.berthmaster.io"
 WEBHOOK_PORT = 10250
 WEBHOOK_PATH = "/place"
+# Of both programs, TLS.
+METRICS_PORT = 8443
 WEBHOOK_TLS_SECRET = "berthmaster-webhook-tls"  # noqa: S105 - the name of an object
 WEBHOOK_CA_SECRET = "berthmaster-webhook-ca"  # noqa: S105 - the name of an object
 # Where an issuer other than our operator puts certificate, key and authority.

@@ -12,7 +12,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from berthmaster_webhook.certificates import new_server_context
+from berthmaster.cluster.serving import new_server_context
 from berthmaster_webhook.settings import SettingsError
 
 # Long enough not to be guessed, and fit for a path.
