@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from berthmaster.cluster.leases import (
     Acquired,
     Acquisition,
     LeaderElector,
+    boottime_s,
     make_identity,
 )
 from support.fake_api import Cut, FakeApi
@@ -379,6 +381,24 @@ def test_foreign_annotation_costs_no_leadership() -> None:
 
     assert process.elector.is_leader()
     assert process.elector.transitions == 1
+
+
+def test_candidate_looks_when_the_silent_holder_expires() -> None:
+    world = World(2)
+    holder, candidate = world.processes
+    world.wait_and_round(holder, 6)
+    candidate.round()
+    assert candidate.elector.holder == holder.elector.identity
+
+    world.now_s += 5.75
+
+    assert candidate.elector._pause_s() == 0.25
+
+
+def test_default_clock_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7.0}.__getitem__)
+
+    assert boottime_s() == 7.0
 
 
 def test_times_out_of_order_are_refused() -> None:

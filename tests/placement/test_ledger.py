@@ -15,12 +15,22 @@ from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns import resources
 from berthmaster.concerns.resources.request import ResourcesUsage, read_usage
 from berthmaster.placement.engine import Engine
-from berthmaster.placement.ledger import ASSUME_TTL_S, PROOF_OF_LIFE_S, Ledger, State
+from berthmaster.placement.ledger import (
+    ASSUME_TTL_S,
+    OVERDUE_S,
+    PROOF_OF_LIFE_S,
+    Ledger,
+    State,
+)
 from support.builders import make_node, make_pod
 
 POLICY = PlacementPolicySpec()
 NODES = ("n0", "n1", "n2")
 OWNERS = ("a", "b")
+# One of them creates in batches, as controllers do.
+CONTROLLER = "b"
+# Pods of fixed names, as of a StatefulSet; all others are named by the API server.
+NAMES = ("web-0", "web-1")
 NODE_CPUS = 8
 # An API server gives a request up by then; the time to live is longer.
 REQUEST_TIMEOUT_S = 60.0
@@ -36,6 +46,11 @@ class Answer:
     node: str
     cpus: int
     written_s: float
+    name: str = ""
+
+    @property
+    def uid(self) -> str:
+        return f"uid-pod-{self.id}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,8 @@ class Event:
 def pod_of(answer: Answer, *, bound_to: str = "", phase: str = "") -> Pod:
     allocation = write_allocation(Allocation(version=1, id=answer.id, node=answer.node))
     return make_pod(
-        f"pod-{answer.id}",
+        answer.name or f"pod-{answer.id}",
+        uid=answer.uid,
         cpu=str(answer.cpus),
         node=bound_to,
         phase=phase,
@@ -60,6 +76,10 @@ def pod_of(answer: Answer, *, bound_to: str = "", phase: str = "") -> Pod:
 
 def cpus_of(pod: Pod) -> int:
     return dict(read_usage(pod)[0].amounts)["cpu"]
+
+
+def id_of(pod: Pod) -> str:
+    return pod.metadata.uid.removeprefix("uid-pod-")
 
 
 class Harbour(RuleBasedStateMachine):
@@ -86,6 +106,8 @@ class Harbour(RuleBasedStateMachine):
         self.events = []
         self.assumed: dict[str, Answer] = {}
         self.windows: dict[str, int] = {}
+        # Of a mark that was put on our own pod and has not come back.
+        self.marked_s: float | None = None
         for name, uid in self.nodes.items():
             self.ledger.write_node(make_node(name, cpu=str(NODE_CPUS), uid=uid), None)
         for pod in self.pods.values():
@@ -100,6 +122,7 @@ class Harbour(RuleBasedStateMachine):
     def prove(self) -> None:
         """Let our own heartbeat come through the watch."""
         self.shown_s = self.now_s
+        self.marked_s = None
         self.ledger.watch_passed(self.now_s)
 
     def write(self, pod: Pod) -> None:
@@ -116,9 +139,20 @@ class Harbour(RuleBasedStateMachine):
 
     # What users and the API server do.
 
-    @rule(owner=st.sampled_from(OWNERS), cpus=st.integers(1, 4))
-    def admit(self, owner: str, cpus: int) -> None:
-        if not (self.ledger.may_decide(self.now_s) and self.ledger.admits(owner)):
+    @rule(
+        owner=st.sampled_from(OWNERS),
+        cpus=st.integers(1, 4),
+        name=st.sampled_from(["", "", *NAMES]),
+    )
+    def admit(self, owner: str, cpus: int, name: str) -> None:
+        """Answer a create: of a name in flight with the same decision, of a known one with none."""
+        if not self.ledger.may_decide(self.now_s):
+            return
+        under_way = self.ledger.in_flight("default", name) if name else None
+        if under_way is not None:
+            self.give_again(self.assumed[under_way])
+            return
+        if (name and self.ledger.knows("default", name)) or not self.ledger.admits(owner):
             return
         self.count += 1
         pod = make_pod(f"new-{self.count}", cpu=str(cpus))
@@ -130,19 +164,38 @@ class Harbour(RuleBasedStateMachine):
             node=decision.node,
             usages=self.ledger.usages_of(pod, decision.allocated),
             namespace="default",
-            name="",
+            name=name,
             owner=owner,
             now_s=self.now_s,
+            in_batches=owner == CONTROLLER,
         )
-        answer = Answer(decision.id, owner, decision.node, cpus, self.now_s)
+        if owner == CONTROLLER and not self.unconfirmed(owner):
+            self.windows[owner] = min(self.windows.get(owner, 2), 2)
+        answer = Answer(decision.id, owner, decision.node, cpus, self.now_s, name)
         self.answers[answer.id] = self.assumed[answer.id] = answer
+
+    def unconfirmed(self, owner: str) -> list[Answer]:
+        return [it for it in self.assumed.values() if it.owner == owner]
+
+    @rule(cpus=st.integers(1, 4))
+    def try_dry(self, cpus: int) -> None:
+        """Decide and reserve nothing."""
+        before = list(self.ledger)
+        pod = make_pod("dry", cpu=str(cpus))
+        self.engine.decide(self.engine.read_request(pod, POLICY), "dry")
+        assert list(self.ledger) == before
 
     @precondition(lambda self: self.answers)
     @rule(pick=PICK)
     def store(self, pick: int) -> None:
-        answer = self.pick_answer(pick)
+        self.store_answer(self.pick_answer(pick))
+
+    def store_answer(self, answer: Answer) -> None:
+        """Store the pod of an answer, or refuse it where one of its name is there."""
         del self.answers[answer.id]
         pod = pod_of(answer)
+        if any(it.metadata.name == pod.metadata.name for it in self.pods.values()):
+            return
         self.stored[pod.metadata.uid] = answer
         self.write(pod)
 
@@ -166,9 +219,17 @@ class Harbour(RuleBasedStateMachine):
         known = sorted(self.assumed)
         old = self.assumed[known[pick % len(known)]]
         answer = replace(old, written_s=self.now_s)
-        self.ledger.answered(answer.id, self.now_s)
+        assert self.ledger.answered(answer.id, self.now_s)
         self.assumed[answer.id] = answer
         if answer.id in self.answers:
+            self.answers[answer.id] = answer
+
+    def give_again(self, old: Answer) -> None:
+        """Answer the same create once more, whatever became of the first."""
+        answer = replace(old, written_s=self.now_s)
+        assert self.ledger.answered(answer.id, self.now_s)
+        self.assumed[answer.id] = answer
+        if answer.uid not in self.stored:
             self.answers[answer.id] = answer
 
     @precondition(lambda self: self.stored)
@@ -194,6 +255,7 @@ class Harbour(RuleBasedStateMachine):
     @precondition(lambda self: self.pods)
     @rule(pick=PICK)
     def delete(self, pick: int) -> None:
+        """Take a pod away; its name is free again, also for another uid."""
         uids = sorted(self.pods)
         pod = self.pods.pop(uids[pick % len(uids)])
         self.stored.pop(pod.metadata.uid, None)
@@ -231,7 +293,7 @@ class Harbour(RuleBasedStateMachine):
         del self.events[:count]
 
     def confirm(self, pod: Pod) -> None:
-        answer = self.assumed.pop(pod.metadata.uid.removeprefix("uid-pod-"), None)
+        answer = self.assumed.pop(id_of(pod), None)
         if answer is not None:
             self.windows[answer.owner] = self.windows.get(answer.owner, 2) + 2
 
@@ -243,6 +305,20 @@ class Harbour(RuleBasedStateMachine):
         assert {it.holder.key for it in self.ledger if it.state is not State.ASSUMED} == {
             uid for uid, pod in self.pods.items() if not pod.is_finished and self.place_of(pod)
         }
+
+    @rule()
+    def mark_own_pod(self) -> None:
+        self.marked_s = self.now_s
+
+    @precondition(lambda self: self.marked_s is not None)
+    @rule()
+    def show_mark(self) -> None:
+        """Let a mark come back late, with all that was stored before it and nothing after."""
+        assert self.marked_s is not None
+        self.show(sum(event.stored_s <= self.marked_s for event in self.events))
+        self.shown_s = max(self.shown_s, self.marked_s)
+        self.ledger.watch_passed(self.marked_s)
+        self.marked_s = None
 
     @precondition(lambda self: not self.events)
     @rule()
@@ -268,7 +344,7 @@ class Harbour(RuleBasedStateMachine):
             for it in self.assumed.values()
             if it.written_s + ASSUME_TTL_S <= min(self.now_s, self.shown_s)
         }
-        hidden = {event.pod.metadata.name.removeprefix("pod-") for event in self.events}
+        hidden = {id_of(event.pod) for event in self.events}
 
         lapsed = {entry.decision_id for entry in self.ledger.lapse(self.now_s)}
 
@@ -279,17 +355,19 @@ class Harbour(RuleBasedStateMachine):
         for decision_id in lapsed:
             self.windows[self.assumed.pop(decision_id).owner] = 1
 
-    @rule(is_orderly=st.booleans())
-    def restart(self, is_orderly: bool) -> None:
+    @rule(is_orderly=st.booleans(), stored=st.sets(PICK, max_size=3))
+    def restart(self, is_orderly: bool, stored: set[int]) -> None:
         if is_orderly:
             self.hand_over()
         else:
-            self.crash()
+            self.crash(stored)
 
-    def crash(self) -> None:
+    def crash(self, stored: set[int]) -> None:
         """Lose all but the pods; what was under way is stored or given up before we decide again."""
-        for answer in list(self.answers.values()):
-            del self.answers[answer.id]
+        for pick in stored:
+            if self.answers:
+                self.store(pick)
+        self.answers.clear()
         self.now_s += 65.0
         self.start()
         for name in self.nodes:
@@ -303,18 +381,20 @@ class Harbour(RuleBasedStateMachine):
         assumed = [(entry, self.assumed[key]) for key, entry in self.ledger.assumed.items()]
         self.start()
         for entry, answer in assumed:
-            if f"uid-pod-{answer.id}" in self.pods:
+            if answer.uid in self.pods:
                 continue
             self.ledger.assume(
                 entry.decision_id,
                 node=entry.node,
                 usages=entry.usages,
                 namespace="default",
-                name="",
+                name=answer.name,
                 owner=entry.owner,
-                now_s=entry.answered_s,
+                now_s=self.now_s,
+                is_given=True,
             )
-            self.assumed[answer.id] = answer
+            # It may be stored as late as before, and is held as if it had been given now.
+            self.assumed[answer.id] = replace(answer, written_s=self.now_s)
 
     def pick_answer(self, pick: int) -> Answer:
         known = sorted(self.answers)
@@ -360,8 +440,16 @@ class Harbour(RuleBasedStateMachine):
     @invariant()
     def windows_follow_what_was_stored(self) -> None:
         for owner in OWNERS:
-            unconfirmed = sum(it.owner == owner for it in self.assumed.values())
-            assert self.ledger.admits(owner) == (unconfirmed < self.windows.get(owner, 2))
+            unconfirmed, window = self.unconfirmed(owner), self.windows.get(owner, 2)
+            if any(it.written_s + OVERDUE_S <= self.shown_s for it in unconfirmed):
+                window = min(window, 2)
+            assert self.ledger.admits(owner) == (len(unconfirmed) < window)
+
+    @invariant()
+    def names_in_flight_are_of_assumed_entries(self) -> None:
+        named = {it.name: it.id for it in self.assumed.values() if it.name}
+        found = {name: self.ledger.in_flight("default", name) for name in NAMES}
+        assert {name: it for name, it in found.items() if it is not None} == named
 
 
 TestHarbour = Harbour.TestCase

@@ -147,8 +147,30 @@ async def test_wrong_epoch_leaves_gate_and_closes(world: World, epoch: int | Non
     reply = ask(world, gated_manifest(), epoch=epoch)
 
     assert reply.outcome is Outcome.WRONG_EPOCH
-    assert reply.outcome.closes_connection
+    assert reply.closes_connection
     assert "patch" not in response_of(reply)
+
+
+@pytest.mark.parametrize("forbids", [None, Outcome.TAKING_OVER, Outcome.NOT_SYNCED])
+@pytest.mark.parametrize("mode", ["required", "observe", "off", "sideways"])
+async def test_whatever_comes_by_a_foreign_epoch_closes(
+    world: World, forbids: Outcome | None, mode: str
+) -> None:
+    """Else a pool of connections to one who does not lead lives on."""
+    world.add_node("n1")
+    world.term.forbids = forbids
+    pod = gated_manifest(annotations={names.PLACEMENT: mode})
+
+    astray, ours = ask(world, pod, epoch=EPOCH - 1), ask(world, pod)
+
+    assert (astray.closes_connection, ours.closes_connection) == (True, False)
+    assert not astray.decision_id
+
+
+async def test_who_stops_closes_also_what_is_his_own(world: World) -> None:
+    world.term.forbids = Outcome.STOPPING
+
+    assert ask(world, gated_manifest()).closes_connection
 
 
 async def test_gate_stays_before_everything_is_listed(world: World) -> None:
@@ -183,6 +205,28 @@ async def test_owner_window_bounds_unconfirmed_answers(world: World) -> None:
 
     assert outcomes == [Outcome.PLACED, Outcome.PLACED, Outcome.WINDOW_FULL]
     assert other is Outcome.PLACED
+
+
+OWNED = [
+    {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": True}
+]
+
+
+async def test_controller_against_a_full_quota_holds_two_pods_at_most(world: World) -> None:
+    """It creates one, two, four at a time; three are stored, then all are refused."""
+    world.add_node("n1", cpu="64")
+
+    def create(index: int, *, is_stored: bool) -> None:
+        pod = gated_manifest(f"p{index}")
+        pod["metadata"]["ownerReferences"] = OWNED
+        reply = ask(world, pod)
+        if is_stored:
+            world.show(patched(pod, reply))
+
+    for index in range(20):
+        create(index, is_stored=index < 3)
+
+    assert len(world.state.ledger.assumed) == 2
 
 
 async def test_dry_run_reserves_nothing(world: World) -> None:

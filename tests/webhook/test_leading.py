@@ -5,15 +5,17 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from berthmaster.api import names
 from berthmaster.cluster.client import Client
+from berthmaster.cluster.leases import Acquired, Acquisition, boottime_s
 from berthmaster.concerns import registry
-from berthmaster_webhook import leading
+from berthmaster_webhook import answers, leading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
@@ -25,12 +27,13 @@ from berthmaster_webhook.proving import WatchProof
 from berthmaster_webhook.settings import Settings
 from berthmaster_webhook.state import ClusterState
 from support.builders import make_node_manifest, make_pod_manifest
-from support.fake_api import FakeApi, Json
+from support.fake_api import FakeApi, Json, Request
 from support.webhook_world import gated_manifest, make_review, until
 
 NAMESPACE = "berthmaster-system"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 HOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+HOOK = f"{HOOKS}/{names.WEBHOOK_CONFIGURATION}"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 LISTED = (
     "/api/v1/pods",
@@ -54,6 +57,11 @@ class Cluster(FakeApi):
         for collection in LISTED:
             self.objects.setdefault(collection, {})
         self.objects[LEASES] = {}
+        # While set, the watch of pods shows nothing.
+        self.is_stalled = False
+        self._stalled: list[bytes] = []
+        # Called after the webhook configuration was read.
+        self.after_look: Callable[[], None] = lambda: None
         for name in pods:
             self.put(PODS, {"metadata": {"name": name, "namespace": NAMESPACE, "uid": name}})
         self.install(path)
@@ -63,6 +71,27 @@ class Cluster(FakeApi):
         hook = {"name": names.WEBHOOK_NAME, "clientConfig": {"service": service}}
         metadata = {"name": names.WEBHOOK_CONFIGURATION, "uid": f"hook-{self.version}"}
         self.put(HOOKS, {"metadata": metadata, "webhooks": [hook]})
+
+    def go_on(self) -> None:
+        """Show what the stalled watch has held back."""
+        self.is_stalled = False
+        for line in self._stalled:
+            self.send_line("/api/v1/pods", line)
+
+    def send_line(self, collection: str, line: bytes) -> None:
+        if self.is_stalled and collection == "/api/v1/pods":
+            self._stalled.append(line)
+        else:
+            super().send_line(collection, line)
+
+    def free_lease(self, transitions: int = 3) -> None:
+        """Have a Lease that an earlier leader has released, with nothing to hand over."""
+        spec = {"holderIdentity": "", "leaseTransitions": transitions}
+        self.put(LEASES, {"metadata": {"name": names.WEBHOOK_LEASE}, "spec": spec})
+
+    def set_label(self, name: str, **labels: str) -> None:
+        pod = self.objects[PODS][name]
+        self.put(PODS, {**pod, "metadata": {**pod["metadata"], "labels": labels}})
 
     def label(self, name: str) -> str | None:
         labels: Json = self.objects[PODS][name]["metadata"].get("labels") or {}
@@ -78,12 +107,43 @@ class Cluster(FakeApi):
         hook = self.objects[HOOKS][names.WEBHOOK_CONFIGURATION]["webhooks"][0]
         return str(hook["clientConfig"]["service"]["path"])
 
+    def _listed(self, path: str, query: dict[str, str]) -> web.Response:
+        if "labelSelector" not in query:
+            return super()._listed(path, query)
+        key, _, value = query["labelSelector"].partition("=")
+        pods = [
+            it
+            for it in self.objects[path].values()
+            if (it["metadata"].get("labels") or {}).get(key) == value
+        ]
+        return web.json_response({"items": pods})
+
+    def _answer(self, request: Request) -> web.Response:
+        response = super()._answer(request)
+        if (request.method, request.path) == ("GET", HOOK):
+            self.after_look()
+        return response
+
     def _store(self, collection: str, name: str, obj: Json, kind: str) -> Json:
         stored = super()._store(collection, name, obj, kind)
         if collection == PODS:
             super()._store("/api/v1/pods", name, stored, kind)
             self.objects[collection][name] = self.objects["/api/v1/pods"][name]
         return stored
+
+
+QUICK: dict[str, Any] = {
+    "lease_duration_s": 1.0,
+    "lease_renew_deadline_s": 0.8,
+    "lease_retry_s": 0.1,
+}
+# So that nothing happens in time that depends on looking again.
+SLOW: dict[str, Any] = {
+    "lease_duration_s": 600.0,
+    "lease_renew_deadline_s": 500.0,
+    "lease_retry_s": 300.0,
+}
+LEADER = {names.ROLE_LABEL: names.ROLE_LEADER}
 
 
 @dataclass
@@ -93,14 +153,11 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(cluster: Cluster, name: str, **fields: Any) -> AsyncIterator[Replica]:
+async def replica(
+    cluster: Cluster, name: str, *, is_eligible: bool = True, **fields: Any
+) -> AsyncIterator[Replica]:
     settings = Settings(
-        namespace=NAMESPACE,
-        pod_name=name,
-        lease_duration_s=1.0,
-        lease_renew_deadline_s=0.8,
-        lease_retry_s=0.1,
-        **{"takeover_wait_s": 60.0, **fields},
+        namespace=NAMESPACE, pod_name=name, **{"takeover_wait_s": 60.0, **QUICK, **fields}
     )
     async with Client.at(cluster.url) as client:
         metrics = Metrics()
@@ -120,9 +177,14 @@ async def replica(cluster: Cluster, name: str, **fields: Any) -> AsyncIterator[R
         state.on_pod.append(proof.take_pod)
         state.on_pods_current.append(proof.take_current)
         leadership = Leadership(client, settings, tools, proof)
+        state.on_pod.append(leadership.take_pod)
+
+        async def eligible() -> None:
+            await (state.synced() if is_eligible else asyncio.Event().wait())
+
         tasks = [
             asyncio.create_task(state.run()),
-            asyncio.create_task(leadership.run(state.synced)),
+            asyncio.create_task(leadership.run(eligible)),
         ]
         try:
             yield Replica(leadership, tools)
@@ -164,7 +226,7 @@ async def test_first_lease_over_pods_that_were_placed_makes_it_wait() -> None:
 async def test_webhook_configuration_made_anew_gets_the_path_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(leading, "PATH_CHECK_S", 0.05)
+    monkeypatch.setattr(leading, "MARKS_CHECK_S", 0.05)
     async with Cluster("a") as cluster, replica(cluster, "a") as it:
         await until(decides(it))
         path = cluster.path
@@ -202,15 +264,131 @@ async def test_wait_ends_after_its_time() -> None:
             await until(decides(it))
 
 
-async def test_new_leader_takes_the_label_from_all_others() -> None:
-    async with Cluster("a", "b") as cluster:
-        other = cluster.objects[PODS]["b"]
-        labels = {names.ROLE_LABEL: "leader"}
-        cluster.put(PODS, {**other, "metadata": {**other["metadata"], "labels": labels}})
+async def test_new_leader_takes_the_label_from_all_others_before_its_own() -> None:
+    async with Cluster("a", "b", "c") as cluster:
+        for name in ("b", "c"):
+            cluster.set_label(name, **LEADER)
         async with replica(cluster, "a") as it:
             await until(decides(it))
 
-            assert (cluster.label("a"), cluster.label("b")) == ("leader", None)
+        patched = [it for it in cluster.requests if it.method == "PATCH" and PODS in it.path]
+        order = [
+            it.path.rpartition("/")[2] for it in patched if names.ROLE_LABEL.encode() in it.body
+        ]
+        # Its own first, at the start, when nobody knew yet who would lead.
+        assert (order[0], set(order[1:3]), order[3]) == ("a", {"b", "c"}, "a")
+        assert json.loads(patched[-1].body)["metadata"].get("labels") in (None, LEADER)
+
+
+async def test_label_of_an_earlier_life_goes_before_the_lease_is_sought() -> None:
+    """A container that was restarted in its pod is no leader yet, and the Service follows the label."""
+    async with Cluster("a") as cluster:
+        cluster.set_label("a", **LEADER)
+        async with replica(cluster, "a", is_eligible=False):
+            await until(lambda: cluster.label("a") is None)
+
+            assert not cluster.objects[LEASES]
+
+
+async def test_nothing_is_decided_before_the_watch_has_shown_the_own_label() -> None:
+    async with Cluster("a") as cluster:
+        cluster.free_lease()
+        async with replica(cluster, "a", takeover_wait_s=0.0) as it:
+            await it.tools.state.synced()
+            cluster.is_stalled = True
+            await until(lambda: cluster.label("a") == "leader")
+            await asyncio.sleep(0.2)
+            assert it.leadership.why_not() is Outcome.TAKING_OVER
+
+            cluster.go_on()
+            await until(decides(it))
+
+
+async def test_label_that_somebody_moved_is_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader before us that was stopped while it took labels off may take ours off when it wakes."""
+    monkeypatch.setattr(leading, "MARKS_CHECK_S", 0.05)
+    async with Cluster("a", "b") as cluster, replica(cluster, "a") as it:
+        await until(decides(it))
+
+        cluster.set_label("a")
+        cluster.set_label("b", **LEADER)
+
+        await until(lambda: (cluster.label("a"), cluster.label("b")) == ("leader", None))
+
+
+async def test_who_does_not_lead_takes_no_label_from_others() -> None:
+    async with Cluster("a", "b") as cluster, replica(cluster, "a", is_eligible=False) as it:
+        cluster.set_label("b", **LEADER)
+
+        await it.leadership._drop_labels({"b"})
+
+        assert cluster.label("b") == "leader"
+
+
+async def test_path_that_a_later_leader_has_turned_is_not_turned_back() -> None:
+    """A leader may be stopped between its look at the path and its write."""
+    async with Cluster("a", path="/place/7") as cluster:
+        cluster.free_lease()
+        rival = iter(["/place/99"])
+
+        def turn() -> None:
+            for path in rival:
+                cluster.install(path)
+
+        cluster.after_look = turn
+        async with replica(cluster, "a") as it:
+            await until(lambda: cluster.count("PATCH", HOOK) == 2)
+            await until(lambda: cluster.path != "/place/99")
+
+            acquired = it.leadership.elector.acquired
+            assert acquired is not None
+            assert cluster.path == f"/place/{acquired.transitions}"
+
+
+async def test_wait_for_others_goes_on_when_the_lease_is_regained() -> None:
+    async with Cluster("a") as cluster, replica(cluster, "a", is_eligible=False) as it:
+        acquired = Acquired(
+            kind=Acquisition.EXPIRED, transitions=4, previous_holder="b", annotations={}
+        )
+        it.leadership._plan_wait(acquired)
+        end_s = it.leadership._wait_end_s
+
+        it.leadership._plan_wait(replace(acquired, kind=Acquisition.REGAINED, transitions=5))
+
+        assert it.leadership._wait_end_s == end_s
+
+
+async def test_lease_is_counted_by_the_clock_that_goes_on_in_sleep() -> None:
+    async with Cluster("a") as cluster, replica(cluster, "a", is_eligible=False) as it:
+        assert it.leadership.elector._clock is boottime_s
+
+
+async def test_successor_looks_as_soon_as_the_leader_has_gone() -> None:
+    async with Cluster("a", "b") as cluster:
+        cluster.free_lease()
+        async with replica(cluster, "a", takeover_wait_s=0.0, **SLOW) as old:
+            await until(decides(old))
+            async with replica(cluster, "b", **SLOW) as new:
+                await until(lambda: new.leadership.elector.holder != "")
+
+                await old.leadership.hand_over()
+
+                await until(decides(new))
+
+
+async def test_hand_over_that_is_too_long_makes_the_successor_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "MAX_HANDOVER_BYTES", 10)
+    async with Cluster("a", "b") as cluster:
+        async with replica(cluster, "a") as old:
+            await until(decides(old))
+            await old.leadership.hand_over()
+        async with replica(cluster, "b") as new:
+            await until(lambda: cluster.label("b") == "leader")
+            await asyncio.sleep(0.2)
+
+            assert new.leadership.why_not() is Outcome.TAKING_OVER
 
 
 async def test_graceful_hand_over_needs_no_wait() -> None:

@@ -126,6 +126,47 @@ async def test_request_that_nobody_waits_for_is_not_decided(
     assert not world.state.ledger.assumed
 
 
+async def test_drain_waits_for_answers_and_not_for_requests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that trickles in must not hold up the successor; an answer half written must."""
+    world.add_node("n1")
+    body, read_body = make_review(gated_manifest()), server.read_body
+    is_read, is_sent, is_written = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield body[:10]
+        await is_sent.wait()
+        yield body[10:]
+
+    async def read_slowly(request: web.Request, most_bytes: int) -> bytes | None:
+        is_read.set()
+        return await read_body(request, most_bytes)
+
+    async def write_slowly(response: web.Response, data: bytes = b"") -> None:
+        await is_written.wait()
+        await web.StreamResponse.write_eof(response, data)
+
+    async def drains() -> bool:
+        return await routes.drained(0.05)
+
+    monkeypatch.setattr(server, "read_body", read_slowly)
+    routes = Routes(Admission(world.tools, world.term), world.tools, list)
+    async with TestClient(TestServer(routes.admission_app())) as client:
+        asking = asyncio.create_task(client.post(PLACE.replace("1s", "10s"), data=trickle()))
+        await is_read.wait()
+        assert await drains()
+
+        monkeypatch.setattr(web.Response, "write_eof", write_slowly)
+        is_sent.set()
+        await until(lambda: len(world.state.ledger.assumed) == 1)
+        assert not await drains()
+
+        is_written.set()
+        await asking
+        assert await drains()
+
+
 async def test_crash_in_one_request_is_a_500(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.add_node("n1")
     admission = Admission(world.tools, world.term)
@@ -141,7 +182,7 @@ async def test_crash_in_one_request_is_a_500(world: World, monkeypatch: pytest.M
 
 
 async def test_standby_is_ready_and_leaves_the_gate(world: World) -> None:
-    world.term.forbids = Outcome.NOT_LEADER
+    world.term.forbids, world.term.epoch = Outcome.NOT_LEADER, None
 
     async with serving(world) as client:
         ready = await client.get("/readyz")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -65,13 +65,17 @@ class Term(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An HTTP answer; `decision_id` is set where the answer holds room in the ledger."""
+    """An HTTP answer; `decision_id` is set where the answer holds room in the ledger.
+
+    `closes_connection`: the API server should come back on another one, since this is no leader's.
+    """
 
     status: int
     body: bytes
     outcome: Outcome
     mode: str = _NO_MODE
     decision_id: str | None = None
+    closes_connection: bool = False
 
 
 class MalformedReviewError(Exception):
@@ -100,7 +104,8 @@ class Admission:
         case = _Case(self._tools, self._term, request, pod, epoch)
         reply = case.answer()
         self._tools.metrics.decisions.labels(reply.mode, str(reply.outcome)).inc()
-        return reply
+        is_ours = self._term.answers_for(epoch) and self._term.why_not() is not Outcome.STOPPING
+        return reply if is_ours else replace(reply, closes_connection=True)
 
 
 def read_review(body: bytes) -> AdmissionRequest:

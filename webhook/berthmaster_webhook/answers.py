@@ -89,6 +89,7 @@ class Answers:
     def assume(self, answer: Answer, now_s: float, *, is_given: bool = False) -> None:
         """Hold the room for an answer that is about to be given, or was by a predecessor."""
         metadata = answer.pod.metadata
+        controller = metadata.controller()
         self._ledger.assume(
             answer.decision_id,
             node=answer.node,
@@ -98,6 +99,7 @@ class Answers:
             owner=answer.owner,
             now_s=now_s,
             is_given=is_given,
+            in_batches=controller is not None and answer.owner == controller.uid,
         )
         self._answers[answer.decision_id] = answer
         if answer.note:

@@ -3,13 +3,16 @@
     start: take the role label off our own pod
     acquired: take it off all other pods; put it on ours and see that in the pod watch, which shows
         that everything older has been seen, too; take over what a predecessor handed over, or else
-        wait until no answer of his can be stored any more; turn the webhook's path to this epoch, and
-        again whenever the webhook configuration was made anew
+        wait until no answer of his can be stored any more; turn the webhook's path to this epoch;
+        from then on look now and then that label and path are still as they should be
     lost: stop at once, take the label off
     stop: stop deciding; once drained, release the Lease with what is still assumed
+    a leader's label gone: look at the Lease at once, since he may have released it
 
 `why_not` is asked before each decision and each write. It relies on the elector's CLOCK_BOOTTIME
-alone, so a process that was stopped finds itself no longer leader before it does anything.
+alone, so a process that was stopped finds itself no longer leader before it does anything. What it had
+sent before may still arrive: a path is turned only in the version that was read, and labels that were
+taken off or put on too late are put right by whoever leads.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from berthmaster.api import names
+from berthmaster.api.objects import Pod
 from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import Client, JsonObject, PatchKind
 from berthmaster.cluster.errors import ApiError, ClusterError
+from berthmaster.cluster.informers import EventKind
 from berthmaster.cluster.leases import Acquired, Acquisition, LeaderElector, make_identity
 from berthmaster.placement.ledger import PROOF_OF_LIFE_S
 from berthmaster_webhook.answers import HandoverError
@@ -36,11 +41,13 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_AFTER_S = 3.0
 TICK_S = 1.0
-# Somebody may delete the webhook configuration and apply it again, or a late write of the leader before
-# us may turn the path back: requests would go astray, and each pod would take the slow way.
-PATH_CHECK_S = 15.0
+# Somebody may delete the webhook configuration and apply it again, or take the label off our pod, as a
+# leader before us may that was stopped in between: no request would reach us, and each pod would take
+# the slow way.
+MARKS_CHECK_S = 15.0
 _HOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _HOOK = f"{_HOOKS}/{names.WEBHOOK_CONFIGURATION}"
+_LEADING = {names.ROLE_LABEL: names.ROLE_LEADER}
 
 
 class Leadership:
@@ -70,6 +77,8 @@ class Leadership:
         # Until when answers of a leader before us may still be stored; infinite: not known yet.
         self._wait_end_s = math.inf
         self._is_stopping = False
+        # Pods that the watch has shown with the role label.
+        self._labelled: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._lead: asyncio.Task[None] | None = None
         self._election: asyncio.Task[None] | None = None
@@ -103,6 +112,18 @@ class Leadership:
         """Return whether requests that come by this epoch's path are ours."""
         acquired = self.elector.acquired
         return acquired is not None and epoch == acquired.transitions
+
+    def take_pod(self, kind: EventKind, pod: Pod) -> None:
+        """Look at the Lease at once when a pod loses the role label: its Lease may be free."""
+        metadata = pod.metadata
+        if metadata.namespace != self._settings.namespace:
+            return
+        labels = metadata.labels or {}
+        if kind is not EventKind.DELETED and labels.get(names.ROLE_LABEL) == names.ROLE_LEADER:
+            self._labelled.add(metadata.name)
+        elif metadata.name in self._labelled:
+            self._labelled.remove(metadata.name)
+            self.elector.look_soon()
 
     def stop(self) -> None:
         """Decide nothing from here on."""
@@ -159,21 +180,20 @@ class Leadership:
 
     def _plan_wait(self, acquired: Acquired) -> None:
         """Say until when to wait; what only a look at the cluster can shorten comes later."""
-        now_s = self._tools.clock()
-        if acquired.kind is Acquisition.REGAINED and self._wait_end_s <= now_s:
-            # Nobody led between; our own ledger knows everything that we answered.
-            return
-        self._wait_end_s = now_s + self._settings.takeover_wait_s
+        if acquired.kind is not Acquisition.REGAINED:
+            self._wait_end_s = self._tools.clock() + self._settings.takeover_wait_s
+        # Otherwise nobody led between: our own ledger knows everything that we answered, and the wait
+        # for whoever led before us, if it is not over yet, ends when it would have.
 
     async def _take_over(self, acquired: Acquired) -> None:
-        epoch = acquired.transitions
-        await self._insist(self._drop_other_labels)
-        await self._insist(lambda: self._proof.prove({names.ROLE_LABEL: names.ROLE_LEADER}))
+        epoch, leads = acquired.transitions, self.elector.is_leader
+        await self._insist(self._drop_other_labels, may=leads)
+        await self._insist(lambda: self._proof.prove(_LEADING), may=leads)
         if acquired.kind is Acquisition.CREATED:
             await self._insist(self._skip_wait_of_first)
         elif acquired.kind is Acquisition.RELEASED:
             self._take_handover(acquired)
-        await self._insist(lambda: self._turn_path(epoch))
+        await self._insist(lambda: self._turn_path(epoch), may=leads)
         wait_s = self._wait_end_s - self._tools.clock()
         if wait_s > 0:
             logger.info("waiting for answers of the leader before", extra={"wait_s": wait_s})
@@ -185,8 +205,9 @@ class Leadership:
         for listener in self.on_ready:
             listener()
         while True:
-            await asyncio.sleep(PATH_CHECK_S)
-            await self._insist(lambda: self._turn_path(epoch))
+            await asyncio.sleep(MARKS_CHECK_S)
+            await self._insist(self._check_labels, may=leads)
+            await self._insist(lambda: self._turn_path(epoch), may=leads)
 
     def _take_handover(self, acquired: Acquired) -> None:
         packed = acquired.annotations.get(names.HANDOVER)
@@ -225,8 +246,13 @@ class Leadership:
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
-                # With the uid, so that one deleted meanwhile is not made anew from this.
-                "metadata": {"name": names.WEBHOOK_CONFIGURATION, "uid": hook["metadata"]["uid"]},
+                # With the uid, so that one deleted meanwhile is not made anew from this, and the version,
+                # so that this is refused where a later leader has turned the path since.
+                "metadata": {
+                    "name": names.WEBHOOK_CONFIGURATION,
+                    "uid": hook["metadata"]["uid"],
+                    "resourceVersion": hook["metadata"]["resourceVersion"],
+                },
                 "webhooks": [
                     {"name": names.WEBHOOK_NAME, "clientConfig": {"service": {"path": path}}}
                 ],
@@ -250,11 +276,25 @@ class Leadership:
         await self._drop_label(self._settings.pod_name)
 
     async def _drop_other_labels(self) -> None:
+        await self._drop_labels(await self._find_labelled() - {self._settings.pod_name})
+
+    async def _check_labels(self) -> None:
+        """See that our pod has the role label, and no other."""
+        labelled, own = await self._find_labelled(), self._settings.pod_name
+        if own not in labelled:
+            patch = {"metadata": {"labels": _LEADING}}
+            await self._client.patch(f"{self._pods}/{own}", patch, PatchKind.MERGE)
+        await self._drop_labels(labelled - {own})
+
+    async def _find_labelled(self) -> set[str]:
         selector = f"{names.ROLE_LABEL}={names.ROLE_LEADER}"
         found = await self._client.get(self._pods, {"labelSelector": selector})
-        for pod in found.get("items") or ():
-            name = pod["metadata"]["name"]
-            if name != self._settings.pod_name:
+        return {pod["metadata"]["name"] for pod in found.get("items") or ()}
+
+    async def _drop_labels(self, pods: set[str]) -> None:
+        for name in pods:
+            # Stopped in between we may wake under another leader, whose label this would be.
+            if self.elector.is_leader():
                 await self._drop_label(name)
 
     async def _drop_label(self, name: str) -> None:
@@ -265,10 +305,18 @@ class Leadership:
             if not error.is_not_found:
                 raise
 
-    async def _insist(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Do it until it succeeds; each failure is logged and followed by a growing pause."""
+    async def _insist(
+        self, act: Callable[[], Awaitable[None]], *, may: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Do it until it succeeds; each failure is logged and followed by a growing pause.
+
+        While it may not be done it is put off.
+        """
         backoff = Backoff(first_s=0.2, cap_s=5.0)
         while True:
+            if not may():
+                await asyncio.sleep(backoff.next_s())
+                continue
             try:
                 return await act()
             except (ClusterError, TimeoutError) as error:

@@ -150,6 +150,7 @@ class Process:
         )
         self.state.on_pod += [
             proof.take_pod,
+            self.leadership.take_pod,
             self.queue.take_pod,
             self.pins.take_pod,
             notes.take_pod,

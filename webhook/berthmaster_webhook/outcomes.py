@@ -31,11 +31,3 @@ class Outcome(StrEnum):
     WRONG_EPOCH = "wrong_epoch"
     WATCH_SILENT = "watch_silent"
     STOPPING = "stopping"
-
-    @property
-    def closes_connection(self) -> bool:
-        """Return whether the API server should come back on another connection."""
-        return self in _CLOSING
-
-
-_CLOSING = frozenset({Outcome.NOT_LEADER, Outcome.WRONG_EPOCH, Outcome.STOPPING})

@@ -37,17 +37,23 @@ class Routes:
         self._admission = admission
         self._tools = tools
         self._not_ready = not_ready
-        self._in_flight = 0
+        self._writing = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def drained(self, timeout_s: float) -> None:
-        """Wait until no admission request is being answered, for at most so many seconds."""
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until no answer is being written, for at most so many seconds; return whether that is so.
+
+        Requests that are still being received are not waited for: once deciding has stopped they find
+        no decision, and one that trickles in would hold up the successor.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+            return True
         except TimeoutError:
-            logger.warning("requests still in flight", extra={"requests": self._in_flight})
+            logger.warning("answers still being written", extra={"answers": self._writing})
+            return False
 
     def admission_app(self) -> web.Application:
         """Return the application of the TLS port."""
@@ -66,16 +72,6 @@ class Routes:
         return app
 
     async def _place(self, request: web.Request) -> web.StreamResponse:
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            return await self._answer(request)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
         clock = self._tools.clock
         received_s = clock()
         patience_s = read_timeout(request.query.get("timeout", ""))
@@ -91,13 +87,24 @@ class Routes:
                 self._tools.answers.drop(reply.decision_id)
                 self._tools.state.tell_help()
             return self._hang_up(request)
-        response = _response(reply)
-        await response.prepare(request)
-        await response.write_eof()
+        response = await self._write(request, reply)
         answered_s = clock()
         if reply.decision_id is not None:
             self._tools.state.ledger.answered(reply.decision_id, answered_s)
         self._tools.metrics.admission_duration.observe(answered_s - received_s)
+        return response
+
+    async def _write(self, request: web.Request, reply: Reply) -> web.Response:
+        self._writing += 1
+        self._idle.clear()
+        try:
+            response = _response(reply)
+            await response.prepare(request)
+            await response.write_eof()
+        finally:
+            self._writing -= 1
+            if not self._writing:
+                self._idle.set()
         return response
 
     def _reply(self, request: web.Request, body: bytes) -> Reply:
@@ -177,6 +184,6 @@ async def read_body(request: web.Request, most_bytes: int) -> bytes | None:
 def _response(reply: Reply) -> web.Response:
     kind = "application/json" if reply.status == 200 else "text/plain"
     response = web.Response(status=reply.status, body=reply.body, content_type=kind)
-    if reply.outcome.closes_connection:
+    if reply.closes_connection:
         response.force_close()
     return response

@@ -34,6 +34,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -160,6 +161,7 @@ class LeaderElector:
         self._stopped = False
         self._notices: deque[Acquired | None] = deque()
         self._noticed = asyncio.Event()
+        self._hinted = asyncio.Event()
 
     def is_leader(self) -> bool:
         """Tell whether leader work may be done at this instant."""
@@ -186,8 +188,15 @@ class LeaderElector:
             notifier = tasks.create_task(self._notify(), name=f"lease {self._name} notices")
             while not self._stopped:
                 await self.step()
-                await asyncio.sleep(self._pause_s())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause_s()):
+                        await self._hinted.wait()
+                self._hinted.clear()
             notifier.cancel()
+
+    def look_soon(self) -> None:
+        """Do the next round at once: something hints that the lease is free."""
+        self._hinted.set()
 
     async def step(self) -> None:
         """Do one round: renew, or look and perhaps acquire. Cluster errors are logged, not raised."""
@@ -252,7 +261,15 @@ class LeaderElector:
     def _pause_s(self) -> float:
         if self._acquired is not None:
             return min(self._retry_s, max(0.05, self._until_s - self._clock()))
-        return self._retry_s * self._rng.uniform(1.0, 1.2)
+        pause_s = self._retry_s * self._rng.uniform(1.0, 1.2)
+        # Not to be late where the holder has fallen silent.
+        left_s = self._expires_at_s() - self._clock()
+        return min(pause_s, left_s) if left_s > 0 else pause_s
+
+    def _expires_at_s(self) -> float:
+        """Return when the record last seen may be taken, if it does not change before."""
+        duration_s = self._record.duration_s if self._record is not None else 0.0
+        return self._changed_at_s + max(self._duration_s, duration_s)
 
     async def _renew(self, record: _Record) -> None:
         try:
@@ -285,8 +302,7 @@ class LeaderElector:
             return Acquisition.REGAINED
         if record.ever_held and not record.holder:
             return Acquisition.RELEASED
-        wait_s = max(self._duration_s, record.duration_s)
-        if self._clock() - self._changed_at_s < wait_s:
+        if self._clock() < self._expires_at_s():
             return None
         return Acquisition.EXPIRED if record.ever_held else Acquisition.CREATED
 

@@ -38,6 +38,9 @@ ASSUME_TTL_S = 70.0
 # Without a proof that the pod watch is alive for so long, deciding stops.
 PROOF_OF_LIFE_S = 10.0
 
+# An answer whose pod is not there so long after it, as far as the watch has come, was probably refused.
+OVERDUE_S = 2.0
+
 _FIRST_WINDOW = 2
 _WINDOW_STEP = 2
 _LARGEST_WINDOW = 1024
@@ -81,7 +84,8 @@ class Ledger:
         self._assumed: dict[str, Entry] = {}
         self._in_flight: dict[tuple[str, str], str] = {}
         self._known: dict[tuple[str, str], str] = {}
-        self._unconfirmed: dict[Hashable, int] = {}
+        # Decision ids in the order of their answers.
+        self._unconfirmed: dict[Hashable, dict[str, None]] = {}
         self._windows: OrderedDict[Hashable, int] = OrderedDict()
         self._interned: dict[Usages, Usages] = {}
         self._holdings = [0] * len(table.concerns)
@@ -113,10 +117,22 @@ class Ledger:
         return now_s - self._passed_s <= PROOF_OF_LIFE_S
 
     def admits(self, owner: Hashable) -> bool:
-        """Return whether the owner's window has room for one more unconfirmed answer."""
-        return self._unconfirmed.get(owner, 0) < self._windows.get(owner, _FIRST_WINDOW)
+        """Return whether the owner's window has room for one more unconfirmed answer.
 
-    def assume(
+        It starts at 2, grows by 2 with each pod that is seen and falls to 1 when an answer lapses, so
+        that creates which are refused cannot hold much room. While an answer is overdue it is not
+        above 2, whatever it has grown to.
+        """
+        unconfirmed = self._unconfirmed.get(owner)
+        if not unconfirmed:
+            return True
+        window = self._windows.get(owner, _FIRST_WINDOW)
+        oldest = self._assumed[next(iter(unconfirmed))]
+        if oldest.answered_s + OVERDUE_S <= self._passed_s:
+            window = min(window, _FIRST_WINDOW)
+        return len(unconfirmed) < window
+
+    def assume(  # noqa: PLR0913 - an entry has as many independent properties
         self,
         decision_id: str,
         *,
@@ -127,14 +143,19 @@ class Ledger:
         owner: Hashable,
         now_s: float,
         is_given: bool = False,
+        in_batches: bool = False,
     ) -> None:
         """Hold a node's room for an answer that is about to be given, or was by a predecessor.
 
         The pod of one that `is_given` already may have been stored before `now_s`, so the sight of it
-        proves nothing about the watch.
+        proves nothing about the watch. An owner that creates `in_batches`, as controllers do, knows what
+        became of one batch before it begins the next; so where nothing is unconfirmed a batch begins,
+        and its window with it: what the last one has grown to would be held by refused creates.
         """
         if decision_id in self._entries:
             raise ValueError(f"decision {decision_id} is in the ledger already")
+        if in_batches and owner not in self._unconfirmed:
+            self._set_window(owner, min(self._windows.get(owner, _FIRST_WINDOW), _FIRST_WINDOW))
         entry = Entry(
             holder=Holder(key=decision_id, namespace=namespace, name=name),
             node=node,
@@ -147,7 +168,7 @@ class Ledger:
         )
         self._add(entry)
         self._assumed[decision_id] = entry
-        self._unconfirmed[owner] = self._unconfirmed.get(owner, 0) + 1
+        self._unconfirmed.setdefault(owner, {})[decision_id] = None
         if name:
             self._in_flight[namespace, name] = decision_id
 
@@ -161,6 +182,9 @@ class Ledger:
             return False
         renewed = msgspec.structs.replace(entry, answered_s=now_s)
         self._assumed[decision_id] = self._entries[decision_id] = renewed
+        unconfirmed = self._unconfirmed[entry.owner]
+        del unconfirmed[decision_id]
+        unconfirmed[decision_id] = None
         return True
 
     def drop(self, decision_id: str) -> None:
@@ -317,10 +341,9 @@ class Ledger:
     def _discard(self, decision_id: str) -> None:
         entry = self._assumed.pop(decision_id)
         self._remove(entry)
-        left = self._unconfirmed[entry.owner] - 1
-        if left:
-            self._unconfirmed[entry.owner] = left
-        else:
+        unconfirmed = self._unconfirmed[entry.owner]
+        del unconfirmed[decision_id]
+        if not unconfirmed:
             del self._unconfirmed[entry.owner]
         name = (entry.holder.namespace, entry.holder.name)
         if self._in_flight.get(name) == decision_id:
