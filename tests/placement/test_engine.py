@@ -139,6 +139,24 @@ def test_remembered_shapes_equal_new_ones(
             assert old == new
 
 
+@settings(max_examples=100, deadline=None)
+@given(history=st.lists(changes, max_size=30))
+def test_a_node_may_fit_where_its_verdict_finds_no_reason(history: list[tuple[Any, ...]]) -> None:
+    world, engine = World(ABSOLUTE), new_engine()
+    for change in history:
+        world.change(engine, *change)
+
+    for shape in SHAPES:
+        request = engine.read_request(make_pod(**shape), WEIGHTED)
+        fitting = {it.node for it in verdicts(engine, **shape) if it.reason is None}
+        needs = engine.needs(request)
+        for name in NAMES:
+            assert engine.may_fit(request, (name,)) == (name in fitting)
+            has_room = all(engine.free(name).get(it, 0) >= needs[it] for it in needs)
+            assert has_room or name not in fitting
+        assert engine.may_fit(request, NAMES) == bool(fitting)
+
+
 def test_order_of_rows_does_not_show() -> None:
     forward, backward = new_engine(), new_engine()
     everybody = [f"node-{index:03}" for index in range(200)]

@@ -208,7 +208,7 @@ class PodServer:
     """The API server's pods, as far as the queue goes: JSON Patch with its tests, and GET.
 
     `faults` are raised by the next patches, in order; None lets one through. `CutAfter` happens
-    after the patch had its effect.
+    after the patch had its effect. `fails` says for a path what befalls each of its patches.
     """
 
     def __init__(self, world: World) -> None:
@@ -219,6 +219,7 @@ class PodServer:
         self.faults: list[Exception | None] = []
         self.create_faults: list[Exception | None] = []
         self.status_faults: list[Exception] = []
+        self.fails: Callable[[str], Exception | None] | None = None
         self.shows = True
         self._version = 10
 
@@ -258,6 +259,8 @@ class PodServer:
                 raise self.status_faults.pop(0)
             return {}
         fault = self.faults.pop(0) if self.faults else None
+        if self.fails is not None:
+            fault = self.fails(path)
         if fault is not None and not isinstance(fault, CutAfter):
             raise fault
         if path not in self.pods:

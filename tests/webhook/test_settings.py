@@ -35,6 +35,7 @@ def test_command_line_wins_over_environment() -> None:
         (["--port", "8080"], POD, "both 8080"),
         (["--metrics-port", "10250"], POD, "--port and --metrics-port are both 10250"),
         (["--log-level", "loud"], POD, "debug, info, warning, error"),
+        (["--queue-turns", "users"], POD, "none, namespaces"),
         (["--lease-retry", "9"], POD, "--lease-retry"),
         (["--takeover-wait", "-1"], POD, "negative"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.cluster.informers import EventKind
+from berthmaster_webhook.state import Help
 from support.builders import make_pod, make_pod_manifest
 from support.webhook_world import Manifest, World
 
@@ -59,42 +60,43 @@ async def test_node_that_cannot_be_read_takes_no_pods(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "helps"),
+    ("seen", "helped"),
     [
-        ({}, False),
-        ({"bound_to": "n1"}, False),
-        ({"bound_to": "n1", "phase": "Running"}, False),
-        ({"bound_to": "n2"}, True),
-        ({"bound_to": "n1", "phase": "Failed"}, True),
+        ({}, []),
+        ({"bound_to": "n1"}, []),
+        ({"bound_to": "n1", "phase": "Running"}, []),
+        ({"bound_to": "n2"}, [Help("n1")]),
+        ({"bound_to": "n1", "phase": "Failed"}, [Help("n1")]),
     ],
     ids=["where-sent", "bound-there", "running-there", "bound-elsewhere", "at-its-end"],
 )
 async def test_room_of_an_answer_that_was_not_used_helps(
-    world: World, seen: dict[str, str], helps: bool
+    world: World, seen: dict[str, str], helped: list[Help]
 ) -> None:
     """A relist may show a pod late; nothing else tells of the room that its answer held."""
     world.add_node("n1")
     world.add_node("n2")
     decision = assume(world)
-    before = world.state.help_count
+    told: list[Help] = []
+    world.state.on_help.append(told.append)
 
     world.show(placed(decision, **seen))
 
     assert not world.state.ledger.assumed
-    assert (world.state.help_count > before) == helps
+    assert told == helped
 
 
 async def test_only_what_a_node_draws_helps_nobody(world: World) -> None:
     world.add_node("n1")
-    counts = []
+    told: list[Help] = []
+    world.state.on_help.append(told.append)
 
     for watts in (100, 120, 140):
         curve = {"cores": [0, 8], "watts": [watts, 200]}
         status = {"power": {"curve": curve, "usage": "1"}, "powerNow": f"{watts}W"}
         inventory = NodeInventory.model_validate({"name": "n1", "status": status})
         world.state.inventories._put(EventKind.MODIFIED, "n1", inventory)
-        counts.append(world.state.help_count)
 
     columns = world.state.engine.table.columns["power"]
     assert columns.watts[world.state.engine.table.row_of("n1"), 0] == 140
-    assert counts[0] == counts[1] == counts[2]
+    assert told == [Help("n1")]

@@ -13,16 +13,20 @@ from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.cluster.errors import ApiError, OutcomeUnknownError, UnreachableError
 from berthmaster.cluster.events import EventRecorder
+from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.reporting import Reporter
+from berthmaster_webhook.turns import Turns
 from berthmaster_webhook.waiting import WaitingPods
 from support.builders import make_container
 from support.webhook_world import (
+    EPOCH,
     CutAfter,
     Manifest,
     PodServer,
     World,
     gated_manifest,
+    make_review,
     node_pin,
     until,
 )
@@ -31,7 +35,12 @@ from support.xpu_worlds import MEM, PREFIX
 
 @asynccontextmanager
 async def queue_of(
-    world: World, server: PodServer, *, in_flight: int = 16, grace_s: float = 10.0
+    world: World,
+    server: PodServer,
+    *,
+    in_flight: int = 16,
+    grace_s: float = 10.0,
+    turns: Turns | None = None,
 ) -> AsyncIterator[WaitingPods]:
     events = EventRecorder(server, "berthmaster.io/placer")
     reporter = Reporter(
@@ -50,6 +59,7 @@ async def queue_of(
         patches_in_flight=in_flight,
         first_backoff_s=0.001,
         policy_grace_s=grace_s,
+        turns=turns,
     )
     world.state.on_pod.append(queue.take_pod)
     world.state.on_settings.append(queue.take_settings)
@@ -75,6 +85,24 @@ def store(world: World, server: PodServer, name: str, **fields: object) -> None:
     pod: Manifest = gated_manifest(name, **fields)
     pod["metadata"]["creationTimestamp"] = created or "2026-01-01T00:00:00Z"
     server.add(pod)
+
+
+def count_decisions(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the node of each decision from now on, empty where there is none."""
+    engine, nodes = world.state.engine, []
+    decide = engine.decide
+
+    def counted(*args: Any, **fields: Any) -> Any:
+        decision = decide(*args, **fields)
+        nodes.append(decision.node or "")
+        return decision
+
+    monkeypatch.setattr(engine, "decide", counted)
+    return nodes
+
+
+def is_gated(server: PodServer, name: str) -> bool:
+    return "schedulingGates" in server.get_pod(name)["spec"]
 
 
 def conditions(server: PodServer) -> list[Manifest]:
@@ -131,6 +159,234 @@ async def test_freed_room_wakes_what_fits(world: World) -> None:
         await until(lambda: "big" in server.placements)
 
     assert before == []
+
+
+async def test_freed_room_costs_a_decision_for_whom_it_fits_and_none_for_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="100")
+    world.show(gated_manifest("rest", cpu="98", node="n1", schedulingGates=None))
+    world.show(gated_manifest("holder", cpu="2", node="n1", schedulingGates=None))
+    for index in range(1, 60):
+        store(world, server, f"p{index:02}", cpu=str(index))
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 59)
+        decisions = count_decisions(world, monkeypatch)
+        world.show_gone("uid-holder")
+        await until(lambda: bool(server.placements))
+        await settled()
+
+    # Of those that fit, 1 and 2 cpu, the older one by name; there is room left for nobody then.
+    assert server.placements == ["p01"]
+    assert decisions == ["n1"]
+
+
+async def test_room_of_one_kind_does_not_wake_who_lacks_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="4", labels={"zone": "a"})
+    holder = gated_manifest("holder", cpu="4", node="n1", schedulingGates=None)
+    world.show(holder)
+    store(world, server, "elsewhere", cpu="1", nodeSelector={"zone": "b"})
+    store(world, server, "here", cpu="1", nodeSelector={"zone": "a"})
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 2)
+        decisions = count_decisions(world, monkeypatch)
+        world.show_gone("uid-holder")
+        await until(lambda: bool(server.placements))
+        await settled()
+
+    assert (server.placements, decisions) == (["here"], ["n1"])
+
+
+async def test_pod_near_to_which_another_wants_to_be_wakes_it(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n1", labels={"zone": "a"})
+    term = {"labelSelector": {"matchLabels": {"app": "db"}}, "topologyKey": "zone"}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    store(world, server, "web", affinity={"podAffinity": required})
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 1)
+        database = gated_manifest("db", node="n1", schedulingGates=None)
+        database["metadata"]["labels"] = {"app": "db"}
+        world.show(database)
+        await until(lambda: server.placements == ["web"])
+
+
+async def test_new_domain_to_spread_over_wakes_who_spreads(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n1", labels={"zone": "a"})
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "minDomains": 2,
+        "nodeAffinityPolicy": "Ignore",
+        "labelSelector": {"matchLabels": {"app": "web"}},
+    }
+    for name in ("web-0", "web-1", "web-2"):
+        pod = gated_manifest(name, topologySpreadConstraints=[constraint])
+        pod["metadata"]["labels"] = {"app": "web"}
+        server.add(pod)
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 2)
+        before = list(server.placements)
+        world.add_node("n2", labels={"zone": "b"})
+        await until(lambda: len(server.placements) == 3)
+
+    assert before == ["web-0"]
+
+
+async def test_reasons_that_became_others_are_told_after_a_while(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="4", memory="1Gi")
+    world.show(gated_manifest("holder", cpu="4", node="n1", schedulingGates=None))
+    store(world, server, "a", cpu="2", memory="4Gi")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: len(conditions(server)) == 1)
+        world.now_s += 1
+        world.show_gone("uid-holder")
+        await settled()
+        assert len(conditions(server)) == 1
+        world.now_s += 61
+        queue._wake.set()
+        await until(lambda: len(conditions(server)) == 2)
+
+    first, second = conditions(server)
+    assert first["message"] == "0/1 nodes: 1 (n1) Insufficient cpu"
+    assert second["message"] == "0/1 nodes: 1 (n1) Insufficient memory"
+
+
+async def test_where_nothing_happens_nothing_is_looked_at_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="1")
+    for index in range(20):
+        store(world, server, f"p{index}", cpu=str(index + 2))
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: len(conditions(server)) == 20)
+        decisions = count_decisions(world, monkeypatch)
+        world.now_s += 3600
+        queue._wake.set()
+        await settled()
+
+    assert decisions == []
+    assert queue._waking.due_s == float("inf")
+
+
+async def test_namespaces_take_turns_where_that_is_asked(world: World) -> None:
+    server = PodServer(world)
+    world.add_namespace("few")
+    for index in range(6):
+        store(world, server, f"many-{index}", cpu="1")
+    for index in range(2):
+        store(
+            world, server, f"few-{index}", cpu="1", namespace="few", created="2026-01-02T00:00:00Z"
+        )
+    store(world, server, "urgent", cpu="1", priority=5, created="2026-01-03T00:00:00Z")
+    world.add_node("n1", cpu="9")
+
+    async with queue_of(world, server, in_flight=1, turns=Turns(lambda _: 1)) as queue:
+        await until(lambda: not len(queue))
+
+    assert server.placements[0] == "urgent"
+    assert sorted(server.placements[1:5]) == ["few-0", "few-1", "many-0", "many-1"]
+
+
+async def test_pods_whose_patches_get_no_answer_do_not_hold_up_the_others(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="100")
+    stuck = [f"a{index}" for index in range(4)]
+    for name in (*stuck, "z"):
+        store(world, server, name, cpu="1")
+    lost = OutcomeUnknownError("lost")
+
+    async with queue_of(world, server, in_flight=2):
+        server.fails = lambda path: lost if path.rpartition("/")[2] in stuck else None
+        await until(lambda: not is_gated(server, "z"))
+        assert all(is_gated(server, name) for name in stuck)
+        server.fails = None
+        await until(lambda: not any(is_gated(server, name) for name in stuck))
+
+    for name in stuck:
+        bodies = [body for path, body in server.patches if path.endswith(f"/{name}")]
+        assert len(bodies) > 1
+        assert all(body == bodies[0] for body in bodies)
+
+
+@pytest.mark.parametrize("priority", [0, 7])
+async def test_pod_that_is_created_leaves_freed_room_to_who_waits_for_it(
+    world: World, priority: int
+) -> None:
+    """Before the queue has had its turn, an admission request comes in."""
+    server = PodServer(world)
+    world.add_node("n1", cpu="4")
+    world.show(gated_manifest("holder", cpu="4", node="n1", schedulingGates=None))
+    store(world, server, "waits", cpu="2")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: len(conditions(server)) == 1)
+        admission = Admission(world.tools, world.term, queue.goes_first)
+        world.show_gone("uid-holder")
+        pod = gated_manifest("new", cpu="4", priority=priority)
+        reply = admission.reply(make_review(pod), epoch=EPOCH)
+
+        assert reply.outcome is (Outcome.PLACED if priority else Outcome.BEHIND)
+        if not priority:
+            await until(lambda: server.placements == ["waits"])
+
+
+async def test_pod_that_is_created_passes_who_has_no_use_for_the_room(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="4")
+    world.add_node("n2", cpu="1")
+    world.show(gated_manifest("holder", cpu="2", node="n1", schedulingGates=None))
+    store(world, server, "big", cpu="9")
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: len(conditions(server)) == 1)
+        admission = Admission(world.tools, world.term, queue.goes_first)
+        world.show_gone("uid-holder")
+        reply = admission.reply(make_review(gated_manifest("new", cpu="2")), epoch=EPOCH)
+
+    assert reply.outcome is Outcome.PLACED
+
+
+async def test_pod_that_is_created_stands_behind_who_waited_long_for_a_decision(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PodServer(world)
+    world.add_node("n1", cpu="4")
+    store(world, server, "older", cpu="1", created="2025-01-01T00:00:00Z")
+    store(world, server, "old", cpu="2")
+    patch, is_answering = server.patch, asyncio.Event()
+
+    async def answer_late(*args: Any, **fields: Any) -> Any:
+        await is_answering.wait()
+        return await patch(*args, **fields)
+
+    monkeypatch.setattr(server, "patch", answer_late)
+    async with queue_of(world, server, in_flight=1) as queue:
+        await until(lambda: bool(world.state.ledger.assumed))
+        admission = Admission(world.tools, world.term, queue.goes_first)
+        early = admission.reply(make_review(gated_manifest("early", cpu="1")), epoch=EPOCH)
+        world.now_s += 9
+        world.state.ledger.watch_passed(world.now_s)
+        world.now_s += 2
+        late = admission.reply(make_review(gated_manifest("late", cpu="1")), epoch=EPOCH)
+        is_answering.set()
+        await until(lambda: not len(queue))
+
+    assert (early.outcome, late.outcome) == (Outcome.PLACED, Outcome.BEHIND)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ drop it (`Reply.decision_id`) if the answer is surely not sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -83,11 +83,20 @@ class MalformedReviewError(Exception):
 
 
 class Admission:
-    """Answers reviews of pods that are being created."""
+    """Answers reviews of pods that are being created.
 
-    def __init__(self, tools: Tools, term: Term) -> None:
+    `goes_first` says whether a pod that waits has an older right to the node that was found for one.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        term: Term,
+        goes_first: Callable[[Pod, str], bool] = lambda _pod, _node: False,
+    ) -> None:
         self._tools = tools
         self._term = term
+        self._goes_first = goes_first
 
     def reply(self, body: bytes, *, epoch: int | None) -> Reply:
         """Return the answer to a body that came by the path of `epoch` (None: by no epoch's)."""
@@ -101,7 +110,7 @@ class Admission:
             return Reply(status=400, body=str(error).encode(), outcome=Outcome.MALFORMED)
         if pod is None:
             return _pass(request, Outcome.UNTOUCHED)
-        case = _Case(self._tools, self._term, request, pod, epoch)
+        case = _Case(self._tools, self._term, self._goes_first, request, pod, epoch)
         reply = case.answer()
         self._tools.metrics.decisions.labels(reply.mode, str(reply.outcome)).inc()
         is_ours = self._term.answers_for(epoch) and self._term.why_not() is not Outcome.STOPPING
@@ -154,12 +163,14 @@ class _Case:
         self,
         tools: Tools,
         term: Term,
+        goes_first: Callable[[Pod, str], bool],
         request: AdmissionRequest,
         pod: Pod,
         epoch: int | None,
     ) -> None:
         self._tools = tools
         self._term = term
+        self._goes_first = goes_first
         self._request = request
         self._pod = pod
         self._epoch = epoch
@@ -259,6 +270,8 @@ class _Case:
         if decision.node is None or not affinity.can_pin(raw, decision.node):
             self._log(Outcome.NOWHERE, decision.id, why=decision.describe())
             return self._leave(Outcome.NOWHERE, effective)
+        if effective.may_wait and self._goes_first(pod, decision.node):
+            return self._leave(Outcome.BEHIND, effective)
         mode, note = self._mode_on(effective, decision.node)
         answer = deciding.make_answer(tools, pod, request, decision, owner, mode=mode, note=note)
         operations = deciding.placing(raw, answer)

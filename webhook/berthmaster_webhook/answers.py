@@ -110,15 +110,17 @@ class Answers:
         self._ledger.answered(decision_id, now_s)
         self._repeated.add(decision_id)
 
-    def drop(self, decision_id: str) -> None:
-        """Give back what an answer holds that was surely never given.
+    def drop(self, decision_id: str) -> str:
+        """Give back what an answer holds that was surely never given; return the node, empty if none.
 
         One that was repeated stays until it is seen or lapses: the other copy may arrive.
         """
-        if decision_id in self._repeated:
-            return
+        entry = self._ledger.assumed.get(decision_id)
+        if entry is None or decision_id in self._repeated:
+            return ""
         self._ledger.drop(decision_id)
         self._answers.pop(decision_id, None)
+        return entry.node
 
     def take_note(self, pod: Pod) -> str:
         """Return once what the owner of a pod that is seen now should know of its answer."""

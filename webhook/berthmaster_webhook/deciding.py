@@ -29,7 +29,7 @@ from berthmaster_webhook.answers import Answer, Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.measuring import count_refusals
 from berthmaster_webhook.metrics import Metrics
-from berthmaster_webhook.state import ClusterState
+from berthmaster_webhook.state import ClusterState, Help
 
 RawPod = Mapping[str, Any]
 Operations = list[affinity.Operation]
@@ -86,6 +86,13 @@ def avoided_by(tools: Tools, pod: Pod) -> frozenset[str]:
     if controller is None:
         return frozenset()
     return tools.avoided.of(controller.uid, tools.clock())
+
+
+def give_back(tools: Tools, decision_id: str) -> None:
+    """Give back what an answer holds that was surely never given, and say so to those who wait."""
+    node = tools.answers.drop(decision_id)
+    if node:
+        tools.state.tell_help(Help(node))
 
 
 def pause_of(tools: Tools, pod: Pod) -> float | None:

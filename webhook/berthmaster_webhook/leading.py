@@ -36,6 +36,7 @@ from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.proving import WatchProof
 from berthmaster_webhook.settings import Settings
+from berthmaster_webhook.state import Help
 
 logger = logging.getLogger(__name__)
 
@@ -353,8 +354,7 @@ class Leadership:
                 metrics.lapsed.inc(len(lapsed))
                 for entry in lapsed:
                     logger.info("answer lapsed", extra={"decision": entry.decision_id})
-                if lapsed:
-                    state.tell_help()
+                    state.tell_help(Help(entry.node))
             self._tools.answers.prune()
             metrics.assumed_pods.set(len(state.ledger.assumed))
 

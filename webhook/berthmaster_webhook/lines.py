@@ -1,33 +1,51 @@
 """The lines in which gated pods stand: one per request shape, the most important pod first.
 
-A line whose first pod fits nowhere is closed as a whole until the count of helpful events has moved.
+A line is open while its first pod is to be decided, and closed while it fits nowhere. What is closed is
+known to a sieve, so that a node with new room finds the lines that could use it without asking each.
 Heaps hold entries of pods that have left or moved on; those are skipped when they come to the front.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from berthmaster.api.objects import Pod
 from berthmaster.cluster.backoffs import Backoff
 from berthmaster.placement.shapes import PodRequest
+from berthmaster.placement.sieve import Sieve
+from berthmaster_webhook.turns import Turns
 
 # Priority (higher first), then creation, then name.
 Order = tuple[int, str, str]
+# The same, with the namespace's turn after the priority.
+Rank = tuple[int, float, str, str]
 
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """Pods that ask for the same; `codes` and `message` say why the first one fitted nowhere."""
+    """Pods that ask for the same, avoid the same nodes and take turns with the same others.
 
+    `codes` and `message` say why the first one fitted nowhere at `decided_s`, when it was decided for the
+    last time. While it is open, `hope` are the nodes that may have room since; None: any may.
+    """
+
+    key: Hashable
     request: PodRequest
+    avoided: frozenset[str] = frozenset()
+    # Its pods' namespace where namespaces take turns, else empty.
+    namespace: str = ""
     heap: list[tuple[Order, str]] = field(default_factory=list)
-    # The help count at which its first pod fitted nowhere.
-    closed_at: int = -1
+    # The number and the rank of its entry among the open lines; 0: it has none.
+    entry: int = 0
+    rank: Rank = (0, 0.0, "", "")
+    hope: set[str] | None = None
     message: str = ""
     codes: frozenset[str] = frozenset()
+    decided_s: float = 0.0
+    # Whether nothing but nodes by themselves refused it, so that nothing else can help.
+    is_local: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -57,28 +75,37 @@ class Waiter:
 
 
 class Lines:
-    """All lines, and among them the open ones by their first pod. `waiters` is the owner's, by uid."""
+    """All lines, and among them the open ones by their first pod. `waiters` is the owner's, by uid.
 
-    def __init__(self, waiters: Mapping[str, Waiter]) -> None:
+    A line that `take_open` has returned is in its caller's hand, who opens or closes it again.
+    """
+
+    def __init__(self, waiters: Mapping[str, Waiter], turns: Turns | None = None) -> None:
         self._waiters = waiters
+        self._turns = turns
         self._lines: dict[Hashable, Line] = {}
-        self._open: list[tuple[Order, int, Line]] = []
+        self._closed: Sieve[Line] = Sieve()
+        self._open: list[tuple[Rank, int, Line]] = []
         self._opened = 0
 
     def __len__(self) -> int:
         return len(self._lines)
 
-    def join(self, key: Hashable, request: PodRequest, uid: str, waiter: Waiter) -> Line:
-        """Put a pod into the line of `key`; if it stands there already nothing changes."""
+    def join(self, request: PodRequest, avoided: frozenset[str], uid: str, waiter: Waiter) -> Line:
+        """Put a pod into its line; if it stands there already nothing changes."""
+        namespace = waiter.pod.metadata.namespace if self._turns is not None else ""
+        key = (request, avoided, namespace)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(request)
+            line = self._lines[key] = Line(key, request, avoided, namespace)
         order = waiter.order
         if waiter.line is not line or waiter.queued != order:
             waiter.line = line
             waiter.request = request
             waiter.queued = order
             heapq.heappush(line.heap, (order, uid))
+            if line not in self._closed:
+                self.open(line, line.hope)
         return line
 
     def leave(self, waiter: Waiter) -> None:
@@ -102,31 +129,92 @@ class Lines:
             if waiter is not None and waiter.line is line and waiter.queued == order:
                 yield waiter
 
-    def open(self, line: Line) -> None:
-        """Let a line be served, if anybody stands in it."""
+    def open(self, line: Line, hope: Collection[str] | None) -> None:
+        """Let a line be served: there may be room on these nodes too; None: on any."""
+        self._closed.remove(line)
         first = self.first(line)
-        if first is not None:
-            # The number keeps the heap from comparing lines.
-            self._opened += 1
-            heapq.heappush(self._open, (first.order, self._opened, line))
+        if first is None:
+            self._forget(line)
+            return
+        if hope is None:
+            line.hope = None
+        elif line.hope is not None and hope is not line.hope:
+            line.hope.update(hope)
+        rank = self._rank(line, first)
+        if not line.entry or rank < line.rank:
+            self._enter(line, rank)
 
-    def reopen(self, help_count: int) -> None:
-        """Let all lines be served that were closed before the last help; forget empty ones."""
-        self._open.clear()
-        for key, line in list(self._lines.items()):
-            if self.first(line) is None:
-                del self._lines[key]
-            elif line.closed_at != help_count:
-                self.open(line)
+    def close(self, line: Line, needs: Mapping[str, int]) -> None:
+        """Let a line wait until there is hope; `needs` is what a node must have free for it at least."""
+        if self.first(line) is None:
+            self._forget(line)
+            return
+        line.entry = 0
+        line.hope = set()
+        self._closed.put(line, needs)
 
-    def next_open(self, help_count: int) -> Line | None:
-        """Return the open line whose first pod is the most important of all; it is not open then."""
+    def take_open(self) -> Line | None:
+        """Return the open line whose first pod is the most important of all."""
         while self._open:
-            order, _, line = heapq.heappop(self._open)
-            first = self.first(line)
-            if first is None or line.closed_at == help_count:
+            _, number, line = heapq.heappop(self._open)
+            if number != line.entry:
                 continue
-            if first.order == order:
+            first = self.first(line)
+            line.entry = 0
+            if first is None:
+                self._forget(line)
+                continue
+            rank = self._rank(line, first)
+            if rank == line.rank:
                 return line
-            self.open(line)
+            self._enter(line, rank)
         return None
+
+    def take_turn(self, line: Line) -> None:
+        """Note that a pod of the line was given a node: that was its namespace's turn."""
+        if self._turns is not None:
+            self._turns.take(line.namespace)
+
+    def is_closed(self, line: Line) -> bool:
+        """Return whether a line waits for hope."""
+        return line in self._closed
+
+    @property
+    def any_open(self) -> bool:
+        """Return whether a line may be open."""
+        return bool(self._open)
+
+    @property
+    def opened(self) -> tuple[Line, ...]:
+        """Return the open lines, in no order."""
+        return tuple(line for _, number, line in self._open if number == line.entry)
+
+    @property
+    def closed(self) -> tuple[Line, ...]:
+        """Return the closed lines; those in which nobody stands any more are forgotten."""
+        lines = tuple(line for line in self._lines.values() if line in self._closed)
+        for line in lines:
+            if self.first(line) is None:
+                self._forget(line)
+        return tuple(line for line in lines if line in self._closed)
+
+    def with_room(self, free: Mapping[str, int]) -> list[Line]:
+        """Return the closed lines that lack nothing counted on a node that has so much free."""
+        return self._closed.passing(free)
+
+    def _enter(self, line: Line, rank: Rank) -> None:
+        # The number tells a line's last entry from older ones, and keeps the heap from comparing lines.
+        self._opened += 1
+        line.entry, line.rank = self._opened, rank
+        heapq.heappush(self._open, (rank, line.entry, line))
+
+    def _forget(self, line: Line) -> None:
+        line.entry = 0
+        self._closed.remove(line)
+        if self._lines.get(line.key) is line:
+            del self._lines[line.key]
+
+    def _rank(self, line: Line, first: Waiter) -> Rank:
+        priority, created, key = first.order
+        turn = 0.0 if self._turns is None else self._turns.of(line.namespace)
+        return (priority, turn, created, key)

@@ -50,6 +50,7 @@ from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.server import IDLE_S, Routes
 from berthmaster_webhook.settings import Settings, SettingsError, read_settings
 from berthmaster_webhook.state import ClusterState
+from berthmaster_webhook.turns import Turns, read_weight
 from berthmaster_webhook.waiting import WaitingPods
 
 logger = logging.getLogger(__name__)
@@ -139,14 +140,18 @@ class Process:
         self.reporter = Reporter(
             client, self.events, may_write=self._is_leader, clock=time.monotonic
         )
-        self.queue = WaitingPods(tools, self.leadership, client, self.reporter)
-        self.pins = FailedPins(
-            tools, self.leadership, client, self.reporter, on_avoid=self.queue.take_settings
+        self.queue = WaitingPods(
+            tools, self.leadership, client, self.reporter, turns=self._make_turns()
         )
-        self.routes = Routes(Admission(tools, self.leadership), tools, self.not_ready)
+        self.pins = FailedPins(
+            tools, self.leadership, client, self.reporter, on_avoid=self.queue.take_avoided
+        )
+        self.routes = Routes(
+            Admission(tools, self.leadership, self.queue.goes_first), tools, self.not_ready
+        )
         notes = BindNotes(tools.answers, self.events)
         refusals = KubeletRefusals(
-            tools, self.events, may_write=self._is_leader, on_avoid=self.queue.take_settings
+            tools, self.events, may_write=self._is_leader, on_avoid=self.queue.take_avoided
         )
         self.state.on_pod += [
             proof.take_pod,
@@ -213,6 +218,11 @@ class Process:
         if self._is_stopping:
             missing.append("stopping")
         return missing
+
+    def _make_turns(self) -> Turns | None:
+        if self.settings.queue_turns == "none":
+            return None
+        return Turns(lambda namespace: read_weight(self.state.namespace_labels(namespace)))
 
     def _is_leader(self) -> bool:
         return self.leadership.why_not() not in (Outcome.NOT_LEADER, Outcome.TAKING_OVER)

@@ -23,6 +23,8 @@ class Outcome(StrEnum):
     NOWHERE = "nowhere"
     FOREIGN_GATE = "foreign_gate"
     WINDOW_FULL = "window_full"
+    # A pod that waits has an older right to the node.
+    BEHIND = "behind"
     OWNER_PAUSED = "owner_paused"
     NAME_KNOWN = "name_known"
     NOT_SYNCED = "not_synced"

@@ -129,7 +129,6 @@ class FailedPins:
         while True:
             if self._tools.avoided.expire(self._tools.clock()):
                 self._on_avoid()
-                self._tools.state.tell_help()
             if self._term.why_not() is None:
                 await self._act_on_due()
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -66,10 +66,11 @@ async def send_until_known(
     may_send: Callable[[], bool],
     is_done: Callable[[JsonObject], bool],
     backoff: Backoff,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Fate:
     """Send a patch, guarded by uid and version, until it is known what became of it.
 
-    `may_send` is asked before each copy. `is_done` looks at the stored pod for the patch's effect.
+    `may_send` is asked before each copy. `is_done` looks at the stored pod for the patch's effect. `pause` waits between two copies.
     """
     body = [*affinity.guard(raw_of(pod)), *operations]
     path = pod_path(pod)
@@ -93,7 +94,7 @@ async def send_until_known(
         except ClusterError as error:
             was_unknown = was_unknown or isinstance(error, OutcomeUnknownError)
             _log(pod, error)
-        await asyncio.sleep(backoff.next_s(wish_s))
+        await pause(backoff.next_s(wish_s))
     return Fate.ABANDONED
 
 

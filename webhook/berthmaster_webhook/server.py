@@ -14,7 +14,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from berthmaster.api.admission import MAX_BODY_BYTES
-from berthmaster_webhook import gating
+from berthmaster_webhook import deciding, gating
 from berthmaster_webhook.admission import Admission, MalformedReviewError, Reply
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.outcomes import Outcome
@@ -84,8 +84,7 @@ class Routes:
         reply = self._reply(request, body)
         if clock() - received_s > patience_s:
             if reply.decision_id is not None:
-                self._tools.answers.drop(reply.decision_id)
-                self._tools.state.tell_help()
+                deciding.give_back(self._tools, reply.decision_id)
             return self._hang_up(request)
         response = await self._write(request, reply)
         answered_s = clock()

@@ -14,6 +14,7 @@ from itertools import combinations
 from berthmaster.api import names
 
 _PREFIX = "BERTHMASTER_"
+_TURNS = ("none", "namespaces")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -47,6 +48,8 @@ class Settings:
     lease_duration_s: float = 6.0
     lease_renew_deadline_s: float = 4.0
     lease_retry_s: float = 1.0
+    # Whether namespaces take turns in the queue: `none`, or `namespaces`.
+    queue_turns: str = "none"
     # How long requests that still come after SIGTERM are answered.
     drain_s: float = 5.0
     log_level: str = "info"
@@ -105,6 +108,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("lease_duration_s", float, "seconds until a silent leader's lease is free")
     add("lease_renew_deadline_s", float, "seconds a leader trusts its last renewal")
     add("lease_retry_s", float, "seconds between renewals")
+    add("queue_turns", str, "none, or namespaces: those take turns in the queue")
     add("drain_s", float, "seconds of answering after SIGTERM")
     add("log_level", str, "debug, info, warning or error")
     add("kubeconfig", str, "kubeconfig file; absent: KUBECONFIG, then the pod's account")
@@ -140,6 +144,10 @@ def _check(settings: Settings) -> None:
     if settings.log_level not in _LEVELS:
         faults.append(
             f"--log-level must be one of {', '.join(_LEVELS)}, found {settings.log_level}"
+        )
+    if settings.queue_turns not in _TURNS:
+        faults.append(
+            f"--queue-turns must be one of {', '.join(_TURNS)}, found {settings.queue_turns}"
         )
     if settings.takeover_wait_s < 0 or settings.drain_s < 0:
         faults.append("--takeover-wait and --drain must not be negative")

@@ -6,8 +6,8 @@ give the settings; namespaces and the objects of storage are told to the engine.
 cannot be understood is logged, counted and skipped; it never stops the others.
 
 Whoever wants to know of changes adds a callback: for pods, for settings, and for help, which is
-whatever may let a waiting pod fit that did not fit before. All callbacks are synchronous and quick,
-and see the ledger as it is after the change.
+whatever may let a waiting pod fit that did not fit before, with its cause (`Help`). All callbacks are
+synchronous and quick, and see the ledger as it is after the change.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -45,6 +46,22 @@ PodListener = Callable[[EventKind, Pod], None]
 Listener = Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Help:
+    """Why a pod may fit that did not before.
+
+    `node` may have room now. `is_news`: something beside rows has changed (pods near and far, domains,
+    storage, datasets), which helps only whom such things matter to. Neither: anybody may fit anywhere.
+    """
+
+    node: str = ""
+    is_news: bool = False
+
+
+HelpListener = Callable[[Help], None]
+ANYTHING, NEWS = Help(), Help(is_news=True)
+
+
 class ClusterState:
     """Engine, ledger, policies and namespaces, kept up to date by `run`."""
 
@@ -59,14 +76,12 @@ class ClusterState:
         self.engine = Engine(concerns, assume_ttl_s=assume_ttl_s)
         self.ledger = self.engine.ledger
         self.policies = PolicySet()
-        # Counts what may have helped a waiting pod; a pod that fits nowhere is looked at again
-        # when this has moved.
-        self.help_count = 0
         self.on_pod: list[PodListener] = []
         # After a pod event came through the living watch, and after a whole list.
         self.on_pods_current: list[Listener] = []
-        self.on_settings: list[Listener] = []
-        self.on_help: list[Listener] = []
+        # With the namespace whose labels changed, empty where policies did.
+        self.on_settings: list[Callable[[str], None]] = []
+        self.on_help: list[HelpListener] = []
         self._metrics = metrics
         self._labels: dict[str, dict[str, str]] = {}
         self._written: dict[str, tuple[Node, NodeInventory | None]] = {}
@@ -118,11 +133,10 @@ class ClusterState:
         """Return a namespace's labels, None while it has not been seen."""
         return self._labels.get(name)
 
-    def tell_help(self) -> None:
-        """Note that room may have come free."""
-        self.help_count += 1
+    def tell_help(self, help_: Help = ANYTHING) -> None:
+        """Say that a waiting pod may fit now, and why."""
         for listener in self.on_help:
-            listener()
+            listener(help_)
 
     def _follow(
         self, kind: Kind[T], on_event: Callable[[EventKind, T], None], **further: Any
@@ -158,9 +172,8 @@ class ClusterState:
         for listener in self.on_pod:
             listener(kind, pod)
         if before is not None and self.ledger.frees(before, after):
-            self.tell_help()
-        else:
-            self._tell_news()
+            self.tell_help(Help(before.node))
+        self._tell_news()
 
     def _take_surrounding(self, kind: EventKind, found: Surrounding) -> None:
         try:
@@ -176,7 +189,7 @@ class ClusterState:
         news = self.engine.news
         if news != self._news:
             self._news = news
-            self.tell_help()
+            self.tell_help(NEWS)
 
     def _tell_pods_current(self) -> None:
         for listener in self.on_pods_current:
@@ -187,6 +200,8 @@ class ClusterState:
         if kind is EventKind.DELETED:
             self._written.pop(name, None)
             self.ledger.remove_node(name)
+            # A domain without it may be one fewer to spread over.
+            self.tell_help(NEWS)
         else:
             self._write(node, self.inventories.store.get(name))
 
@@ -213,12 +228,15 @@ class ClusterState:
             self.ledger.remove_node(name)
         self._written[name] = essence
         if before is None or _but_power(before) != _but_power(essence):
-            self.tell_help()
+            is_news = before is None or before[0] != essence[0] or self.engine.news != self._news
+            self._news = self.engine.news
+            self.tell_help(Help(name, is_news=is_news))
 
     def _take_policy(self, kind: EventKind, policy: PlacementPolicy) -> None:
         self.policies = PolicySet(self.policy_objects.store.values())
         self.engine.configure(self.policies.specs)
         self._tell_settings()
+        self.tell_help()
 
     def _take_namespace(self, kind: EventKind, namespace: Namespace) -> None:
         name, labels = namespace.metadata.name, namespace.metadata.labels or {}
@@ -227,12 +245,11 @@ class ClusterState:
             self._labels.pop(name, None)
         elif self._labels.get(name) != labels:
             self._labels[name] = labels
-            self._tell_settings()
+            self._tell_settings(name)
 
-    def _tell_settings(self) -> None:
+    def _tell_settings(self, namespace: str = "") -> None:
         for listener in self.on_settings:
-            listener()
-        self.tell_help()
+            listener(namespace)
 
     def _count_bad(self, kind: str) -> Callable[[bytes, Exception], None]:
         # The informer logs it with its name and the fault.

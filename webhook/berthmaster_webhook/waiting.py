@@ -1,8 +1,10 @@
 """The queue of gated pods: by priority, then age; woken by what could help, never by the clock.
 
 Pods that ask for the same stand in one line. A line whose first pod fits nowhere is closed as a
-whole until something has happened that may help, so ten thousand equal pods cost as much as one. Among
-open lines the one with the most important, then oldest, first pod is served.
+whole, so ten thousand equal pods cost as much as one. It is opened by a cause that may help it: room on a
+node opens the lines that this node, judged by itself, could serve, and only that is judged; what is no
+room opens those whom such things matter to. Among open lines the one with the most important, then oldest,
+first pod is served; with `turns`, of equally important ones that whose namespace's turn it is.
 
 For each pod one guarded patch (see `sending`) writes affinity and allocation and removes the gate; its
 room is assumed in the ledger before it is sent, and while it is under way the pod is not decided anew.
@@ -15,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Hashable
 from enum import Enum
@@ -44,17 +48,23 @@ from berthmaster_webhook.lines import Line, Lines, Waiter
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.sending import Fate, PodStore, raw_of, send_until_known
+from berthmaster_webhook.state import ANYTHING, Help
+from berthmaster_webhook.turns import Turns
+from berthmaster_webhook.waking import Waking
 
 logger = logging.getLogger(__name__)
 
 PATCHES_IN_FLIGHT = 16
+# With those that pause before they are sent once more.
+PATCHES_UNDER_WAY = 256
 # A policy that took a pod over may be seen later than the pod; after this it is taken for deleted.
 POLICY_GRACE_S = 10.0
 # Between two rounds: collects what wakes together.
 ROUND_S = 0.02
 # Looking again where deciding was forbidden; nothing tells us when it is allowed again.
 RETRY_S = 0.5
-_SLICE = 100
+# For so long the loop, which answers admission requests, is kept from others.
+_SLICE_S = 0.002
 _OWNER = "the queue"
 _UNPREPARED = "it was created while the webhook could not be reached; delete it and create it anew"
 _PAUSED = (
@@ -84,6 +94,7 @@ class WaitingPods:
         patches_in_flight: int = PATCHES_IN_FLIGHT,
         first_backoff_s: float = 0.5,
         policy_grace_s: float = POLICY_GRACE_S,
+        turns: Turns | None = None,
     ) -> None:
         self._tools = tools
         self._term = term
@@ -92,11 +103,16 @@ class WaitingPods:
         self._first_backoff_s = first_backoff_s
         self._policy_grace_s = policy_grace_s
         self._waiters: dict[str, Waiter] = {}
-        self._lines = Lines(self._waiters)
+        self._lines = Lines(self._waiters, turns)
+        self._waking = Waking(tools, self._lines)
+        self._breathed_s = 0.0
+        # Lines whose first pod our code tripped over, for the next round.
+        self._tripped: list[Line] = []
         # To be looked at anew, in the order in which they came.
         self._dirty: dict[str, None] = {}
         self._later: list[tuple[float, str]] = []
         self._slots = asyncio.Semaphore(patches_in_flight)
+        self._under_way = asyncio.Semaphore(PATCHES_UNDER_WAY)
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -131,15 +147,36 @@ class WaitingPods:
         self._dirty[uid] = None
         self._wake.set()
 
-    def take_settings(self) -> None:
-        """Look at all pods anew: policies, namespaces or avoided nodes changed, or we lead now."""
-        self._dirty.update(dict.fromkeys(self._waiters))
+    def take_settings(self, namespace: str = "") -> None:
+        """Look at all pods anew, or at those of a namespace: policies or labels changed, or we lead now."""
+        self._dirty.update(
+            (uid, None)
+            for uid, waiter in self._waiters.items()
+            if namespace in ("", waiter.pod.metadata.namespace)
+        )
         self._wake.set()
 
-    def take_help(self) -> None:
-        """Try again the pods that fitted nowhere."""
+    def take_avoided(self) -> None:
+        """Look anew at the pods whose owner's pods pause, or avoid other nodes than they did."""
+        tools = self._tools
+        for uid, waiter in self._waiters.items():
+            line, pod = waiter.line, waiter.pod
+            if line is not None and (
+                line.avoided != deciding.avoided_by(tools, pod)
+                or deciding.pause_of(tools, pod) is not None
+            ):
+                self._dirty[uid] = None
+        self._wake.set()
+
+    def take_help(self, help_: Help = ANYTHING) -> None:
+        """Note what may help the pods that fitted nowhere."""
         if self._waiters:
+            self._waking.note(help_)
             self._wake.set()
+
+    def goes_first(self, pod: Pod, node: str) -> bool:
+        """Return whether a pod that waits has an older right to a node than one that is being created."""
+        return bool(self._waiters) and self._waking.goes_first(pod, node)
 
     async def drained(self, timeout_s: float) -> None:
         """Wait until no patch is under way, for at most so many seconds."""
@@ -157,15 +194,12 @@ class WaitingPods:
             self._tasks = tasks
             while True:
                 await self._until_woken()
-                began_s = self._tools.clock()
                 await self._round()
-                # However many lines there are, at most a fifth of the CPU goes into trying them.
-                await asyncio.sleep(max(ROUND_S, 4 * (self._tools.clock() - began_s)))
+                await asyncio.sleep(max(ROUND_S, self._waking.rest_s))
 
     async def _until_woken(self) -> None:
-        limit_s = None
-        if self._later:
-            limit_s = max(0.0, self._later[0][0] - self._tools.clock())
+        due_s = min(self._later[0][0] if self._later else math.inf, self._waking.due_s)
+        limit_s = None if math.isinf(due_s) else max(0.0, due_s - self._tools.clock())
         try:
             async with asyncio.timeout(limit_s):
                 await self._wake.wait()
@@ -178,23 +212,48 @@ class WaitingPods:
         if self._must_wait():
             return
         await self._sort()
-        self._lines.reopen(self._tools.state.help_count)
-        served = 0
+        for line in self._tripped:
+            self._lines.open(line, line.hope)
+        self._tripped.clear()
+        self._waking.open_stale()
         while True:
             if self._dirty:
                 await self._sort()
-            line = self._lines.next_open(self._tools.state.help_count)
-            if line is None:
+            if not await self._waking.open_helped(self._breathe):
+                # It rests; the round after that does it.
+                self._wake.set()
+            if not self._lines.any_open:
                 break
-            await self._slots.acquire()
+            await self._take_slot()
             if self._must_wait():
-                self._slots.release()
+                self._give_slot()
                 return
-            if not self._serve(line):
-                self._slots.release()
-            served += 1
-            if served % _SLICE == 0:
-                await asyncio.sleep(0)
+            opened = self._lines.take_open()
+            if opened is None or not self._serve(opened):
+                self._give_slot()
+            await self._breathe()
+
+    async def _take_slot(self) -> None:
+        await self._under_way.acquire()
+        await self._slots.acquire()
+
+    def _give_slot(self) -> None:
+        self._slots.release()
+        self._under_way.release()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait between two copies of a patch, and let those of other pods be sent meanwhile."""
+        self._slots.release()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await self._slots.acquire()
+
+    async def _breathe(self) -> None:
+        """Let others have the loop if this task has had it for long enough."""
+        if time.monotonic() - self._breathed_s > _SLICE_S:
+            await asyncio.sleep(0)
+            self._breathed_s = time.monotonic()
 
     def _must_wait(self) -> bool:
         """Return whether nothing may be decided; nobody may wake us then, so look again soon.
@@ -215,7 +274,7 @@ class WaitingPods:
 
     async def _sort(self) -> None:
         """Find out for each pod that is new or changed what is to be done with it."""
-        for count, uid in enumerate(list(self._dirty), 1):
+        for uid in list(self._dirty):
             self._dirty.pop(uid, None)
             waiter = self._waiters.get(uid)
             if waiter is None or waiter.is_busy:
@@ -226,15 +285,14 @@ class WaitingPods:
                 continue
             let = self._sort_one(uid, waiter)
             if let is not None:
-                await self._slots.acquire()
+                await self._take_slot()
                 if self._term.why_not() is None and self._waiters.get(uid) is waiter:
                     self._let_go(waiter, let)
                 else:
                     self._dirty[uid] = None
-                    self._slots.release()
+                    self._give_slot()
                     return
-            if count % _SLICE == 0:
-                await asyncio.sleep(0)
+            await self._breathe()
 
     def _sort_one(self, uid: str, waiter: Waiter) -> _Let | None:
         try:
@@ -345,14 +403,12 @@ class WaitingPods:
         self._reporter.tell_waiting(waiter.pod, "Invalid", message, frozenset({message}))
 
     def _join(self, uid: str, waiter: Waiter, request: PodRequest) -> None:
-        key = (request, deciding.avoided_by(self._tools, waiter.pod))
-        line = self._lines.join(key, request, uid, waiter)
+        avoided = deciding.avoided_by(self._tools, waiter.pod)
+        line = self._lines.join(request, avoided, uid, waiter)
         waiter.why = "in_line"
         if line.codes:
             # Why those before it wait; if it is served soon, nothing is written.
             self._tell_nowhere(waiter, line)
-        if line.closed_at != self._tools.state.help_count:
-            self._lines.open(line)
 
     # One pod.
 
@@ -361,27 +417,38 @@ class WaitingPods:
         waiter = self._lines.first(line)
         if waiter is None:
             return False
+        began_s = time.monotonic()
         try:
-            return self._serve_one(line, waiter)
+            is_placed = self._serve_one(line, waiter)
         # As in `_sort_one`.
         except Exception as error:  # noqa: BLE001 - as above
-            # Those behind it are served in the next round.
             self._set_aside(waiter, error)
-            return False
+            # Those behind it are served in the next round.
+            self._tripped.append(line)
+            self._wake.set()
+            is_placed = False
+        if not is_placed:
+            self._waking.rest(time.monotonic() - began_s)
+        return is_placed
 
     def _serve_one(self, line: Line, waiter: Waiter) -> bool:
         tools, pod = self._tools, waiter.pod
-        request = tools.state.engine.resolve(waiter.request)
+        engine = tools.state.engine
+        request = engine.resolve(waiter.request)
+        if request != line.request:
+            # Other pods have come to object to this one, or have ceased to, so it speaks for those
+            # behind it no more.
+            self._join(pod.metadata.uid, waiter, request)
+            self._lines.open(line, line.hope)
+            return False
+        if line.hope is not None and not engine.may_fit(request, line.hope - line.avoided):
+            # Others of more importance have taken the room.
+            self._lines.close(line, engine.needs(request))
+            return False
         decision = deciding.decide(tools, pod, request)
         raw = raw_of(pod)
         if decision.node is None or not affinity.can_pin(raw, decision.node):
-            if request != line.request:
-                # Other pods have come to object to this one, or have ceased to, so it speaks for those
-                # behind it no more.
-                self._join(pod.metadata.uid, waiter, request)
-                self._lines.open(line)
-                return False
-            self._close(line, decision.describe(), {it.group for it in decision.refusals})
+            self._close(line, decision)
             return False
         is_bind = read_effective(tools.state, pod).mode is Mode.BIND
         note = bound_as_required(FROM_QUEUE) if is_bind else ""
@@ -391,7 +458,8 @@ class WaitingPods:
         tools.answers.assume(answer, tools.clock())
         self._note_decision(pod, answer, decision)
         self._send(waiter, deciding.placing(raw, answer), answer)
-        self._lines.open(line)
+        self._lines.take_turn(line)
+        self._lines.open(line, line.hope)
         return True
 
     def _note_decision(self, pod: Pod, answer: Answer, decision: Decision) -> None:
@@ -409,10 +477,13 @@ class WaitingPods:
             },
         )
 
-    def _close(self, line: Line, message: str, codes: set[str]) -> None:
-        line.closed_at = self._tools.state.help_count
+    def _close(self, line: Line, decision: Decision) -> None:
+        codes = frozenset(it.group for it in decision.refusals)
         is_news = line.codes != codes
-        line.message, line.codes = message, frozenset(codes)
+        line.message, line.codes = decision.describe(), codes
+        line.is_local = decision.is_local
+        self._waking.note_decided(line)
+        self._lines.close(line, self._tools.state.engine.needs(line.request))
         if is_news:
             for waiter in self._lines.members(line):
                 self._tell_nowhere(waiter, line)
@@ -455,12 +526,13 @@ class WaitingPods:
                 may_send=may_send,
                 is_done=is_done,
                 backoff=self._new_backoff(),
+                pause=self._pause,
             )
         # The boundary of one pod's task: the others go on, what it assumed stays until it lapses.
         except Exception:
             logger.exception("placing failed", extra={"pod": pod.key})
         finally:
-            self._slots.release()
+            self._give_slot()
             self._busy -= 1
             if not self._busy:
                 self._idle.set()
@@ -483,8 +555,7 @@ class WaitingPods:
                 logger.info("ungated unchanged", extra={"pod": sent.key})
             return
         if answer is not None and fate in (Fate.REFUSED, Fate.GONE):
-            self._tools.answers.drop(answer.decision_id)
-            self._tools.state.tell_help()
+            deciding.give_back(self._tools, answer.decision_id)
         logger.info("patch without effect", extra={"pod": sent.key, "fate": fate.value})
         waiter.is_busy = False
         if waiter.pod is sent:

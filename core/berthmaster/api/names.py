@@ -19,6 +19,9 @@ PLACED_CONDITION = f"{GROUP}/Placed"
 NUMA = f"{GROUP}/numa"
 DATASET = f"{GROUP}/dataset"
 
+# On namespaces.
+QUEUE_WEIGHT = f"{GROUP}/queue-weight"
+
 # On nodes.
 DISK_IO_READY = "DiskIOReady"
 DISK_IO_READY_ON_NODE = f"{GROUP}/{DISK_IO_READY}"

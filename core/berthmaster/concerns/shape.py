@@ -279,6 +279,20 @@ class RelativeConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, Re
 
 
 @runtime_checkable
+class CountingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern that refuses rows for lack of something counted, whatever else it looks at.
+
+    Told by these numbers alone, many requests can be compared with a row at once.
+    """
+
+    def needs(self, request: RequestT) -> Mapping[str, int]:
+        """Return amounts above 0 by name; `filter` refuses a row that has less free of any of them."""
+
+    def free(self, columns: ColumnsT, row: int) -> Mapping[str, int]:
+        """Return what a row has free, by the same names; what is not named is not there."""
+
+
+@runtime_checkable
 class AdvisingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
     """A concern that has something to say to the owner of a pod that opted in, whatever is decided."""
 
@@ -333,4 +347,5 @@ AnyAffineConcern = AffineConcern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]
 AnyRelativeConcern = RelativeConcern[Any, Any, Any]
 AnyPinningConcern = PinningConcern[Any, Any, Any]
+AnyCountingConcern = CountingConcern[Any, Any, Any]
 AnyAdvisingConcern = AdvisingConcern[Any, Any, Any]

@@ -15,7 +15,7 @@ and of two such nodes the one with more free CPU and memory wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -31,10 +31,12 @@ from berthmaster.concerns.shape import (
     AnyAdvisingConcern,
     AnyAffineConcern,
     AnyConcern,
+    AnyCountingConcern,
     AnyPinningConcern,
     AnyPreparingConcern,
     AnyRelativeConcern,
     AnyWideConcern,
+    CountingConcern,
     InvalidRequestError,
     NodeTerms,
     PinningConcern,
@@ -81,6 +83,8 @@ class Decision:
     allocated: dict[str, dict[str, Any]]
     refusals: tuple[Refusals, ...]
     runners_up: tuple[tuple[str, float], ...]
+    # Whether only rows by themselves mattered: no other pod, no object that is no node.
+    is_local: bool = True
 
     def allocation(self, mode: str, note: str = "") -> Allocation:
         """Return a decision that found a node as it stands on the pod; `mode` is what it does to it."""
@@ -148,6 +152,11 @@ class Engine:
             index: concern
             for index, concern in enumerate(self.table.concerns)
             if isinstance(concern, RelativeConcern)
+        }
+        self._counting: dict[int, AnyCountingConcern] = {
+            index: concern
+            for index, concern in enumerate(self.table.concerns)
+            if isinstance(concern, CountingConcern)
         }
         self._affine: dict[int, AnyAffineConcern] = {
             index: concern
@@ -278,7 +287,47 @@ class Engine:
             allocated={} if row is None else self._allocated(request, row),
             refusals=(*self._refusals(request, found), *_avoided(avoid, self.table)),
             runners_up=self._runners_up(totals, ranking, row),
+            is_local=found.is_local,
         )
+
+    def needs(self, request: PodRequest) -> dict[str, int]:
+        """Return what a node must have free at least for a request, by names that `free` has, too."""
+        needs: dict[str, int] = {}
+        for ask in request:
+            if ask.index in self._counting:
+                needs.update(self._counting[ask.index].needs(ask.request))
+        return needs
+
+    def free(self, node: str) -> dict[str, int]:
+        """Return what a node has free of what is counted; nothing where it is not known."""
+        free: dict[str, int] = {}
+        row = self.table.row_of(node)
+        if row is not None:
+            for index, concern in self._counting.items():
+                free.update(concern.free(self._columns(index), row))
+        return free
+
+    def may_fit(self, request: PodRequest, nodes: Collection[str]) -> bool:
+        """Return whether one of these nodes, judged by itself, has room for a resolved request.
+
+        For a request that fitted nowhere before they changed: nothing is remembered and no other node is
+        looked at, so it costs a small part of a decision. What depends on more than a row is left to that.
+        """
+        known = self.table.rows
+        rows = np.array([known[it] for it in nodes if it in known], dtype=np.intp)
+        for ask in request:
+            if not len(rows):
+                return False
+            concern, columns, part = (
+                self.table.concerns[ask.index],
+                self._columns(ask.index),
+                ask.request,
+            )
+            if ask.index in self._wide:
+                part = self._wide[ask.index].local(part)
+            if part is not None:
+                rows = rows[concern.filter(columns, rows, part) == 0]
+        return bool(len(rows))
 
     def choose(
         self, request: PodRequest, decision_id: str
@@ -382,6 +431,7 @@ class Engine:
                 asks.append(ask)
                 local.append(ask if part is ask.request else Ask(ask.index, ask.weight, part))
         found = self._shapes.results(tuple(local))
+        is_local = True
         for ask in asks:
             concern = self._wide.get(ask.index)
             if concern is None:
@@ -389,6 +439,7 @@ class Engine:
             codes = concern.across(self._columns(ask.index), ask.request)
             if codes is None:
                 continue
+            is_local = False
             refused = np.flatnonzero((codes != 0) & (found.codes == 0) & self.table.alive)
             if len(refused):
                 found = replace(
@@ -396,6 +447,7 @@ class Engine:
                 )
                 found.codes[refused] = codes_of(ask, codes[refused])
                 found.totals[refused] = -1.0
+        found.is_local = is_local
         return tuple(asks), self._compared(tuple(local), found)
 
     def _compared(self, request: PodRequest, found: Results) -> Results:

@@ -57,7 +57,8 @@ class Results:
     relative concerns, until these were compared: `compared` are then their scores by the ask's place.
 
     `refusals` are the refused nodes by reason, None while nobody has counted them. `groups` are the words
-    last made for a code: for which row, in which version of it.
+    last made for a code: for which row, in which version of it. `is_local` says whether no wide
+    concern had anything to say when this was asked for last.
     """
 
     codes: NDArray[np.uint16]
@@ -68,6 +69,7 @@ class Results:
     compared: dict[int, Scores] = field(default_factory=dict)
     refusals: tuple[Refusals, ...] | None = None
     groups: dict[int, tuple[int, int, str]] = field(default_factory=dict)
+    is_local: bool = True
 
 
 class Shapes:

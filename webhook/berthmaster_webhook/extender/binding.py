@@ -186,7 +186,7 @@ class Binding:
             backoff=Backoff(first_s=0.1, cap_s=1.0),
         )
         if fate in (Fate.REFUSED, Fate.GONE):
-            self._give_back(answer)
+            deciding.give_back(self._tools, answer.decision_id)
         if fate is Fate.ABANDONED:
             # The watch may have shown what became of the patch before its answer came.
             entry = tools.state.ledger.entry(pod.metadata.uid)
@@ -240,8 +240,4 @@ class Binding:
             # The pod goes on holding its devices there, and is offered that node alone.
             logger.warning("not taken off", extra={"pod": pod.key, "error": str(error)})
         else:
-            self._give_back(answer)
-
-    def _give_back(self, answer: Answer) -> None:
-        self._tools.answers.drop(answer.decision_id)
-        self._tools.state.tell_help()
+            deciding.give_back(self._tools, answer.decision_id)

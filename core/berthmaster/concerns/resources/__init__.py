@@ -126,6 +126,14 @@ class ResourcesConcern:
         """Return a code per given row, 0 where kube-scheduler would accept the pod."""
         return filter_rows(columns, rows, request)
 
+    def needs(self, request: ResourcesRequest) -> Mapping[str, int]:
+        """Return the amounts that are asked, by resource."""
+        return dict(request.usage.amounts)
+
+    def free(self, columns: ResourcesColumns, row: int) -> Mapping[str, int]:
+        """Return what is left of each resource that any node has advertised."""
+        return columns.free(row)
+
     def score(self, columns: ResourcesColumns, rows: Rows, request: ResourcesRequest) -> Scores:
         """Return 0..100 per given row, more for the emptier node."""
         return score_rows(columns, rows, request)

@@ -171,6 +171,13 @@ class ResourcesColumns:
             return 0, self._unadvertised.get(row, {}).get(resource, 0)
         return int(self.capacity[slot][row]), int(self.used[slot][row])
 
+    def free(self, row: int) -> dict[str, int]:
+        """Return what a row has left of each resource that any node has advertised."""
+        return {
+            resource: int(self.capacity[slot][row] - self.used[slot][row])
+            for resource, slot in self.slots.items()
+        }
+
     def _count(self, row: int, usage: ResourcesUsage, sign: int) -> None:
         self.scored_cpu[row] += sign * usage.scored_cpu
         self.scored_memory[row] += sign * usage.scored_memory

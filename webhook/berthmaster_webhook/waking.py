@@ -1,0 +1,156 @@
+"""Which closed lines are opened by what has happened, and when.
+
+Room on a node opens those lines that this node, judged by itself, could serve: a sieve of counted amounts
+leaves few to be judged. What is no room (pods near and far, storage, datasets) opens the lines whom such
+things matter to, and a change of policies all. However much happens, looking for lines and deciding in vain
+takes a fifth of one CPU at most; what happens meanwhile is collected.
+
+A line that is not opened keeps the words that its pods were told. So while things happen, those decided
+longest ago are opened for a new decision from time to time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+from berthmaster.api.objects import Pod
+from berthmaster_webhook.deciding import Tools
+from berthmaster_webhook.lines import Line, Lines
+from berthmaster_webhook.state import ANYTHING, Help
+
+# For each second of looking or deciding in vain, so many of rest.
+REST = 4
+# Words are renewed after so long, of at most so many lines in so many seconds.
+WORDS_S = 60.0
+RENEWED_AT_ONCE = 20
+RENEWAL_PAUSE_S = 1.0
+# A pod that has waited for so long and was not decided yet goes before any that is being created.
+LONG_S = 10.0
+_MOST_RIVALS = 16
+
+
+class Waking:
+    """What has happened since lines were opened for the last time."""
+
+    def __init__(self, tools: Tools, lines: Lines) -> None:
+        self._tools = tools
+        self._lines = lines
+        self._roomier: dict[str, None] = {}
+        self._has_news = self._is_anything = False
+        self._helped_s = -math.inf
+        # By the processor's clock, which a test of the queue does not move.
+        self._rest_until_s = 0.0
+        # When each line was decided in vain; those decided again have a later entry, too.
+        self._decided: list[tuple[float, int, Line]] = []
+        self._decisions = 0
+        self._renew_s = -math.inf
+
+    def note(self, help_: Help) -> None:
+        """Take over that something has happened."""
+        if help_.node:
+            self._roomier[help_.node] = None
+        self._has_news |= help_.is_news
+        self._is_anything |= help_ == ANYTHING
+        self._helped_s = self._tools.clock()
+
+    def rest(self, seconds: float) -> None:
+        """Note for how long something was done in vain."""
+        self._rest_until_s = max(self._rest_until_s, time.monotonic()) + REST * seconds
+
+    @property
+    def rest_s(self) -> float:
+        """Return for how long no line is to be opened now."""
+        return self._rest_until_s - time.monotonic()
+
+    async def open_helped(self, breathe: Callable[[], Awaitable[None]]) -> bool:
+        """Open the lines that may be helped; False if that has to rest. `breathe` is awaited in between."""
+        if not (self._roomier or self._has_news or self._is_anything):
+            return True
+        if self.rest_s > 0:
+            return False
+        nodes, self._roomier = self._roomier, {}
+        has_news, self._has_news = self._has_news, False
+        is_anything, self._is_anything = self._is_anything, False
+        if is_anything or has_news:
+            for line in self._lines.closed:
+                if is_anything or self._minds(line):
+                    self._lines.open(line, None)
+        for line in self._lines.opened:
+            self._lines.open(line, nodes)
+        for node in nodes:
+            began_s = time.monotonic()
+            self._open_for(node)
+            self.rest(time.monotonic() - began_s)
+            await breathe()
+        return True
+
+    def _minds(self, line: Line) -> bool:
+        """Return whether something else than room on a node may help a line."""
+        return not line.is_local or self._tools.state.engine.resolve(line.request) != line.request
+
+    def _open_for(self, node: str) -> None:
+        """Open the closed lines that a node could serve."""
+        engine = self._tools.state.engine
+        for line in self._lines.with_room(engine.free(node)):
+            if node not in line.avoided and engine.may_fit(line.request, (node,)):
+                self._lines.open(line, (node,))
+
+    # Words.
+
+    def note_decided(self, line: Line) -> None:
+        """Note that a line's first pod was decided in vain just now."""
+        line.decided_s = self._tools.clock()
+        self._decisions += 1
+        heapq.heappush(self._decided, (line.decided_s, self._decisions, line))
+
+    @property
+    def due_s(self) -> float:
+        """Return when the next words are to be renewed, infinity while nothing has happened."""
+        if not self._decided or self._decided[0][0] >= self._helped_s:
+            return math.inf
+        return max(self._decided[0][0] + WORDS_S, self._renew_s)
+
+    def open_stale(self) -> None:
+        """Open some of the lines whose words may be old."""
+        now_s = self._tools.clock()
+        opened = 0
+        while opened < RENEWED_AT_ONCE and self.due_s <= now_s:
+            decided_s, _, line = heapq.heappop(self._decided)
+            if line.decided_s == decided_s and self._lines.is_closed(line):
+                self._lines.open(line, None)
+                opened += 1
+        if opened:
+            self._renew_s = now_s + RENEWAL_PAUSE_S
+
+    # Who comes from outside.
+
+    def goes_first(self, pod: Pod, node: str) -> bool:
+        """Return whether a pod that waits has an older right to a node than one that is being created.
+
+        It has to be at least as important, and to have found no room before, of which there is some on the
+        node now, or to have waited long without a decision. Where many might, one of them is taken to.
+        """
+        engine = self._tools.state.engine
+        priority = -(pod.spec.priority or 0)
+        rivals: list[Line] = []
+        for line in self._lines.opened:
+            first = self._lines.first(line)
+            if first is None or first.order[0] > priority:
+                continue
+            if not line.codes and self._tools.clock() - first.since_s > LONG_S:
+                return True
+            if line.codes and (line.hope is None or node in line.hope):
+                rivals.append(line)
+        if node in self._roomier:
+            rivals += (
+                line
+                for line in self._lines.with_room(engine.free(node))
+                if (first := self._lines.first(line)) is not None and first.order[0] <= priority
+            )
+        return len(rivals) > _MOST_RIVALS or any(
+            node not in line.avoided and engine.may_fit(engine.resolve(line.request), (node,))
+            for line in rivals
+        )
