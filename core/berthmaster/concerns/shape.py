@@ -41,6 +41,7 @@ from berthmaster.api.storage import (
 )
 
 Rows = NDArray[np.intp]
+Amounts = NDArray[np.float64]
 Codes = NDArray[np.uint8]
 Scores = NDArray[np.float64]
 
@@ -142,6 +143,20 @@ class Preparation:
     code: int = 0
     message: str = ""
     operations: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """How full rows are of one resource: arrays side by side, a value per row that was asked about.
+
+    Amounts are in `unit`, a base unit as Prometheus names them. `used` may be more than `capacity`: the
+    line was crossed by somebody else, or the capacity fell.
+    """
+
+    resource: str
+    unit: str
+    capacity: Amounts
+    used: Amounts
 
 
 class Columns(Protocol):
@@ -341,7 +356,21 @@ class PreparingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, R
         """Return what a stored pod lacks because nobody prepared it, empty if nothing; it cannot be added."""
 
 
+@runtime_checkable
+class MeasuredConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, RequestT, UsageT]):
+    """A concern whose books can be shown as amounts: for metrics, reports and the page of the harbour."""
+
+    def fills(self, columns: ColumnsT, rows: Rows) -> Sequence[Fill]:
+        """Return how full these rows are, of each resource in the same order, whatever rows are asked."""
+
+    def amounts(
+        self, columns: ColumnsT, row: int, holder: Holder, usage: UsageT
+    ) -> Mapping[str, float]:
+        """Return what a holder takes of a row, by resource and in the units of `fills`."""
+
+
 AnyConcern = Concern[Any, Any, Any]
+AnyMeasuredConcern = MeasuredConcern[Any, Any, Any]
 AnyPreparingConcern = PreparingConcern[Any, Any, Any]
 AnyAffineConcern = AffineConcern[Any, Any, Any]
 AnyWideConcern = WideConcern[Any, Any, Any]

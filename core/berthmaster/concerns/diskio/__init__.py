@@ -21,7 +21,18 @@ from berthmaster.concerns.diskio import placement, request
 from berthmaster.concerns.diskio.columns import NO_MODEL, READY, DiskIOColumns
 from berthmaster.concerns.diskio.request import DiskIORequest
 from berthmaster.concerns.diskio.shapes import Usage
-from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
+from berthmaster.concerns.shape import (
+    Allocated,
+    Codes,
+    Fill,
+    Holder,
+    Placed,
+    Reason,
+    Rows,
+    Scores,
+)
+
+_RESOURCES = ("read", "write")
 
 
 class DiskIOConcern:
@@ -93,6 +104,27 @@ class DiskIOConcern:
     ) -> Reason:
         """Return upstream's words for a refusal."""
         return placement.explain(columns, row, code, request, node)
+
+    def fills(self, columns: DiskIOColumns, rows: Rows) -> Sequence[Fill]:
+        """Return reading and writing of the rows' disks, in normalised bytes per second."""
+        used = columns.capacity - columns.free + columns.excess
+        return [
+            Fill(
+                resource=resource,
+                unit="bytes_per_second",
+                capacity=columns.capacity[dimension, rows].astype(float),
+                used=used[dimension, rows].astype(float),
+            )
+            for dimension, resource in enumerate(_RESOURCES)
+        ]
+
+    def amounts(
+        self, columns: DiskIOColumns, row: int, holder: Holder, usage: Usage
+    ) -> Mapping[str, float]:
+        """Return what the holder reads and writes, in the units of the row's disk."""
+        if holder.namespace in columns.white_list or columns.disk(row) is None:
+            return {}
+        return dict(zip(_RESOURCES, map(float, columns.needed(row, usage)), strict=True))
 
 
 CONCERN = DiskIOConcern()

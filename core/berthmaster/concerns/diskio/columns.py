@@ -53,6 +53,8 @@ class DiskIOColumns:
         self.model: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.free: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
         self.capacity: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
+        # What is held beyond what there is, which `free` does not show.
+        self.excess: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
         # Index 0: no function is known, requests count un-scaled.
         self.models: list[Ratios | None] = [None]
         self.white_list: frozenset[str] = frozenset()
@@ -69,6 +71,7 @@ class DiskIOColumns:
         self.capacity = np.concatenate(
             [self.capacity, np.zeros((3, grown), dtype=np.int64)], axis=1
         )
+        self.excess = np.concatenate([self.excess, np.zeros((3, grown), dtype=np.int64)], axis=1)
         self._rows.extend(_Row() for _ in range(grown))
 
     def write_node(self, row: int, node: Node, inventory: NodeInventory | None) -> None:
@@ -95,7 +98,7 @@ class DiskIOColumns:
         self._rows[row] = _Row()
         self.state[row] = UNREGISTERED
         self.model[row] = 0
-        self.free[:, row] = self.capacity[:, row] = 0
+        self.free[:, row] = self.capacity[:, row] = self.excess[:, row] = 0
 
     def charge(self, row: int, holder: Holder, usage: Usage) -> None:
         """Let a pod or an answer use the disk."""
@@ -168,7 +171,7 @@ class DiskIOColumns:
     def _write_free(self, row: int) -> None:
         it = self._rows[row]
         if it.disk is None:
-            self.free[:, row] = 0
+            self.free[:, row] = self.excess[:, row] = 0
             return
         capacity = _triple(it.disk.capacity)
         base = capacity if it.disk.allocable is None else _triple(it.disk.allocable)
@@ -178,7 +181,9 @@ class DiskIOColumns:
             # A report above the capacity stands, as upstream has it; a release never lifts past it.
             limit = max(capacity[dimension], base[dimension])
             most = min(limit, base[dimension] + credit[dimension])
-            self.free[dimension, row] = max(most - pending[dimension], min(0, most))
+            left = most - pending[dimension]
+            self.free[dimension, row] = free = max(left, min(0, most))
+            self.excess[dimension, row] = free - left
 
     def _intern(self, function: DiskModel | None) -> int:
         if function is None:

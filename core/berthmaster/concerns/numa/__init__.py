@@ -15,12 +15,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.numa import advising, explaining, placement, request
+from berthmaster.concerns.numa.amounts import CPU, MEMORY, scale_of
 from berthmaster.concerns.numa.columns import NumaColumns
 from berthmaster.concerns.numa.request import NumaRequest, NumaUsage
-from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
+from berthmaster.concerns.shape import (
+    Allocated,
+    Codes,
+    Fill,
+    Holder,
+    Placed,
+    Reason,
+    Rows,
+    Scores,
+)
+
+_UNITS = {CPU: "cores", MEMORY: "bytes"}
 
 
 class NumaConcern:
@@ -87,6 +101,27 @@ class NumaConcern:
     ) -> Reason:
         """Return upstream's words for a refusal, with what would help."""
         return explaining.explain(columns, row, code, request)
+
+    def fills(self, columns: NumaColumns, rows: Rows) -> Sequence[Fill]:
+        """Return what pods hold alone of the rows' zones, all zones of a node together."""
+        fills = []
+        for resource, unit in _UNITS.items():
+            amounts = np.array([columns.amounts(int(row), resource) for row in rows])
+            capacity, used = amounts.reshape(-1, 2).T / scale_of(resource)
+            fills.append(Fill(resource=resource, unit=unit, capacity=capacity, used=used))
+        return fills
+
+    def amounts(
+        self, columns: NumaColumns, row: int, holder: Holder, usage: NumaUsage
+    ) -> Mapping[str, float]:
+        """Return what the holder's containers hold alone, of what the row's zones list."""
+        zones = columns.zones(row)
+        totals = {
+            resource: sum(dict(amounts).get(resource, 0) for amounts in usage.containers)
+            for resource in _UNITS
+            if zones is not None and zones.lists(resource)
+        }
+        return {resource: total / scale_of(resource) for resource, total in totals.items()}
 
 
 CONCERN = NumaConcern()

@@ -302,6 +302,15 @@ class NumaColumns:
             return it.zones.totals if it.zones is not None else []
         return it.seen(view)
 
+    def amounts(self, row: int, resource: str) -> tuple[int, int]:
+        """Return what pods may have of a resource in all zones of a row, and what is not free of it."""
+        it = self._rows[row]
+        if it.zones is None:
+            return 0, 0
+        offered = sum(zone.get(resource, 0) for zone in it.zones.offered)
+        capacity = offered + sum(zone.get(resource, 0) for zone in it.zones.held)
+        return capacity, capacity - sum(zone.get(resource, 0) for zone in it.free)
+
     def block(self, row: int) -> Block:
         """Return the block of a row whose zones are known."""
         return self.blocks[int(self.kinds[row])]

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.settings.power import PowerRule
@@ -25,6 +27,7 @@ from berthmaster.concerns.power.request import PowerRequest, PowerUsage
 from berthmaster.concerns.shape import (
     Allocated,
     Codes,
+    Fill,
     Holder,
     Placed,
     Reason,
@@ -116,6 +119,19 @@ class PowerConcern:
     ) -> Reason:
         """Return upstream's words for a refusal."""
         return placement.explain(columns, code)
+
+    def fills(self, columns: PowerColumns, rows: Rows) -> Sequence[Fill]:
+        """Return what the rows draw, of what they would draw at the end of their curves."""
+        curves = ([watts for _, watts in columns.points(int(row))] for row in rows)
+        capacity = np.array([np.nanmax([0.0, *watts]) for watts in curves], dtype=float)
+        used = np.nan_to_num(columns.before[rows])
+        return [Fill(resource="power", unit="watts", capacity=capacity, used=used)]
+
+    def amounts(
+        self, columns: PowerColumns, row: int, holder: Holder, usage: PowerUsage
+    ) -> Mapping[str, float]:
+        """Return nothing: what a pod draws cannot be told from what others on its node draw."""
+        return {}
 
 
 CONCERN = PowerConcern()

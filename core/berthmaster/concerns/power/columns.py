@@ -115,6 +115,10 @@ class PowerColumns:
         """Return what is known of the row's power."""
         return self._rows[row].power
 
+    def points(self, row: int) -> list[tuple[float, float]]:
+        """Return the row's curve as cores and watts, NaN watts in a gap."""
+        return self._rows[row].points
+
     def unmetered(self) -> str:
         """Return the first node by name whose usage is not known, empty if there is none."""
         rows = np.flatnonzero(self.is_node & (self.usage == UNKNOWN_USAGE))

@@ -32,6 +32,9 @@ from berthmaster.concerns.resources.columns import ResourcesColumns
 from berthmaster.concerns.resources.placement import filter_rows, score_rows
 from berthmaster.concerns.resources.reasons import explain_code
 from berthmaster.concerns.resources.request import (
+    CPU,
+    MEMORY,
+    PODS,
     ResourcesRequest,
     ResourcesUsage,
     read_holding,
@@ -40,6 +43,7 @@ from berthmaster.concerns.resources.request import (
 from berthmaster.concerns.shape import (
     Allocated,
     Codes,
+    Fill,
     Holder,
     InvalidRequestError,
     Placed,
@@ -49,6 +53,9 @@ from berthmaster.concerns.shape import (
     Surrounding,
     WideConcern,
 )
+
+# Units, and how many of what is counted make one.
+_UNITS = {CPU: ("cores", 1000), MEMORY: ("bytes", 1), PODS: ("pods", 1)}
 
 
 class ResourcesConcern:
@@ -160,6 +167,24 @@ class ResourcesConcern:
     ) -> Reason:
         """Return kube-scheduler's words for a code."""
         return explain_code(columns, np.array([row], dtype=np.intp), code, request)
+
+    def fills(self, columns: ResourcesColumns, rows: Rows) -> Sequence[Fill]:
+        """Return cpu, memory and the number of pods, as kube-scheduler counts them."""
+        fills = []
+        for resource, (unit, scale) in _UNITS.items():
+            slot = columns.slots[resource]
+            capacity, used = columns.capacity[slot][rows], columns.used[slot][rows]
+            fills.append(
+                Fill(resource=resource, unit=unit, capacity=capacity / scale, used=used / scale)
+            )
+        return fills
+
+    def amounts(
+        self, columns: ResourcesColumns, row: int, holder: Holder, usage: ResourcesUsage
+    ) -> Mapping[str, float]:
+        """Return what the holder requests."""
+        amounts = dict(usage.amounts)
+        return {name: amounts.get(name, 0) / scale for name, (_, scale) in _UNITS.items()}
 
 
 CONCERN: WideConcern[ResourcesColumns, ResourcesRequest, ResourcesUsage] = ResourcesConcern()

@@ -17,11 +17,22 @@ from typing import Any
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
-from berthmaster.concerns.shape import Allocated, Codes, Holder, Placed, Reason, Rows, Scores
+from berthmaster.concerns.shape import (
+    Allocated,
+    Codes,
+    Fill,
+    Holder,
+    Placed,
+    Reason,
+    Rows,
+    Scores,
+)
 from berthmaster.concerns.xpu import advising, annotating, holdings, placement, request
 from berthmaster.concerns.xpu.columns import XPUColumns
 from berthmaster.concerns.xpu.holdings import XPUHolding
 from berthmaster.concerns.xpu.request import XPURequest
+
+_MIB = 2**20
 
 
 class XPUConcern:
@@ -90,6 +101,27 @@ class XPUConcern:
     ) -> Reason:
         """Return the dialect's words for a refusal, with what would help."""
         return placement.explain(columns, row, code, request, node)
+
+    def fills(self, columns: XPUColumns, rows: Rows) -> Sequence[Fill]:
+        """Return the memory of the rows' devices, what pods take of no known device included."""
+        used = columns.used[rows].sum(axis=1) + columns.pending[rows]
+        return [
+            Fill(
+                resource="memory",
+                unit="bytes",
+                capacity=columns.sizes[rows].sum(axis=1) * float(_MIB),
+                used=used * float(_MIB),
+            )
+        ]
+
+    def amounts(
+        self, columns: XPUColumns, row: int, holder: Holder, usage: XPUHolding
+    ) -> Mapping[str, float]:
+        """Return the memory that the holder has of the row's devices."""
+        held = columns.held_by(row, holder)
+        if held is None:
+            return {}
+        return {"memory": float((sum(mib for _, mib in held.mib) + held.pending_mib) * _MIB)}
 
 
 CONCERN = XPUConcern()

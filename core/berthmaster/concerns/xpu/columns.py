@@ -168,6 +168,11 @@ class XPUColumns:
         """Return who has what of the row's devices."""
         return tuple((holder, held) for holder, _, held in self._rows[row].held.values())
 
+    def held_by(self, row: int, holder: Holder) -> Held | None:
+        """Return what a holder has of the row's devices, None if nothing."""
+        found = self._rows[row].held.get(holder.key)
+        return found[2] if found is not None else None
+
     def describe_free(self, row: int) -> tuple[str, ...]:
         """Return the free MiB of each of the row's devices, and why one takes no pods."""
         it = self._rows[row]
