@@ -14,7 +14,7 @@ import pytest
 from berthmaster.api.names import GATE
 from berthmaster.cli.contexts import find_namespace
 from berthmaster.cli.main import build_parser
-from cli.harbour import furnish, manifest, rates
+from cli.harbour import allocation, furnish, manifest, rates
 from support.fake_api import FakeApi, Refusal
 
 KUBECONFIG = """
@@ -134,6 +134,26 @@ async def test_missing_pod_names_the_way_out(tmp_path: Path) -> None:
         "error: pod team-b/ghost not found; -n chooses another namespace, "
         "`kubectl get pods -n team-b` lists what is there\n"
     )
+
+
+async def test_why_compares_nodes_for_a_placed_pod_unless_told_or_forbidden(
+    tmp_path: Path,
+) -> None:
+    async with FakeApi() as api:
+        placed = manifest(decision=allocation(), node="node-a", request=rates("30Mi", "20Mi"))
+        furnish(api, placed)
+        code, out, err = await run_against(api, tmp_path, "why", "default/pod1")
+        _, recorded, _ = await run_against(api, tmp_path, "why", "default/pod1", "--recorded")
+        api.fail_next("GET", "/api/v1/nodes", Refusal(403, "Forbidden"))
+        forbidden_code, forbidden, _ = await run_against(api, tmp_path, "why", "default/pod1")
+
+    assert (code, err) == (0, "")
+    assert "Nodes now, the nearest first" in out
+    assert "as if the pod came once more" in out
+    assert "Nodes now" not in recorded
+    assert "Scores on node-a" in recorded
+    assert forbidden_code == 0
+    assert "note: nodes are not compared: " in forbidden
 
 
 async def test_why_explains_a_waiting_pod(tmp_path: Path) -> None:

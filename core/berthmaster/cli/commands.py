@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
-from berthmaster.api.objects import decode_pod
+from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.cli import capacity, cleaning, inspecting, output, simulate, ungating, why
 from berthmaster.cli.contexts import find_namespace
 from berthmaster.cli.errors import CommandError
@@ -40,11 +40,16 @@ async def explain(arguments: argparse.Namespace) -> int:
             _explain_missing(error, namespace, name)
         except msgspec.DecodeError as error:
             raise CommandError(f"pod {namespace}/{name} cannot be read: {error}") from error
-        recomputed = None
+        recomputed: why.Recomputed | None = None
+        notes: tuple[str, ...] = ()
         if why.needs_recomputing(pod):
             recomputed = why.recompute(pod, await load_engine(client))
+        elif why.is_comparable(pod) and not arguments.recorded:
+            recomputed, notes = await _compare(client, pod)
         inventory = await _inventory(client, pod.spec.node_name)
-    report = why.build_report(pod, recomputed, inventory=inventory, nodes_shown=arguments.nodes)
+    report = why.build_report(
+        pod, recomputed, inventory=inventory, nodes_shown=arguments.nodes, notes=notes
+    )
     output.show(report, as_json=_is_json(arguments))
     return 0
 
@@ -147,6 +152,14 @@ COMMANDS: dict[str, Command] = {
 
 async def _connect(arguments: argparse.Namespace) -> Client:
     return await Client.connect(_kubeconfig(arguments), context=_context(arguments))
+
+
+async def _compare(client: Client, pod: Pod) -> tuple[why.Recomputed | None, tuple[str, ...]]:
+    """Return what nodes say of a pod that was decided; who may not list them gets a note instead."""
+    try:
+        return why.recompute(pod, await load_engine(client)), ()
+    except ApiError as error:
+        return None, (f"nodes are not compared: {error}",)
 
 
 async def _inventory(client: Client, node: str) -> NodeInventory | None:

@@ -112,6 +112,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_pod(why)
     _add_nodes(why)
+    why.add_argument(
+        "--recorded",
+        action="store_true",
+        help="of a pod that was decided tell only what stands on it; nodes are not compared anew",
+    )
 
     simulate = add(
         "simulate",

@@ -7,8 +7,8 @@ snapshot of the cluster, and said to be so. Pure: pods and snapshots come in, a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
@@ -20,15 +20,18 @@ from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Condition, Pod
 from berthmaster.api.policy import Mode
-from berthmaster.cli import numa_zones, words
+from berthmaster.cli import concern_table, numa_zones, words
 from berthmaster.cli.numa_zones import ZoneRoom, presume
 from berthmaster.cli.output import Report, Table
 from berthmaster.cli.shortages import distance
 from berthmaster.cluster.snapshot import Snapshot
-from berthmaster.concerns.shape import InvalidRequestError
+from berthmaster.concerns.shape import InvalidRequestError, Reason
+from berthmaster.placement.affinity import unpinned
 from berthmaster.placement.engine import Verdict
 
 NODES_SHOWN = 20
+_RECOMPUTED = "recomputed now from the API server; the leader may have seen another moment"
+_COMPARED = "nodes are compared as they are now, as if the pod came once more; the scores above are as of its decision"
 # Concerns that every pod has a score from; the sentence leaves it out where another one spoke.
 _ALWAYS_THERE = "resources"
 
@@ -53,9 +56,14 @@ class Situation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recomputed:
-    """What an engine says about a pod now, from a snapshot; `problems` are faults of its request."""
+    """What an engine says about a pod now, from a snapshot; `problems` are faults of its request.
+
+    `asked` are the concerns that have something to say, `objections` by node the words of all that refuse.
+    """
 
     verdicts: tuple[Verdict, ...] = ()
+    asked: tuple[str, ...] = ()
+    objections: Mapping[str, Mapping[str, Reason]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     policy: str = ""
     notes: tuple[str, ...] = ()
@@ -86,8 +94,15 @@ class Recomputed:
 
 
 def recompute(pod: Pod, snapshot: Snapshot) -> Recomputed:
-    """Work out for every node whether the pod would fit now."""
+    """Work out for every node whether the pod would fit now; what it holds itself counts as free.
+
+    The snapshot knows the pod no more after that.
+    """
     presume(snapshot.engine)
+    snapshot.engine.ledger.forget(pod)
+    allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+    if allocation is not None:
+        pod = unpinned(pod, allocation.node)
     policy = snapshot.policy_of(pod)
     problems: tuple[str, ...] = ()
     try:
@@ -97,6 +112,8 @@ def recompute(pod: Pod, snapshot: Snapshot) -> Recomputed:
         request = snapshot.engine.read_request(pod, policy.spec, is_strict=False)
     return Recomputed(
         verdicts=tuple(snapshot.engine.verdicts(request)),
+        asked=snapshot.engine.asked(request),
+        objections=snapshot.engine.objections(request),
         problems=problems,
         policy=policy.name,
         notes=snapshot.notes,
@@ -107,6 +124,13 @@ def recompute(pod: Pod, snapshot: Snapshot) -> Recomputed:
 def needs_recomputing(pod: Pod) -> bool:
     """Return whether only a snapshot tells why the pod is where it is: it waits for us."""
     return _waits_for_us(pod) and not _foreign_gates(pod)
+
+
+def is_comparable(pod: Pod) -> bool:
+    """Return whether a snapshot tells what other nodes would have been to a pod that was decided."""
+    return not (_waits_for_us(pod) or pod.is_finished) and (
+        read_allocation(pod.annotations.get(names.ALLOCATION)) is not None
+    )
 
 
 def find_situation(pod: Pod, recomputed: Recomputed | None = None) -> Situation:
@@ -140,22 +164,22 @@ def build_report(
     *,
     inventory: NodeInventory | None = None,
     nodes_shown: int = NODES_SHOWN,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Return everything that is known about a pod; `nodes_shown` bounds the table, not the data.
 
-    `inventory` is that of the pod's node, and tells where the pod was seen.
+    `inventory` is that of the pod's node, and tells where the pod was seen; `notes` are remarks of the caller.
     """
     seen = numa_zones.seen_zones(pod, inventory)
     allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
     tables: list[Table] = []
-    remarks: list[str] = []
+    remarks: list[str] = list(notes)
     if allocation is not None:
         tables.extend(decision_tables(allocation))
     if recomputed is not None:
-        tables.extend(recomputed_tables(recomputed, nodes_shown))
-        remarks.append(
-            "recomputed now from the API server; the leader may have seen another moment"
-        )
+        own = pod.spec.node_name or (allocation.node if allocation is not None else "")
+        tables.extend(recomputed_tables(recomputed, nodes_shown, own=own))
+        remarks.append(_RECOMPUTED if allocation is None else _COMPARED)
         hidden = len(recomputed.verdicts) - nodes_shown
         if hidden > 0 and not recomputed.problems:
             remarks.append(f"{words.nodes(hidden)} not shown: see --nodes, or -o json for all")
@@ -365,7 +389,7 @@ def _facts(
         if condition.message:
             yield "Message", condition.message
     nearest = recomputed.nearest if recomputed is not None and not recomputed.feasible else None
-    if nearest is not None and nearest.reason is not None:
+    if allocation is None and nearest is not None and nearest.reason is not None:
         yield "Nearest", f"{nearest.node}: {nearest.reason.detail}"
 
 
@@ -429,17 +453,24 @@ def decision_tables(allocation: Allocation) -> Iterator[Table]:
         )
 
 
-def recomputed_tables(recomputed: Recomputed, nodes_shown: int) -> Iterator[Table]:
-    """Yield what each node says now."""
+def recomputed_tables(
+    recomputed: Recomputed, nodes_shown: int, *, own: str = ""
+) -> Iterator[Table]:
+    """Yield what each node says now; `own` is a node that is shown in any case."""
     # A request that cannot be understood fits nowhere; the sentence says why.
     if not recomputed.verdicts or recomputed.problems:
         return
-    shown = (*recomputed.feasible, *recomputed.refused)[:nodes_shown]
-    yield Table(
-        title="Nodes now, the nearest first",
-        headers=("NODE", "ANSWER", "WHY"),
-        rows=tuple((it.node, *_answer(it)) for it in shown),
-    )
+    ordered = (*recomputed.feasible, *recomputed.refused)
+    left_out = (it for it in ordered[nodes_shown:] if it.node == own)
+    shown = (*ordered[:nodes_shown], *left_out)
+    if concern_table.is_wanted(recomputed.asked):
+        yield from concern_table.build(shown, recomputed.asked, recomputed.objections)
+    else:
+        yield Table(
+            title="Nodes now, the nearest first",
+            headers=("NODE", "ANSWER", "WHY"),
+            rows=tuple((it.node, *_answer(it)) for it in shown),
+        )
     yield from numa_zones.table(recomputed.zones, (it.node for it in shown))
 
 
@@ -447,10 +478,7 @@ def _answer(verdict: Verdict) -> tuple[str, str]:
     if verdict.reason is None:
         scores = (f"{words.title(name)} {words.number(it)}" for name, it in verdict.scores.items())
         return f"fits, {words.number(verdict.score)}", ", ".join(scores)
-    reason = verdict.reason
-    # A fault of the request is said once, in the sentence, and as the reason of each node.
-    text = reason.group if reason.detail else reason.text
-    return "refused", f"{text}: {reason.detail}" if reason.detail else text
+    return "refused", verdict.reason.sentence
 
 
 def _data(pod: Pod, allocation: Allocation | None, recomputed: Recomputed | None) -> dict[str, Any]:
@@ -486,13 +514,13 @@ def nodes_data(recomputed: Recomputed) -> list[dict[str, Any]]:
     """Return what each node says, for programs, with its zones where the pod asks something of them."""
     zones = numa_zones.by_node(recomputed.zones)
     return [
-        _verdict_data(it)
+        _verdict_data(it, recomputed.objections.get(it.node, {}))
         | ({"zones": [zone.to_data() for zone in zones[it.node]]} if it.node in zones else {})
         for it in (*recomputed.feasible, *recomputed.refused)
     ]
 
 
-def _verdict_data(verdict: Verdict) -> dict[str, Any]:
+def _verdict_data(verdict: Verdict, objections: Mapping[str, Reason]) -> dict[str, Any]:
     if verdict.reason is None:
         return {
             "node": verdict.node,
@@ -506,4 +534,5 @@ def _verdict_data(verdict: Verdict) -> dict[str, Any]:
         "concern": verdict.concern,
         "reason": verdict.reason.text,
         "detail": verdict.reason.detail,
+        "refusedBy": {name: reason.sentence for name, reason in objections.items()},
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from berthmaster.api.quantities import describe_size
-from berthmaster.cli import dataset_words, numa_zones
+from berthmaster.cli import dataset_words, numa_zones, xpu_words
 
 _TITLES = {
     "diskio": "disk IO",
@@ -55,9 +55,13 @@ def join(parts: Iterable[str]) -> str:
 
 def allocated(values: Mapping[str, Any]) -> str:
     """Return what a concern allocated as `device fakeDevice, read 900Mi/s, write 900Mi/s`."""
-    named = numa_zones.describe_allocated(values) or dataset_words.describe_allocated(values)
-    if named:
-        return named
+    for describe in (
+        numa_zones.describe_allocated,
+        dataset_words.describe_allocated,
+        xpu_words.describe_allocated,
+    ):
+        if named := describe(values):
+            return named
     return ", ".join(f"{name} {_value(name, value)}" for name, value in values.items())
 
 

@@ -123,6 +123,11 @@ class Reason:
     group: str
     detail: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Return the words with what is missing, the node not named where that is told beside it."""
+        return f"{self.group}: {self.detail}" if self.detail else self.text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeTerms:

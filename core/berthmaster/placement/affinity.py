@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from berthmaster.api.names import NODE_NAME_FIELD
+from berthmaster.api.objects import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod
 
 Operation = dict[str, Any]
 RawPod = Mapping[str, Any]
@@ -52,6 +55,23 @@ def pin_at_creation(pod: RawPod, node: str) -> list[Operation]:
         else:
             operations.append(_add(f"{path}/-", _requirement(node)))
     return operations
+
+
+def unpinned(pod: Pod, node: str) -> Pod:
+    """Return a pod as it was before it was pinned to a node; one that was not stays as it is."""
+    affinity = pod.spec.affinity
+    own = affinity.node_affinity if affinity is not None else None
+    if affinity is None or own is None or own.required is None:
+        return pod
+    pin = NodeSelectorRequirement(key=NODE_NAME_FIELD, operator="In", values=[node])
+    terms = own.required.node_selector_terms or []
+    bare = [_without(it, pin) for it in terms]
+    if bare == terms:
+        return pod
+    kept = [it for it in bare if it.match_expressions or it.match_fields]
+    required = NodeSelector(node_selector_terms=kept) if kept else None
+    before = replace(affinity, node_affinity=replace(own, required=required))
+    return replace(pod, spec=replace(pod.spec, affinity=before))
 
 
 def pin_gated(pod: RawPod, node: str) -> list[Operation]:
@@ -140,6 +160,13 @@ def guard(pod: RawPod) -> list[Operation]:
 def escape_pointer(segment: str) -> str:
     """Return a key as one segment of a JSON pointer: `a/b~c` is `a~1b~0c`."""
     return segment.replace("~", "~0").replace("/", "~1")
+
+
+def _without(term: NodeSelectorTerm, pin: NodeSelectorRequirement) -> NodeSelectorTerm:
+    fields = [it for it in term.match_fields or () if it != pin]
+    return (
+        term if fields == (term.match_fields or []) else replace(term, match_fields=fields or None)
+    )
 
 
 def _node_affinity(

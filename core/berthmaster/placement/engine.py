@@ -405,6 +405,24 @@ class Engine:
                 total, scores = float(found.totals[row]), self._scores(request, found, row)
                 yield Verdict(node=name, reason=None, concern="", score=total, scores=scores)
 
+    def asked(self, request: PodRequest) -> tuple[str, ...]:
+        """Return the concerns that have something to say to a request, as things are now."""
+        request, _ = self._judge(request)
+        return tuple(self.table.concerns[ask.index].name for ask in request)
+
+    def objections(self, request: PodRequest) -> dict[str, dict[str, Reason]]:
+        """Return by node the words of every concern that refuses it, each asked by itself.
+
+        `verdicts` has those of the first alone.
+        """
+        found: dict[str, dict[str, Reason]] = {}
+        for ask in request:
+            alone, results = self._judge((ask,))
+            for row in np.flatnonzero(results.codes):
+                named, reason = self._explain(alone, int(row), int(results.codes[row]))
+                found.setdefault(self.table.names[row], {})[named] = reason
+        return found
+
     def _columns(self, index: int) -> Any:
         return self.table.columns[self.table.concerns[index].name]
 
