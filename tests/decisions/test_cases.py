@@ -21,6 +21,7 @@ CASES = [
         "dataset-go.json",
         "power.json",
         "power-go.json",
+        "xpushare.json",
     )
     if (SHARED / file).exists()
     for name, case in read_cases(SHARED / file)
