@@ -10,12 +10,14 @@ import base64
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from berthmaster.api.quantities import parse_size
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.pki import Authority
@@ -168,10 +170,15 @@ async def test_pods_that_never_heard_of_us_get_their_devices(port: Sandbox) -> N
 
 
 async def test_storm_through_webhook_queue_and_extender(port: Sandbox) -> None:
+    """With plugins that are quick, slow, and that die in the middle; whoever is turned away comes again."""
     namespace = await new_namespace(port, "extender-storm")
-    habits = Habits(pickup_jitter_s=0.3, allocate_jitter_s=0.2, verdict_jitter_s=0.2, start_s=0.1)
+    quick = Habits(pickup_jitter_s=0.3, allocate_jitter_s=0.2, verdict_jitter_s=0.2, start_s=0.1)
+    slow = replace(quick, allocate_s=0.6, verdict_s=0.5)
+    mortal = replace(quick, crash_probability=0.05, restart_s=1.5)
+    habits = (quick, quick, slow, mortal)
     hosts = [
-        make_host(f"xpu-storm-{at:02d}", devices=DEVICES, habits=habits) for at in range(NODES)
+        make_host(f"xpu-storm-{at:02d}", devices=DEVICES, habits=habits[at % len(habits)])
+        for at in range(NODES)
     ]
     rng = random.Random(7)  # noqa: S311 - no secret
     async with XpuWorld(port.client, seed=7) as world:
@@ -188,9 +195,33 @@ async def test_storm_through_webhook_queue_and_extender(port: Sandbox) -> None:
 
         await asyncio.gather(*(create_some() for _ in range(16)))
 
-        await until(lambda: phases(port, namespace), lambda it: it == {"Running": STORM}, 600)
+        async def running() -> Counter[str]:
+            await replace_failed(port, namespace)
+            return await phases(port, namespace)
+
+        await until(running, lambda it: it == {"Running": STORM}, 600)
         await world.settled()
         assert [str(it) for it in world.findings] == []
-        assert world.rejections == {}
         assert world.admitted == STORM
+        crashes = sum(
+            plugin.lives - 1
+            for host in hosts
+            for plugin in world.kubelet(host.name).plugins.values()
+        )
+        # Where nothing died nobody was turned away.
+        turned_away = [key for host in hosts for key in world.kubelet(host.name).rejected]
+        assert 0 < crashes <= len(turned_away)
+        assert all(host.habits is mortal or not world.kubelet(host.name).rejected for host in hosts)
         await port.client.delete(f"/api/v1/namespaces/{namespace}")
+
+
+async def replace_failed(port: Sandbox, namespace: str) -> None:
+    """Do as a controller does: for each pod that was turned away make another."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    for pod in (await port.client.get(path, {"fieldSelector": "status.phase=Failed"}))["items"]:
+        name, spec = pod["metadata"]["name"], pod["spec"]
+        limits = spec["containers"][0]["resources"]["limits"]
+        opts_in = "berthmaster.io/placement" in pod["metadata"].get("annotations", {})
+        mib = parse_size(limits["baidu.com/xpu-mem"])
+        await port.client.delete(f"{path}/{name}")
+        await create(port, namespace, share(f"{name}x", mib, "storm", opts_in=opts_in))

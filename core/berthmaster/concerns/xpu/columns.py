@@ -21,7 +21,7 @@ from berthmaster.api.names import SLICE_DIALECT
 from berthmaster.api.objects import Node
 from berthmaster.api.policy import PlacementPolicySpec, find_xpu_names
 from berthmaster.api.xpu_names import DEFAULT_NAMES
-from berthmaster.concerns.shape import Holder
+from berthmaster.concerns.shape import Holder, Rows
 from berthmaster.concerns.xpu.cards import CARDS
 from berthmaster.concerns.xpu.holdings import (
     NOTHING,
@@ -163,6 +163,15 @@ class XPUColumns:
     def name(self, row: int) -> str:
         """Return the node's name."""
         return self._rows[row].devices.node
+
+    def find(self, rows: Rows, id_: str) -> list[tuple[int, int]]:
+        """Return whose device has an id, by whatever source: place in `rows`, index of the device."""
+        known = self._rows
+        return [
+            (at, index)
+            for at, row in enumerate(rows.tolist())
+            if (index := known[row].devices.indices.get(id_)) is not None
+        ]
 
     def held(self, row: int) -> tuple[tuple[Holder, Held], ...]:
         """Return who has what of the row's devices."""

@@ -18,7 +18,7 @@ from berthmaster.concerns.xpu.columns import Flags, Ints, XPUColumns
 from berthmaster.concerns.xpu.holdings import find_mistakable
 from berthmaster.concerns.xpu.inventory import card_id
 from berthmaster.concerns.xpu.request import CARD_COUNTS, XPURequest
-from berthmaster.concerns.xpu.shares import choose, choose_rows, fits, need_of
+from berthmaster.concerns.xpu.shares import by_device, choose, choose_rows, fits, need_of
 
 _BITS = 1 << np.arange(CARDS)
 
@@ -113,7 +113,7 @@ def _filter_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Code
         codes[:] = reasons.SHORT
     else:
         need = need_of(request.total_mib, request.devices)
-        codes[~fits(columns.open[rows], need)] = reasons.SHORT
+        codes[~fits(columns.open.take(rows, axis=0), need)] = reasons.SHORT
     pending = columns.pending[rows]
     if pending.any():
         has_spare = columns.spare[rows] >= request.total_mib
@@ -125,7 +125,7 @@ def _filter_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Code
 def _give_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
     """Return what each device gives, of rows that fit."""
     need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
-    open_ = columns.open[rows]
+    open_ = columns.open.take(rows, axis=0)
     if strategy in (DeviceStrategy.BINPACK, DeviceStrategy.SPREAD):
         return choose_rows(open_, need, is_spread=strategy is DeviceStrategy.SPREAD)
     given = np.zeros_like(open_)
@@ -210,23 +210,34 @@ def _serve_cards(
 
 def _ready(columns: XPUColumns, rows: Rows, request: XPURequest) -> Flags:
     """Return which devices the dialect serves that may take new pods, and that the pod accepts."""
-    ready: Flags = columns.open[rows] >= 0
-    if request.dialect == CARD_DIALECT:
-        ready &= np.arange(columns.width) < columns.cards[rows][:, None]
-    else:
-        ready &= columns.is_registered[rows]
+    ready = _serves(columns, rows, request) & (columns.open[rows] >= 0)
     if request.use or request.avoid:
-        for at, row in enumerate(rows.tolist()):
-            for xpu in columns.xpus(row):
-                if not _accepts(request, columns.name(row), xpu):
-                    ready[at, xpu.index] = False
+        ready &= _accepted(columns, rows, request)
     return ready
 
 
-def _accepts(request: XPURequest, node: str, xpu: XPU) -> bool:
-    """Return whether the pod's lists of ids let a card through, whichever of its ids they name."""
-    ids = {xpu.id, xpu.registered_id, card_id(node, xpu.index)}
-    return request.avoid.isdisjoint(ids) and not any(it.isdisjoint(ids) for it in request.use)
+def _serves(columns: XPUColumns, rows: Rows, request: XPURequest) -> Flags:
+    """Return which devices are cards of the dialect."""
+    if request.dialect == CARD_DIALECT:
+        is_card: Flags = np.arange(columns.width) < columns.cards[rows][:, None]
+        return is_card
+    return columns.is_registered[rows]
+
+
+def _accepted(columns: XPUColumns, rows: Rows, request: XPURequest) -> Flags:
+    """Return which devices the pod's lists of ids let through, whichever of their ids they name."""
+    accepted: Flags = ~_named(columns, rows, request.avoid)
+    for ids in request.use:
+        accepted &= _named(columns, rows, ids)
+    return accepted
+
+
+def _named(columns: XPUColumns, rows: Rows, ids: frozenset[str]) -> Flags:
+    found: Flags = np.zeros((len(rows), columns.width), dtype=np.bool_)
+    for id_ in ids:
+        for place in columns.find(rows, id_):
+            found[place] = True
+    return found
 
 
 def _is_usable(sizes: Ints, used: Ints, entries: Ints, mib: int, *, is_alone: bool) -> Flags:
@@ -298,10 +309,10 @@ def _explain_cards(columns: XPUColumns, row: int, request: XPURequest) -> Reason
         counts.append((cordoned, "CardCordoned"))
     rows = np.array([row], dtype=np.intp)
     busy = _count_busy(columns, rows, request) if request.is_alone else 0
-    refused = sum(not _accepts(request, columns.name(row), it) for it in xpus)
+    refused = int((_serves(columns, rows, request) & ~_accepted(columns, rows, request)).sum())
     if busy:
         counts.append((busy, "ExclusiveDeviceAllocateConflict"))
-    elif refused and (request.use or request.avoid):
+    elif refused:
         counts.append((refused, "CardUuidMismatch"))
     asked = " and ".join(str(it.cards) for it in request.asks)
     usable = _ready(columns, rows, request) & _is_usable(
@@ -338,14 +349,14 @@ def _score(
     columns: XPUColumns, rows: Rows, strategy: XPUNodeStrategy, given: NDArray[np.int64]
 ) -> Scores:
     """Return the score of rows after `given` was taken of each device."""
-    sizes = columns.sizes[rows]
+    sizes, more = by_device(columns.sizes.take(rows, axis=0)), by_device(given)
     if strategy is XPUNodeStrategy.LEAST_FRAGMENT:
-        largest = (columns.open[rows] - given).max(axis=1)
-        holes: Scores = 100.0 * largest / np.maximum(sizes.max(axis=1), 1)
+        largest = (by_device(columns.open.take(rows, axis=0)) - more).max(axis=0)
+        holes: Scores = 100.0 * largest / np.maximum(sizes.max(axis=0), 1)
         return holes
-    memory = np.maximum(sizes.sum(axis=1), 1)
-    taken = np.minimum(columns.used[rows], sizes).sum(axis=1) + given.sum(axis=1)
-    packed: Scores = np.minimum(100.0 * taken / memory, 100.0)
+    used = np.minimum(by_device(columns.used.take(rows, axis=0)), sizes)
+    taken = used.sum(axis=0) + more.sum(axis=0)
+    packed: Scores = np.minimum(100.0 * taken / np.maximum(sizes.sum(axis=0), 1), 100.0)
     return packed if strategy is XPUNodeStrategy.BINPACK else 100.0 - packed
 
 

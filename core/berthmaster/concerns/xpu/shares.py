@@ -35,11 +35,21 @@ def need_of(total_mib: int, devices: int) -> Need:
     return Need(devices, *divmod(total_mib, devices))
 
 
+def by_device(numbers: Ints) -> Ints:
+    """Return numbers by row and device turned: there are few devices, and along many rows NumPy is quick."""
+    return np.ascontiguousarray(numbers.T)
+
+
 def fits(open_: Ints, need: Need) -> Flags:
     """Return which rows have enough devices with enough memory; `open_` is -1 for no device."""
-    fitting: Flags = (open_ >= need.each).sum(axis=1) >= need.devices
+    free = by_device(open_)
+    fitting: Flags
+    if need.devices == 1:
+        fitting = free.max(axis=0) >= need.each
+        return fitting
+    fitting = (free >= need.each).sum(axis=0) >= need.devices
     if need.more:
-        fitting &= (open_ >= need.each + 1).sum(axis=1) >= need.more
+        fitting &= (free >= need.each + 1).sum(axis=0) >= need.more
     return fitting
 
 
@@ -70,18 +80,22 @@ def choose(
 
 def choose_rows(open_: Ints, need: Need, *, is_spread: bool) -> Ints:
     """Return what each device of each row gives, as `choose` does; rows must fit."""
-    given = np.zeros_like(open_)
+    free = by_device(open_)
+    width = len(free)
+    given = np.zeros_like(free)
     every = np.arange(len(open_))
-    left = open_.copy()
+    # Free memory and place in one number, so that the lowest place wins among equals.
+    places = np.arange(width)[:, None]
+    ranks = free * width + (width - 1 - places if is_spread else places)
     for nth in range(need.devices):
         mib = need.of(nth)
         if is_spread:
-            best = left.argmax(axis=1)
+            best = width - 1 - ranks.max(axis=0) % width
         else:
-            best = np.where(left >= mib, left, _MOST).argmin(axis=1)
-        given[every, best] = mib
-        left[every, best] = -1
-    return given
+            best = np.where(ranks >= mib * width, ranks, _MOST).min(axis=0) % width
+        given[best, every] = mib
+        ranks[best, every] = -width
+    return given.T
 
 
 def _within(
