@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berthmaster.api.json_pointer import escape, unescape
 from berthmaster.placement.affinity import (
     Operation,
     annotate,
     annotate_all,
     can_pin,
-    escape_pointer,
     guard,
     pin_at_creation,
     pin_gated,
@@ -196,7 +196,8 @@ def test_preference_joins_others_once() -> None:
 
 
 def test_pointer_escapes_in_the_right_order() -> None:
-    assert escape_pointer("a/b~c") == "a~1b~0c"
+    assert escape("a/b~c") == "a~1b~0c"
+    assert unescape("a~1b~0c") == "a/b~c"
 
 
 @given(

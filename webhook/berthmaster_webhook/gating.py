@@ -21,6 +21,7 @@ import msgspec
 
 from berthmaster.api import names
 from berthmaster.api.admission import allow
+from berthmaster.api.json_pointer import escape
 from berthmaster.api.policy import Mode
 from berthmaster_webhook.admission import MalformedReviewError, read_review
 
@@ -160,4 +161,4 @@ def _set_scheduler(name: str) -> dict[str, Any]:
 
 
 def _at(key: str) -> str:
-    return "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
+    return "/metadata/annotations/" + escape(key)

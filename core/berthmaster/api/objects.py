@@ -175,6 +175,12 @@ class ContainerPort(Struct, frozen=True):
     protocol: str = "TCP"
 
 
+class SecurityContext(Struct, frozen=True):
+    """A container's rights; only one of them matters to device plugins."""
+
+    privileged: bool = False
+
+
 class Container(Struct, frozen=True):
     """A container as placement sees it."""
 
@@ -182,6 +188,12 @@ class Container(Struct, frozen=True):
     resources: ResourceRequirements | None = None
     ports: list[ContainerPort] | None = None
     restart_policy: str = ""
+    security_context: SecurityContext | None = None
+
+    @property
+    def is_privileged(self) -> bool:
+        """Return whether a container sees every device of its node, whatever it was given."""
+        return self.security_context is not None and self.security_context.privileged
 
     @property
     def is_sidecar(self) -> bool:

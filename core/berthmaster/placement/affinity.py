@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from berthmaster.api.json_pointer import escape
 from berthmaster.api.names import NODE_NAME_FIELD
 from berthmaster.api.objects import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod
 
@@ -142,7 +143,7 @@ def annotate_all(pod: RawPod, annotations: Mapping[str, str]) -> list[Operation]
     if known is None:
         return [_add(_ANNOTATIONS, dict(annotations))] if annotations else []
     return [
-        _add(f"{_ANNOTATIONS}/{escape_pointer(key)}", value)
+        _add(f"{_ANNOTATIONS}/{escape(key)}", value)
         for key, value in annotations.items()
         if known.get(key) != value
     ]
@@ -155,11 +156,6 @@ def guard(pod: RawPod) -> list[Operation]:
         _test("/metadata/uid", metadata["uid"]),
         _test("/metadata/resourceVersion", metadata["resourceVersion"]),
     ]
-
-
-def escape_pointer(segment: str) -> str:
-    """Return a key as one segment of a JSON pointer: `a/b~c` is `a~1b~0c`."""
-    return segment.replace("~", "~0").replace("/", "~1")
 
 
 def _without(term: NodeSelectorTerm, pin: NodeSelectorRequirement) -> NodeSelectorTerm:

@@ -14,6 +14,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from berthmaster.api.json_pointer import unescape
 from berthmaster.placement.affinity import (
     PREFERRED_KEY,
     REQUIRED_KEY,
@@ -53,7 +54,7 @@ def add(pod: RawPod, operations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the pod after JSON Patch operations, all of which are `add`."""
     after = copy.deepcopy(dict(pod))
     for operation in operations:
-        *path, last = operation["path"].removeprefix("/").split("/")
+        *path, last = map(unescape, operation["path"].removeprefix("/").split("/"))
         target: Any = after
         for part in path:
             target = target[int(part)] if isinstance(target, list) else target[part]

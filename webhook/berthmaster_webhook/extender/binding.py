@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.json_pointer import escape
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cluster.backoffs import Backoff
@@ -230,8 +231,7 @@ class Binding:
         known = stored["metadata"]["annotations"]
         keys = [it for it in (names.ALLOCATION, *answer.beside) if it in known]
         operations = [
-            {"op": "remove", "path": f"/metadata/annotations/{affinity.escape_pointer(it)}"}
-            for it in keys
+            {"op": "remove", "path": f"/metadata/annotations/{escape(it)}"} for it in keys
         ]
         body = [*affinity.guard(stored), *operations]
         try:

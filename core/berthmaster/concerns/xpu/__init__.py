@@ -15,19 +15,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from berthmaster.api.names import PLACEMENT
 from berthmaster.api.objects import Pod
-from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.policy import Mode, PlacementPolicySpec
 from berthmaster.concerns.shape import (
     Allocated,
     Codes,
     Fill,
     Holder,
     Placed,
+    Preparation,
     Reason,
     Rows,
     Scores,
 )
-from berthmaster.concerns.xpu import advising, annotating, holdings, placement, request
+from berthmaster.concerns.xpu import advising, annotating, holdings, placement, request, rounding
 from berthmaster.concerns.xpu.columns import XPUColumns
 from berthmaster.concerns.xpu.holdings import XPUHolding
 from berthmaster.concerns.xpu.request import XPURequest
@@ -55,6 +57,19 @@ class XPUConcern:
     def must_pin(self, pod: Pod, policy: PlacementPolicySpec) -> bool:
         """Return whether the pod names any device: the annotations are for one node's plugin."""
         return not policy.concerns.xpu.names_in_force.resources.isdisjoint(pod.asked_resources)
+
+    def prepare(
+        self, columns: XPUColumns, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+    ) -> Preparation | None:
+        """Write the sizes of slices back onto the pod; one that is only observed stays as it is."""
+        if pod.annotations.get(PLACEMENT) == Mode.OBSERVE:
+            return None
+        operations = rounding.round_slices(raw, policy.concerns.xpu.names_in_force)
+        return Preparation(operations=operations) if operations else None
+
+    def lacks(self, columns: XPUColumns, pod: Pod, policy: PlacementPolicySpec) -> str:
+        """Return nothing: it gets whole slices whatever its limits say."""
+        return ""
 
     def advise(self, columns: XPUColumns, pod: Pod, policy: PlacementPolicySpec) -> Sequence[str]:
         """Return what the owner of a pod with devices should know."""

@@ -16,10 +16,18 @@ def advise(columns: XPUColumns, pod: Pod, policy: PlacementPolicySpec) -> tuple[
     """Return warnings, the most important first; never raises."""
     names = policy.concerns.xpu.names_in_force
     dropped = pod.annotations.get(DROPPED)
-    warnings = [*_advise_share(columns, pod, names)]
+    warnings = [*_advise_privileged(pod, names), *_advise_share(columns, pod, names)]
     if dropped:
         warnings.insert(0, f"dropped, only Berthmaster says which devices a pod has: {dropped}")
     return tuple(warnings)
+
+
+def _advise_privileged(pod: Pod, names: XPUNames) -> Iterator[str]:
+    for container in (*(pod.spec.init_containers or ()), *(pod.spec.containers or ())):
+        asked = container.resources
+        sides = (asked.limits or {}, asked.requests or {}) if asked is not None else ()
+        if container.is_privileged and any(not names.resources.isdisjoint(it) for it in sides):
+            yield f"container {container.name} is privileged: it sees all XPUs of its node, not only its own"
 
 
 def _advise_share(columns: XPUColumns, pod: Pod, names: XPUNames) -> Iterator[str]:
