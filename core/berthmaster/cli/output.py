@@ -10,7 +10,10 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _GAP = "   "
 
@@ -75,7 +78,6 @@ def render_plain(report: Report) -> str:
 def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> None:
     """Write a report with rich, as wide as the terminal unless told."""
     # Late: a pipe and JSON do not pay for it.
-    from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -91,20 +93,7 @@ def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> 
         console.print()
         console.print(grid)
     for table in report.tables:
-        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
-        for index, header in enumerate(table.headers):
-            is_last = index == len(table.headers) - 1
-            shown.add_column(
-                header,
-                justify="right" if index in table.numbers else "left",
-                overflow="fold",
-                ratio=1 if is_last and index not in table.numbers else None,
-            )
-        for row in table.rows:
-            shown.add_row(*(Text(cell, style=table.styles.get(cell, "")) for cell in row))
-        console.print()
-        console.print(Text(table.title, style="bold cyan"))
-        console.print(shown)
+        print_table(console, table)
     if report.steps:
         console.print()
         console.print(Text("What to do", style="bold cyan"))
@@ -115,6 +104,28 @@ def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> 
         console.print()
     for remark in report.remarks:
         console.print(Text(f"note: {remark}", style="yellow"))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print one table on a console of rich, under its title."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
+    for index, header in enumerate(table.headers):
+        is_last = index == len(table.headers) - 1
+        shown.add_column(
+            header,
+            justify="right" if index in table.numbers else "left",
+            overflow="fold",
+            ratio=1 if is_last and index not in table.numbers else None,
+        )
+    for row in table.rows:
+        shown.add_row(*(Text(cell, style=table.styles.get(cell, "")) for cell in row))
+    console.print()
+    console.print(Text(table.title, style="bold cyan"))
+    console.print(shown)
 
 
 def _align(rows: Sequence[tuple[str, ...]], numbers: Iterable[int]) -> list[str]:

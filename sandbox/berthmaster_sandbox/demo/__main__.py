@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from berthmaster.api import names
+from berthmaster.cli.output import print_table
 from berthmaster.cluster.snapshot import load_engine
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.dataset_stories import DATASET_STORIES
@@ -34,6 +35,7 @@ from berthmaster_sandbox.demo.stage import (
     why,
 )
 from berthmaster_sandbox.demo.stories import PIN_KEY, PIN_TITLE, STORIES, pin_fails
+from berthmaster_sandbox.demo.together_stories import TOGETHER_STORIES
 from berthmaster_sandbox.demo.xpu_stories import XPU_STORIES
 from berthmaster_sandbox.errors import SandboxError
 from berthmaster_sandbox.installing import IMAGES, PROJECT, install
@@ -52,7 +54,13 @@ TITLES = {
     PIN_KEY: PIN_TITLE,
     **{
         story.key: story.title
-        for story in (*NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES, *XPU_STORIES)
+        for story in (
+            *NUMA_STORIES,
+            *DATASET_STORIES,
+            *POWER_STORIES,
+            *XPU_STORIES,
+            *TOGETHER_STORIES,
+        )
     },
 }
 # One selects the pod of the pin story; the other gives the settings of pods that ask by themselves.
@@ -121,6 +129,7 @@ async def _play(
         await _print_table(console, sandbox, stages, watch)
         _print_berths(console, stages)
         _print_holds(console, stages)
+        _print_comparisons(console, stages)
         overflows = await _judge(worlds)
         failures += [f"past the line: {overflow}" for overflow in overflows]
         for failure in failures:
@@ -161,8 +170,10 @@ async def _tell_stories(
         except StoryError as error:
             failures.append(f"{key}: {error}")
 
-    together = (*STORIES, *NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES, *XPU_STORIES)
-    await asyncio.gather(*(tell(it.key, it.play(stages[it.key])) for it in together))
+    side_by_side = (*STORIES, *NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES, *XPU_STORIES)
+    await asyncio.gather(
+        *(tell(it.key, it.play(stages[it.key])) for it in (*side_by_side, *TOGETHER_STORIES))
+    )
     await tell(PIN_KEY, pin_fails(stages[PIN_KEY], sandbox))
     return list(stages.values()), failures
 
@@ -260,6 +271,14 @@ def _print_holds(console: Console, stages: Sequence[Stage]) -> None:
     console.print(table)
 
 
+def _print_comparisons(console: Console, stages: Sequence[Stage]) -> None:
+    """Print what `kubectl berth why` says of the pod that every concern has a word in."""
+    for it in (comparison for stage in stages for comparison in stage.comparisons):
+        console.print(f"\nkubectl berth -n {NAMESPACE} why {it.pod}", markup=False)
+        for table in it.tables:
+            print_table(console, table)
+
+
 def _devices(mib: Mapping[int, int]) -> str:
     """Return devices by what they give: `1: 3334, 2+3: 3333`."""
     by_size: dict[int, list[str]] = {}
@@ -295,6 +314,7 @@ async def _stay(console: Console, sandbox: Sandbox) -> None:
         f"  kubectl -n {NAMESPACE} get pods -o wide\n"
         f"  kubectl berth -n {NAMESPACE} why total\n"
         f"  kubectl berth -n {NAMESPACE} why zone-more\n"
+        f"  kubectl berth -n {NAMESPACE} why train\n"
         f"  kubectl berth inspect\n"
         f"  kubectl -n {NAMESPACE} delete pod lagging-40 lagging-60   # lagging-70 moves in",
         markup=False,

@@ -17,6 +17,8 @@ from typing import Any
 from berthmaster.api import names
 from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.objects import Pod
+from berthmaster.cli import concern_table
+from berthmaster.cli.output import Table
 from berthmaster.cli.why import needs_recomputing, recompute, sentence
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.snapshot import Snapshot, load_engine
@@ -44,7 +46,7 @@ from berthmaster_sandbox.world.numa_verdicts import Admitted
 from berthmaster_sandbox.world.power import PowerWorld
 from berthmaster_sandbox.world.power_machines import Machine as PowerMachine
 from berthmaster_sandbox.world.xpu import XpuWorld
-from berthmaster_sandbox.world.xpu_hosts import Host
+from berthmaster_sandbox.world.xpu_hosts import Habits, Host, make_host
 
 STORY_LABEL = "demo.berthmaster.io/story"
 MIB, GIB = 2**20, 2**30
@@ -169,6 +171,25 @@ class Worlds:
     xpus: XpuWorld
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Everything:
+    """A node with a disk, two NUMA zones, accelerators and meters; `cpus` are those of each zone."""
+
+    name: str
+    power: PowerMachine
+    labels: Mapping[str, str]
+    cpus: tuple[int, ...] = (8, 8)
+    card_mib: int = 8064
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What each concern says of each node for a pod that was placed, as tables of `kubectl berth why`."""
+
+    pod: str
+    tables: tuple[Table, ...]
+
+
 class Stage:
     """One story's hold on the cluster; `watch` is shared by all stages."""
 
@@ -180,6 +201,7 @@ class Stage:
         self.landings: list[Landing] = []
         self.berths: list[Berth] = []
         self.holds: list[DeviceHold] = []
+        self.comparisons: list[Comparison] = []
 
     @property
     def client(self) -> Client:
@@ -212,6 +234,25 @@ class Stage:
     async def power_node(self, name: str, machine: PowerMachine) -> None:
         """Add a Ready node of this story whose meters and power model answer."""
         await self.node(name, cpu=str(machine.cores))
+        await self._meter(name, machine)
+        await self._until_inventory(name, _has_modelled_power, "watts of a model server")
+
+    async def node_of_all(self, it: Everything) -> None:
+        """Add a Ready node of this story that every concern knows."""
+        name, worlds = it.name, self.worlds
+        labels = {STORY_LABEL: self.story, **it.labels}
+        host = make_host(name, devices=2, memory_mib=it.card_mib, habits=Habits(allocate_s=0.2))
+        await worlds.xpus.add_host(host, labels=labels, has_agent=True)
+        zoned = machine("single-numa-node", cpus=it.cpus)
+        habits = UpdaterHabits(delay_s=0.3)
+        await worlds.numa.add_node(name, zoned, habits=habits, starts_pods=False)
+        await wait_nodes_ready(self._client, [name])
+        await worlds.disks.add_node(name, devices={"fakeDevice": disk(1000, 1000, 2000)})
+        await self._meter(name, it.power)
+        await self._until_inventory(name, _has_everything, "a disk, zones, devices and watts")
+
+    async def _meter(self, name: str, machine: PowerMachine) -> None:
+        """Let a node's meters and power model answer."""
         spec = await self.worlds.power.add_node(name, machine)
         await self._client.create(
             f"/apis/{names.WAO_API_VERSIONS[0]}/namespaces/{NAMESPACE}/nodeconfigs",
@@ -222,13 +263,23 @@ class Stage:
                 "spec": spec,
             },
         )
-        await self._until_inventory(name, _has_modelled_power, "watts of a model server")
 
-    async def foresees(self, node: str, limits: Mapping[str, str], words: str) -> None:
+    async def foresees(
+        self,
+        node: str,
+        limits: Mapping[str, str],
+        words: str,
+        *,
+        request: str | None = None,
+        dataset: str = "",
+    ) -> None:
         """Wait until a pod of this story would go to a node, its allocation with these words."""
+        annotations = {names.PLACEMENT: "required"}
+        if request is not None:
+            annotations[names.DISKIO_REQUEST] = request
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            manifest = self._manifest("foreseen", {names.PLACEMENT: "required"}, limits)
+            manifest = self._manifest("foreseen", annotations, limits, dataset=dataset)
             pod = await self._client.create(PODS, manifest, {"dryRun": "All"})
             told = str(pod["metadata"].get("annotations", {}).get(names.ALLOCATION, ""))
             if f'"node":"{node}"' in told and words in told:
@@ -346,6 +397,13 @@ class Stage:
                 f"{name}: expected {dict(devices)} on {node}, has {given} on {pod.spec.node_name}"
             )
 
+    async def compares(self, name: str, *nodes: str) -> None:
+        """Note what each concern says of each of these nodes for a pod that was placed."""
+        found = recompute(self._watch.pod(name), await load_engine(self._client))
+        verdicts = [it for it in (*found.feasible, *found.refused) if it.node in nodes]
+        tables = tuple(concern_table.build(verdicts, found.asked, found.objections))
+        self.comparisons.append(Comparison(pod=name, tables=tables))
+
     async def waits(self, name: str, words: str) -> None:
         """Wait until the pod says why it waits, in these words."""
 
@@ -445,6 +503,11 @@ class Stage:
 def _has_modelled_power(status: Mapping[str, Any]) -> bool:
     power = status.get("power") or {}
     return bool(power.get("link") == "ModelServer" and power.get("usage") is not None)
+
+
+def _has_everything(status: Mapping[str, Any]) -> bool:
+    has_devices = bool(status.get("xpus")) and bool(status.get("zones"))
+    return has_devices and _has_reported_disks(status) and _has_modelled_power(status)
 
 
 def _has_reported_disks(status: Mapping[str, Any]) -> bool:

@@ -24,6 +24,15 @@ logger = logging.getLogger(__name__)
 
 NODES = "/api/v1/nodes"
 WRITERS = 8
+# Of nodes whose pods kwok leaves to kubelets of ours until these have admitted them.
+PREFIXES = ("numa-", "xpu-")
+
+
+def check_name(node: str) -> None:
+    """Raise ValueError for a name of a node whose pods kwok would start by itself."""
+    if not node.startswith(PREFIXES):
+        expected = " or ".join(f"{it}..." for it in PREFIXES)
+        raise ValueError(f"node {node} must be called {expected}: see kwok_stages.yaml")
 
 
 async def make_node(

@@ -1,7 +1,7 @@
 """Simulated nodes with NUMA zones: their kubelets, their topology updaters, and the judge.
 
 One kubelet per node admits the pods that are bound to it, in the order in which it learns of them. kwok
-starts a pod on such a node (its name begins with `numa-`) only when the kubelet has set the pod's
+starts a pod on such a node (its name begins with `numa-` or `xpu-`) only when the kubelet has set the pod's
 condition PodReadyToStartContainers; a rejected pod becomes Failed with the kubelet's reason and
 message, and never runs. One updater per node publishes what is left, late: `delay_s` after a change it
 looks, and `lag_s` after that it writes what it saw.
@@ -28,7 +28,7 @@ from typing import Any
 from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind, Query, read_items
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
-from berthmaster_sandbox.world.kubelets import VerdictWriter, insist, make_node
+from berthmaster_sandbox.world.kubelets import VerdictWriter, check_name, insist, make_node
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
 from berthmaster_sandbox.world.numa_machines import Machine
@@ -44,7 +44,6 @@ from berthmaster_sandbox.world.numa_verdicts import Rejected, Verdict
 
 logger = logging.getLogger(__name__)
 
-NODE_PREFIX = "numa-"
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
 REPORTS = f"/apis/{API_VERSION}/noderesourcetopologies"
@@ -130,19 +129,22 @@ class NumaWorld(World):
         habits: UpdaterHabits | None = None,
         labels: Mapping[str, str] | None = None,
         taints: Sequence[Mapping[str, str]] = (),
+        starts_pods: bool = True,
     ) -> None:
         """Create a node, or give an existing one zones, and start its kubelet and its updater.
 
+        Without `starts_pods` the kubelet only turns pods away, and those that it admits run when the node's other
+        kubelet (of `XpuWorld`) admits them, too.
         Labels and taints are those of a node that is created. Raises ClusterError, and ValueError for a name that kwok would not leave to us.
         """
-        if not name.startswith(NODE_PREFIX):
-            raise ValueError(f"node {name} must be called {NODE_PREFIX}...: see kwok_stages.yaml")
+        check_name(name)
         if name in self._nodes:
             raise ValueError(f"node {name} has its zones already")
         manifest = build_node(name, labels=labels)
         manifest["spec"] = {"taints": [dict(taint) for taint in taints]}
         owner = await make_node(self._client, manifest, machine.capacity(), machine.allocatable())
         node = _Node(name, NumaKubelet(machine), habits or UpdaterHabits(), owner)
+        node.starts_pods = starts_pods
         self._nodes[name] = node
         for pod in sorted(self._pods.store.values(), key=lambda it: (it.created, it.uid)):
             if pod.node == name:
@@ -273,7 +275,8 @@ class NumaWorld(World):
         else:
             self.admitted += 1
             node.touch()
-        self._verdicts.post(pod, verdict)
+        if node.starts_pods or isinstance(verdict, Rejected):
+            self._verdicts.post(pod, verdict)
 
     # What updaters do.
 
@@ -345,6 +348,8 @@ class _Node:
         self.kubelet = kubelet
         self.habits = habits
         self.owner = owner
+        # Whether pods run when this kubelet has admitted them.
+        self.starts_pods = True
         self.verdicts: dict[str, Verdict] = {}
         # Uids of pods that were deleted.
         self.gone: set[str] = set()

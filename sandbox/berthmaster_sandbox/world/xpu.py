@@ -28,7 +28,7 @@ from typing import Any
 from berthmaster.cluster.client import ApiError, Client, PatchKind, read_items
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
-from berthmaster_sandbox.world.kubelets import NODES, VerdictWriter, insist, make_node
+from berthmaster_sandbox.world.kubelets import NODES, VerdictWriter, check_name, insist, make_node
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.numa_verdicts import Rejected
 from berthmaster_sandbox.world.xpu_books import Fault, Finding
@@ -39,7 +39,6 @@ from berthmaster_sandbox.world.xpu_pods import PodView, decode_pod
 
 logger = logging.getLogger(__name__)
 
-NODE_PREFIX = "xpu-"
 PODS = "/api/v1/pods"
 API_VERSION = "berthmaster.io/v1alpha1"
 NODE_XPUS = f"/apis/{API_VERSION}/nodexpus"
@@ -97,10 +96,7 @@ class XpuWorld(World):
         With `has_agent` a NodeXPU tells of every single device. Raises ClusterError, and ValueError for
         a name that kwok would not leave to us.
         """
-        if not host.name.startswith(NODE_PREFIX):
-            raise ValueError(
-                f"node {host.name} must be called {NODE_PREFIX}...: see kwok_stages.yaml"
-            )
+        check_name(host.name)
         if host.name in self._nodes:
             raise ValueError(f"node {host.name} has its XPUs already")
         manifest = build_node(host.name, labels=labels, taints=taints)
