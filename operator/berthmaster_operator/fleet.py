@@ -30,6 +30,7 @@ from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.diskio.models import DiskModels
 from berthmaster_operator.datasets.mapping import DatasetMap
 from berthmaster_operator.datasets.overload import Load
+from berthmaster_operator.metrics import InventoryFigures
 from berthmaster_operator.power.book import PowerBook
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (
@@ -263,6 +264,21 @@ class Fleet:
             conditions = (state.computed.conditions if state.computed is not None else None) or ()
             by_reason.update(it.reason for it in conditions if it.type == names.TOPOLOGY_READY)
         return TopologyFigures(by_reason=by_reason, oldest_s=oldest_s, lag_s=lag_s)
+
+    def measure_inventories(self) -> InventoryFigures:
+        """Return how many inventories there are by condition, and the age of the oldest power sample."""
+        wall_s = self._wall_clock().timestamp()
+        by_condition: Counter[tuple[str, str, str]] = Counter()
+        oldest_s = 0.0
+        for state in self._nodes.values():
+            if state.node is None or state.computed is None:
+                continue
+            conditions = state.computed.conditions or ()
+            by_condition.update((it.type, it.status, it.reason) for it in conditions)
+            power = state.computed.power
+            if power is not None and power.usage_sampled_s is not None:
+                oldest_s = max(oldest_s, wall_s - power.usage_sampled_s)
+        return InventoryFigures(by_condition=by_condition, oldest_sample_s=oldest_s)
 
     # What watches show.
 

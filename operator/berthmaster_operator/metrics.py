@@ -6,16 +6,35 @@ Figures that are a number of nodes are kept per node here and summed when a page
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryFigures:
+    """All inventories together, by condition, status and reason; the age of the oldest power sample."""
+
+    by_condition: Mapping[tuple[str, str, str], int]
+    oldest_sample_s: float
 
 
 class Metrics:
     """All metrics of this process, in a registry of their own."""
 
     def __init__(self) -> None:
+        # Their creation times would double the number of series and tell nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self.registry = CollectorRegistry()
         self._writes = Counter(
             "berthmaster_operator_writes_total",
@@ -42,7 +61,7 @@ class Metrics:
             "Nodes whose driver has not answered the newest list.",
         )
         self._lag = self._gauge(
-            "berthmaster_diskio_generation_lag_max",
+            "berthmaster_diskio_generations_behind_max",
             "Largest distance between generation and observedGeneration of any node.",
         )
         self._unknown = self._gauge(
@@ -88,12 +107,36 @@ class Metrics:
             "berthmaster_operator_queue_length", "Nodes that wait for work, timers included."
         )
         self.certificate_expiry = Gauge(
-            "berthmaster_webhook_certificate_expiry_seconds",
+            "berthmaster_webhook_certificate_expiration_timestamp_seconds",
             "When the webhook's certificate (serving) and its authority end, in seconds since the "
             "epoch; only the leader knows.",
             ["certificate"],
             registry=self.registry,
         )
+        self._inventories = Gauge(
+            "berthmaster_inventories",
+            "Inventories by condition, its status and reason.",
+            ["condition", "status", "reason"],
+            registry=self.registry,
+        )
+        self._power_age = self._gauge(
+            "berthmaster_power_sample_age_max_seconds",
+            "Time since the oldest of the nodes' last samples of CPU usage.",
+        )
+        self._requests = Counter(
+            "berthmaster_api_requests",
+            "Requests to the API server by method and status; error: no answer came.",
+            ["method", "code"],
+            registry=self.registry,
+        )
+        build_info = Gauge(
+            "berthmaster_build_info",
+            "1, with the program and its version.",
+            ["program", "version"],
+            registry=self.registry,
+        )
+        build_info.labels("operator", version("berthmaster")).set(1)
+        ProcessCollector(registry=self.registry)
         self._nodes: dict[str, tuple[bool, int, int]] = {}
         self._last_ignored: dict[str, tuple[str, float]] = {}
 
@@ -110,6 +153,17 @@ class Metrics:
     def count_fetch(self, source: str, outcome: str) -> None:
         """Count one attempt to read a meter, the metrics API or a model server."""
         self._fetches.labels(source=source, outcome=outcome).inc()
+
+    def count_request(self, method: str, code: str) -> None:
+        """Count one request to the API server."""
+        self._requests.labels(method, code).inc()
+
+    def account_inventories(self, figures: InventoryFigures) -> None:
+        """Take over how many inventories there are by condition, and the age of what they tell."""
+        self._inventories.clear()
+        for labels, count in figures.by_condition.items():
+            self._inventories.labels(*labels).set(count)
+        self._power_age.set(figures.oldest_sample_s)
 
     def count_write(self, kind: str, verb: str) -> None:
         """Count one write that the API server accepted."""

@@ -100,6 +100,7 @@ class Program:
     def __init__(self, settings: Settings, client: Client, *, identity: str) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        client.on_answer = self.metrics.count_request
         self._client = client
         self.events = EventRecorder(client, f"{names.GROUP}/operator", instance=settings.pod_name)
         clock = asyncio.get_running_loop().time
@@ -477,6 +478,7 @@ class Program:
         self.metrics.account_topologies(
             topologies.by_reason, oldest_s=topologies.oldest_s, lag_s=topologies.lag_s
         )
+        self.metrics.account_inventories(self.fleet.measure_inventories())
         self.metrics.is_leader.set(1 if self.elector.is_leader() else 0)
 
     async def _complete(self) -> None:

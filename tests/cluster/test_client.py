@@ -50,6 +50,21 @@ def kubeconfig(path: Path, server: str, user: dict[str, object]) -> str:
     return str(path)
 
 
+async def test_ends_of_requests_are_told(client: Client, api: FakeApi) -> None:
+    told: list[tuple[str, str]] = []
+    client.on_answer = lambda method, code: told.append((method, code))
+
+    await client.create(PODS, pod("p"))
+    with pytest.raises(ApiError):
+        await client.get(f"{PODS}/absent")
+    async with Client.at("http://127.0.0.1:1") as nowhere:
+        nowhere.on_answer = client.on_answer
+        with pytest.raises(UnreachableError):
+            await nowhere.get("/version")
+
+    assert told == [("POST", "201"), ("GET", "404"), ("GET", "error")]
+
+
 async def test_object_lives_from_create_to_delete(client: Client) -> None:
     created = await client.create(PODS, pod("p"))
     replaced = await client.replace(f"{PODS}/p", {**created, "spec": {"x": 1}})

@@ -14,6 +14,7 @@ from berthmaster_operator.handlers import node_resource_topologies
 from berthmaster_operator.sightings import decode_failure
 from berthmaster_sandbox.world.numa_placements import METADATA, VECTOR, encode
 from operator_program.worlds import BEGIN, INVENTORY, NODE, World, make_pod, make_policy
+from support.pages import scrape
 
 GPU = "vendor.com/gpu"
 
@@ -370,6 +371,16 @@ async def test_topologies_are_measured_together(world: World) -> None:
 
     world.wall_step_s = -10_000
     assert world.fleet.measure_topologies().oldest_s == 0
+
+
+async def test_inventories_are_counted_by_what_their_conditions_say(world: World) -> None:
+    show(world, make_topology(4, written_s=400))
+    await world.settle()
+
+    world.metrics.account_inventories(world.fleet.measure_inventories())
+
+    name = 'berthmaster_inventories{condition="TopologyReady",reason="Reported",status="True"}'
+    assert scrape(world.metrics)[name] == 1
 
 
 async def test_figures_of_topologies_are_those_of_the_last_scrape(world: World) -> None:

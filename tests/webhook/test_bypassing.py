@@ -6,10 +6,11 @@ import pytest
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod, pod_from_manifest
-from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook.bypassing import BypassedPods, is_bypassed
-from berthmaster_webhook.metrics import Metrics
+from berthmaster_webhook.measuring import Books
 from support.builders import make_pod_manifest
+from support.pages import scrape
+from support.webhook_world import World
 
 ASKS = {names.PLACEMENT: "required"}
 
@@ -19,20 +20,28 @@ def make_pod(annotations: dict[str, str] | None = None, **fields: Any) -> Pod:
     return pod_from_manifest(make_pod_manifest("pod", annotations=annotations or ASKS, **fields))
 
 
-def value(metrics: Metrics) -> float | None:
-    return metrics.registry.get_sample_value("berthmaster_bypassed_pods")
+async def test_bound_pods_without_allocation_are_counted_until_they_are_gone(world: World) -> None:
+    metrics = world.tools.metrics
+    filling = Books(world.state, metrics).filling
+    world.state.on_pod.append(BypassedPods(metrics, world.state.ledger, filling).take_pod)
+    world.add_node("n1", cpu="4")
+    pod, other = make_pod(cpu="3"), make_pod_manifest("plain", cpu="2", node="n1")
+    cpu = 'berthmaster_bypassed_used{concern="resources",resource="cpu",unit="cores"}'
 
+    world.show(pod)
+    world.show(pod)
+    world.show(other)
+    found = scrape(metrics)
+    assert (found["berthmaster_bypassed_pods"], found[cpu]) == (1, 3)
+    # Of all pods, ours or not.
+    assert found[cpu.replace("bypassed", "nodes")] == 5
+    assert found['berthmaster_nodes_over_capacity{concern="resources",resource="cpu"}'] == 1
 
-def test_bound_pod_without_allocation_is_counted_until_it_is_gone() -> None:
-    metrics = Metrics()
-    bypassed = BypassedPods(metrics)
-    pod = make_pod()
-
-    bypassed.take_pod(EventKind.ADDED, pod)
-    bypassed.take_pod(EventKind.MODIFIED, pod)
-    assert value(metrics) == 1
-    bypassed.take_pod(EventKind.DELETED, pod)
-    assert value(metrics) == 0
+    world.show_gone(pod.metadata.uid)
+    found = scrape(metrics)
+    assert found["berthmaster_bypassed_pods"] == 0
+    assert cpu not in found
+    assert found['berthmaster_nodes_over_capacity{concern="resources",resource="cpu"}'] == 0
 
 
 @pytest.mark.parametrize(

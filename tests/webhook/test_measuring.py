@@ -8,6 +8,7 @@ from berthmaster.api.inventory import inventory_from_manifest
 from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook.measuring import Books
 from support.builders import make_zoned_inventory
+from support.pages import scrape
 from support.webhook_world import World, ask, gated_manifest, patched
 
 
@@ -32,12 +33,6 @@ def tell(world: World, zones: dict[str, str], *free: str) -> None:
     world.state.inventories._put(EventKind.MODIFIED, "n1", inventory_from_manifest(inventory))
 
 
-def scrape(world: World) -> dict[str, float]:
-    text = world.tools.metrics.render().decode()
-    lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in lines}
-
-
 async def test_holdings_reports_and_predictions(world: World) -> None:
     Books(world.state, world.tools.metrics)
     world.add_node("n1", cpu="32")
@@ -45,20 +40,20 @@ async def test_holdings_reports_and_predictions(world: World) -> None:
     place(world, "a", "6")
     place(world, "b", "6")
 
-    before = scrape(world)
+    before = scrape(world.tools.metrics)
     assert before['berthmaster_holdings{concern="numa"}'] == 2
     assert before["berthmaster_numa_unreported_holdings"] == 2
     assert before['berthmaster_numa_predictions_total{result="hit"}'] == 0
 
     tell(world, {"uid-a": "0", "uid-b": "0"}, "8", "2")
-    after = scrape(world)
+    after = scrape(world.tools.metrics)
     assert after["berthmaster_numa_unreported_holdings"] == 0
     assert after['berthmaster_numa_predictions_total{result="hit"}'] == 1
     assert after['berthmaster_numa_predictions_total{result="miss"}'] == 1
-    assert scrape(world) == after
+    assert scrape(world.tools.metrics) == after
 
     world.show_gone("uid-b")
-    assert scrape(world)['berthmaster_holdings{concern="numa"}'] == 1
+    assert scrape(world.tools.metrics)['berthmaster_holdings{concern="numa"}'] == 1
 
 
 async def test_refusals_are_counted_by_nodes_and_few_words(world: World) -> None:
@@ -68,7 +63,7 @@ async def test_refusals_are_counted_by_nodes_and_few_words(world: World) -> None
     world.add_node("small", cpu="1")
     ask(world, wanting("p", "12"))
 
-    found = scrape(world)
+    found = scrape(world.tools.metrics)
 
     refused = {it: value for it, value in found.items() if it.startswith("berthmaster_numa_ref")}
     # Of the small node kube-scheduler's own words are told first.

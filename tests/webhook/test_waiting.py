@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.turns import Turns
 from berthmaster_webhook.waiting import WaitingPods
 from support.builders import make_container
+from support.pages import scrape
 from support.webhook_world import (
     EPOCH,
     CutAfter,
@@ -483,6 +485,28 @@ async def test_unreachable_server_is_asked_again(world: World) -> None:
         await until(lambda: not len(queue))
 
     assert len(server.patches) == 3
+
+
+async def test_queue_says_how_long_pods_wait_and_have_waited(world: World) -> None:
+    world.add_node("n1", cpu="4")
+    server = PodServer(world)
+    now = datetime.now(UTC)
+    created = {it: f"{now - timedelta(seconds=it):%Y-%m-%dT%H:%M:%SZ}" for it in (100, 700, 400)}
+    for age_s, text in created.items():
+        store(world, server, f"big-{age_s}", cpu="8", created=text)
+    store(world, server, "small", cpu="1", created=created[400])
+    age, count = "berthmaster_oldest_waiting_pod_age_seconds", "berthmaster_waiting_pods"
+    nowhere = '{reason="nowhere"}'
+
+    async with queue_of(world, server):
+        await until(lambda: server.placements == ["small"])
+        await until(lambda: not is_gated(server, "small"))
+        await until(lambda: scrape(world.tools.metrics).get(count + nowhere) == 3)
+        found = scrape(world.tools.metrics)
+
+    assert found[age + nowhere] == pytest.approx(700, abs=30)
+    assert found["berthmaster_wait_duration_seconds_count"] == 1
+    assert found["berthmaster_wait_duration_seconds_sum"] == pytest.approx(400, abs=30)
 
 
 async def test_conflict_drops_the_decision_and_queues_again(world: World) -> None:

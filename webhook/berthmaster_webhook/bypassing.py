@@ -5,12 +5,16 @@ They are counted where they are from what they request; this tells how many ther
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from msgspec import structs
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cluster.informers import EventKind
+from berthmaster.placement.filling import Filling, Resource
+from berthmaster.placement.ledger import Ledger
 from berthmaster.placement.opting import why_exempt
 from berthmaster_webhook.metrics import Metrics
 
@@ -18,11 +22,14 @@ _UNGATED_MODES = (Mode.PREFERRED, Mode.OBSERVE, Mode.OFF)
 
 
 class BypassedPods:
-    """Keeps the gauge; the mode counts that stands on the pod."""
+    """Keeps the gauges; the mode counts that stands on the pod."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, ledger: Ledger, filling: Filling) -> None:
         self._metrics = metrics
+        self._ledger = ledger
+        self._filling = filling
         self._uids: set[str] = set()
+        metrics.before_render.append(self._measure)
 
     def take_pod(self, kind: EventKind, pod: Pod) -> None:
         """Count a pod in or out."""
@@ -31,6 +38,18 @@ class BypassedPods:
         else:
             self._uids.discard(pod.metadata.uid)
         self._metrics.bypassed_pods.set(len(self._uids))
+
+    def _measure(self) -> None:
+        """Add up what they take."""
+        sums: defaultdict[Resource, float] = defaultdict(float)
+        for uid in self._uids:
+            entry = self._ledger.entry(uid)
+            if entry is not None:
+                for resource, amount in self._filling.taken(entry).items():
+                    sums[resource] += amount
+        self._metrics.bypassed_used.clear()
+        for resource, total in sums.items():
+            self._metrics.bypassed_used.labels(*resource).set(total)
 
 
 def is_bypassed(pod: Pod) -> bool:

@@ -202,6 +202,7 @@ class Leadership:
         # What was stored during the wait has been seen as well.
         await self._insist(self._proof.prove)
         self._ready_epoch = epoch
+        self._tools.metrics.leader_term.set(epoch)
         logger.info("deciding", extra={"epoch": epoch, "how": acquired.kind.value})
         for listener in self.on_ready:
             listener()
@@ -348,6 +349,8 @@ class Leadership:
         while True:
             await asyncio.sleep(TICK_S)
             metrics.leader.set(self.why_not() is None)
+            silence_s = state.ledger.silence_s(self._tools.clock())
+            metrics.watch_silence.set(silence_s if self.elector.is_leader() else 0.0)
             # During a list pods that exist may not have been shown yet.
             if state.is_synced:
                 lapsed = state.ledger.lapse(self._tools.clock())

@@ -113,6 +113,7 @@ class Process:
     def __init__(self, client: Client, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        client.on_answer = self.metrics.count_request
         self.state = ClusterState(
             client, registry.load(), self.metrics, assume_ttl_s=settings.assume_ttl_s
         )
@@ -165,8 +166,9 @@ class Process:
         self.state.on_settings.append(self.queue.take_settings)
         self.state.on_help.append(self.queue.take_help)
         self.leadership.on_ready += [self.queue.take_settings, self.pins.take_ready]
-        self.state.on_pod.append(BypassedPods(self.metrics).take_pod)
-        Books(self.state, self.metrics)
+        books = Books(self.state, self.metrics)
+        bypassed = BypassedPods(self.metrics, self.state.ledger, books.filling)
+        self.state.on_pod.append(bypassed.take_pod)
         self.metrics.before_render.append(
             lambda: self.metrics.synced.set(1 if self.state.is_synced else 0)
         )

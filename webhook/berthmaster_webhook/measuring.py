@@ -5,6 +5,7 @@ from __future__ import annotations
 from berthmaster.concerns.numa.columns import NumaColumns
 from berthmaster.concerns.numa.reasons import LABELS
 from berthmaster.placement.engine import Decision
+from berthmaster.placement.filling import Filling
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.state import ClusterState
 
@@ -16,7 +17,17 @@ class Books:
         self._state = state
         self._metrics = metrics
         self._hits = self._misses = 0
-        metrics.before_render.append(self._copy)
+        self.filling = Filling(state.engine.table)
+        metrics.before_render += [self._copy, self._copy_filling]
+
+    def _copy_filling(self) -> None:
+        metrics = self._metrics
+        metrics.nodes.set(len(self._state.engine.table))
+        self.filling.refresh()
+        for it, level, over in self.filling.totals():
+            metrics.nodes_capacity.labels(*it).set(level.capacity)
+            metrics.nodes_used.labels(*it).set(level.used)
+            metrics.nodes_over.labels(it.concern, it.resource).set(over)
 
     def _copy(self) -> None:
         for concern, count in self._state.ledger.holdings.items():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _DECISION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_WAIT_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 _ADMISSION_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -67,6 +70,18 @@ class Metrics:
             "berthmaster_waiting_pods",
             "Pods at the gate, by reason.",
             ["reason"],
+            registry=self.registry,
+        )
+        self.oldest_waiting = Gauge(
+            "berthmaster_oldest_waiting_pod_age_seconds",
+            "Time since the creation of the oldest pod at the gate, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.wait_duration = Histogram(
+            "berthmaster_wait_duration_seconds",
+            "Time from the creation of a pod that had to wait to its placement.",
+            buckets=_WAIT_BUCKETS_S,
             registry=self.registry,
         )
         self.assumed_pods = Gauge(
@@ -122,6 +137,16 @@ class Metrics:
         self.leader = Gauge(
             "berthmaster_leader", "1 while this replica may decide.", registry=self.registry
         )
+        self.leader_term = Gauge(
+            "berthmaster_leader_term",
+            "Number of times that the lead has changed hands, as this replica knows it.",
+            registry=self.registry,
+        )
+        self.watch_silence = Gauge(
+            "berthmaster_pod_watch_silence_seconds",
+            "Time since the leader's pod watch last proved to be alive; at 10 nothing is decided.",
+            registry=self.registry,
+        )
         self.synced = Gauge(
             "berthmaster_synced",
             "1 while this replica has seen every kind that it needs.",
@@ -132,6 +157,47 @@ class Metrics:
             "Pods that asked for placement and were bound without a decision.",
             registry=self.registry,
         )
+        self.bypassed_used = Gauge(
+            "berthmaster_bypassed_used",
+            "What pods that were bound without a decision take of nodes, in the unit of the label.",
+            ["concern", "resource", "unit"],
+            registry=self.registry,
+        )
+        self.nodes = Gauge(
+            "berthmaster_nodes", "Nodes that can be decided about.", registry=self.registry
+        )
+        self.nodes_capacity = Gauge(
+            "berthmaster_nodes_capacity",
+            "What all nodes have together, in the unit of the label.",
+            ["concern", "resource", "unit"],
+            registry=self.registry,
+        )
+        self.nodes_used = Gauge(
+            "berthmaster_nodes_used",
+            "What is used of all nodes, answers on their way included, in the unit of the label.",
+            ["concern", "resource", "unit"],
+            registry=self.registry,
+        )
+        self.nodes_over = Gauge(
+            "berthmaster_nodes_over_capacity",
+            "Nodes of which more is used than they have.",
+            ["concern", "resource"],
+            registry=self.registry,
+        )
+        self.api_requests = Counter(
+            "berthmaster_api_requests",
+            "Requests to the API server by method and status; error: no answer came.",
+            ["method", "code"],
+            registry=self.registry,
+        )
+        self.build_info = Gauge(
+            "berthmaster_build_info",
+            "1, with the program and its version.",
+            ["program", "version"],
+            registry=self.registry,
+        )
+        self.build_info.labels("webhook", version("berthmaster")).set(1)
+        ProcessCollector(registry=self.registry)
         self.bad_objects = Counter(
             "berthmaster_bad_objects",
             "Objects that could not be understood and were skipped, by kind.",
@@ -144,6 +210,10 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+
+    def count_request(self, method: str, code: str) -> None:
+        """Count one request to the API server."""
+        self.api_requests.labels(method, code).inc()
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""

@@ -24,7 +24,7 @@ from collections.abc import Hashable
 from enum import Enum
 
 from berthmaster.api import names
-from berthmaster.api.objects import Pod
+from berthmaster.api.objects import ObjectMeta, Pod
 from berthmaster.api.policy import Mode, PlacementPolicySpec
 from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import JsonObject
@@ -550,6 +550,7 @@ class WaitingPods:
             # It stays busy until the watch shows it without its gate.
             if answer is not None:
                 self._reporter.tell_placed(waiter.pod, answer.node)
+                self._tools.metrics.wait_duration.observe(_age_s(sent.metadata))
             else:
                 self._tools.metrics.decisions.labels("none", str(Outcome.UNGATED)).inc()
                 logger.info("ungated unchanged", extra={"pod": sent.key})
@@ -568,11 +569,30 @@ class WaitingPods:
         return Backoff(first_s=self._first_backoff_s, cap_s=30.0, clock=self._tools.clock)
 
     def _count(self) -> None:
-        counts = Counter(waiter.why for waiter in self._waiters.values())
-        gauge = self._tools.metrics.waiting_pods
-        gauge.clear()
+        counts: Counter[str] = Counter()
+        oldest: dict[str, ObjectMeta] = {}
+        for waiter in self._waiters.values():
+            counts[waiter.why] += 1
+            known = oldest.setdefault(waiter.why, waiter.pod.metadata)
+            # As text, which is in the order of time and quicker than reading ten thousand of them.
+            if _created(waiter.pod.metadata) < _created(known):
+                oldest[waiter.why] = waiter.pod.metadata
+        metrics = self._tools.metrics
+        metrics.waiting_pods.clear()
+        metrics.oldest_waiting.clear()
         for why, count in counts.items():
-            gauge.labels(why).set(count)
+            metrics.waiting_pods.labels(why).set(count)
+            metrics.oldest_waiting.labels(why).set(_age_s(oldest[why]))
+
+
+def _created(metadata: ObjectMeta) -> str:
+    return metadata.creation_timestamp or ""
+
+
+def _age_s(metadata: ObjectMeta) -> float:
+    """Return the time since an object's creation by the API server's clock and ours, at least 0."""
+    created_s = metadata.created_s
+    return 0.0 if created_s is None else max(0.0, time.time() - created_s)
 
 
 def _gist(pod: Pod) -> Hashable:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import email.utils
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from types import TracebackType
@@ -65,6 +65,7 @@ MAX_CONNECTIONS = 64
 READ_BUFFER_BYTES = 1 << 20
 # Raised before the first byte of a request is written.
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+NO_ANSWER = "error"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -113,6 +114,8 @@ class Client:
 
     def __init__(self, connection: Connection, *, user_agent: str = "berthmaster") -> None:
         self._connection = connection
+        # Told of each request's end: its method, and the status or `error` where no answer came.
+        self.on_answer: Callable[[str, str], None] = _ignore
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=MAX_CONNECTIONS,
@@ -363,6 +366,7 @@ class Client:
                     server_hostname=connection.server_hostname,
                     allow_redirects=False,
                 ) as response:
+                    self.on_answer(method, str(response.status))
                     if response.status == 401 and attempt == 1 and authorization is not None:
                         continue
                     if not 200 <= response.status < 300:
@@ -370,6 +374,7 @@ class Client:
                     yield response
                     return
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self.on_answer(method, NO_ANSWER)
                 raise self._translated(method, path, error) from error
 
     def _translated(self, method: str, path: str, error: Exception) -> ClusterError:
@@ -384,6 +389,10 @@ class Client:
         return OutcomeUnknownError(
             f"{method} {path} was sent to {base_url} but its answer is lost: {detail}"
         )
+
+
+def _ignore(method: str, code: str) -> None:
+    """Tell nobody."""
 
 
 def _query_strings(query: Query | None) -> dict[str, str]:

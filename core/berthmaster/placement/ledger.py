@@ -114,7 +114,11 @@ class Ledger:
 
     def may_decide(self, now_s: float) -> bool:
         """Return whether the pod watch gave proof of life within the last `PROOF_OF_LIFE_S`."""
-        return now_s - self._passed_s <= PROOF_OF_LIFE_S
+        return self.silence_s(now_s) <= PROOF_OF_LIFE_S
+
+    def silence_s(self, now_s: float) -> float:
+        """Return the time since the pod watch last gave proof of life, infinite where it never did."""
+        return now_s - self._passed_s
 
     def admits(self, owner: Hashable) -> bool:
         """Return whether the owner's window has room for one more unconfirmed answer.
