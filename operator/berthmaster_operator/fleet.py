@@ -47,6 +47,7 @@ ObjectKey = tuple[str, str]
 DEFAULT_STALE_AFTER_S = 60.0
 DEFAULT_TOPOLOGY_STALE_AFTER_S = 180.0
 DEFAULT_XPU_STALE_AFTER_S = 90.0
+DEFAULT_XPU_ASSIGN_TIMEOUT_S = 300.0
 DEFAULT_POWER_STALE_AFTER_S = 90.0
 # Longer than an updater takes from its look at the pods to its write.
 NAMES_KEPT_S = 30.0
@@ -230,6 +231,11 @@ class Fleet:
     def xpu_stale_after_s(self) -> float:
         """Return how old an agent's heartbeat may grow: the shortest that any policy asks for."""
         return self._shortest_s(lambda it: it.xpu.stale_after, DEFAULT_XPU_STALE_AFTER_S)
+
+    @property
+    def xpu_assign_timeout_s(self) -> float:
+        """Return how long a bound pod may wait for its device plugin: the shortest that any policy asks for."""
+        return self._shortest_s(lambda it: it.xpu.assign_timeout, DEFAULT_XPU_ASSIGN_TIMEOUT_S)
 
     @property
     def overload(self) -> GatewayOverload:
@@ -575,6 +581,7 @@ class Fleet:
             self.overload,
             self.xpu_names,
             self.xpu_stale_after_s,
+            self.xpu_assign_timeout_s,
         )
 
     def _age_s(self, stats: NodeDiskIOStats) -> float:

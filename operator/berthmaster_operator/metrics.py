@@ -53,6 +53,11 @@ class Metrics:
             "Reports whose observedGeneration is not the generation of the object.",
             registry=self.registry,
         )
+        self.xpu_assign_timeouts = Counter(
+            "berthmaster_xpu_assign_timeouts_total",
+            "Pods that were bound for longer than assignTimeout before their device plugin served them.",
+            registry=self.registry,
+        )
         self._stale = self._gauge(
             "berthmaster_diskio_stale_drivers", "Nodes whose driver has fallen silent."
         )

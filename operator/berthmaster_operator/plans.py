@@ -46,6 +46,7 @@ from berthmaster_operator.datasets.overload import Load, disk_percent, look
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
 from berthmaster_operator.xpus.planning import (
+    Assigning,
     NodeXPUPlan,
     plan_advertised,
     plan_node_xpu,
@@ -100,6 +101,7 @@ class NodeFacts:
     unhealthy: str = ""
     xpu_names: XPUNames = DEFAULT_NAMES
     xpu_stale_after_s: float = 90.0
+    xpu_assign_timeout_s: float = 300.0
     power: PowerInventory = NO_POWER
     # In how many seconds something that power was made from becomes too old.
     power_lasts_s: float | None = None
@@ -201,6 +203,7 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
             facts.node_xpu_status,
             [it.xpu for it in facts.pods.values() if it.xpu is not None and not it.is_finished],
             facts.xpu_names,
+            assigning=Assigning(timeout_s=facts.xpu_assign_timeout_s, wall_s=facts.wall_s),
             now=now,
         ),
         advertised=plan_advertised(

@@ -161,6 +161,7 @@ class NodeReconciler:
             unhealthy=fleet.unhealthy_of(state.name),
             xpu_names=fleet.xpu_names,
             xpu_stale_after_s=fleet.xpu_stale_after_s,
+            xpu_assign_timeout_s=fleet.xpu_assign_timeout_s,
             power=power,
             power_lasts_s=power_lasts_s,
         )

@@ -250,7 +250,8 @@ def _has_xpus(pod: _Pod) -> bool:
 def _xpu(raw: bytes, pod: _Pod, node: str, allocation: Allocation | None) -> XPUPod | None:
     is_ours = allocation is not None and allocation.node == node
     allocated = allocation.allocated.get(xpu.CONCERN.name) if allocation and is_ours else None
-    holding = read_holding(decode_whole_pod(raw), allocated)
+    whole = decode_whole_pod(raw)
+    holding = read_holding(whole, allocated)
     if holding is None:
         return None
     return XPUPod(
@@ -261,6 +262,14 @@ def _xpu(raw: bytes, pod: _Pod, node: str, allocation: Allocation | None) -> XPU
         is_bound=bool(pod.spec.node_name),
         is_leaving=pod.metadata.deletion_timestamp is not None,
         created_s=_seconds(pod.metadata.creation_timestamp),
+        bound_s=next(
+            (
+                _seconds(it.last_transition_time or "")
+                for it in whole.status.conditions or ()
+                if it.type == "PodScheduled" and it.status == "True"
+            ),
+            None,
+        ),
     )
 
 

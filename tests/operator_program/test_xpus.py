@@ -162,6 +162,45 @@ async def test_more_than_there_is_is_kept_and_flagged() -> None:
     assert [it[1] for it in world.notes.lines] == ["XPUOverCommitted"] * 2
 
 
+async def test_pod_that_its_device_plugin_forgets_is_told_of_and_keeps_its_devices() -> None:
+    world = XPUs(mem=16128, count=2)
+    begin_s = world.now_s
+    bound_at = (BEGIN + timedelta(seconds=begin_s)).isoformat()
+    condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": bound_at}
+    for name, assigned in (("forgotten", "false"), ("served", "true")):
+        marks = share_marks("1", 500, assigned=assigned)
+        pod = make_xpu_pod(name, {MEM: 500}, annotations=marks, node=NODE, phase="Pending")
+        pod["status"]["conditions"] = [condition]
+        world.add_pod(pod)
+
+    await world.settle()
+    world.now_s = begin_s + 299
+    assert await world.step() == 1
+    assert "XPUNotAssigned" not in [it[1] for it in world.notes.lines]
+
+    world.now_s = begin_s + 300
+    assert await world.step() is None
+    await world.step()
+
+    told = [it for it in world.notes.lines if it[1] == "XPUNotAssigned"]
+    assert [it[0] for it in told] == ["Pod"]
+    assert world.node_xpu["status"]["totals"]["allocatedMiB"] == 1000
+    text = world.metrics.render().decode()
+    assert "berthmaster_xpu_assign_timeouts_total 1.0" in text
+
+
+async def test_shortest_patience_with_device_plugins_counts() -> None:
+    world = XPUs(mem=16128, count=2)
+    for name, patience in (("a", "600s"), ("b", "120s")):
+        policy = {
+            "metadata": {"name": name, "uid": name},
+            "spec": {"concerns": {"xpu": {"assignTimeout": patience}}},
+        }
+        world.fleet.see_policy(policy_from_manifest(policy))
+
+    assert world.fleet.xpu_assign_timeout_s == 120
+
+
 async def test_list_of_devices_that_shrinks_keeps_what_pods_have() -> None:
     world = XPUs(mem=16128, count=2)
     world.put_share("a", "1", 8000)

@@ -48,16 +48,36 @@ class XPUPod:
     is_bound: bool
     is_leaving: bool
     created_s: float | None = None
+    # Seconds since the epoch, None where nobody says it.
+    bound_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigning:
+    """How long a bound pod may wait for its device plugin, and the time now, in seconds since the epoch."""
+
+    timeout_s: float = 300.0
+    wall_s: float = 0.0
+
+    def left_s(self, pod: XPUPod) -> float | None:
+        """Return for how long a pod may go on waiting; None where nobody knows since when it does."""
+        return None if pod.bound_s is None else pod.bound_s + self.timeout_s - self.wall_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeXPUPlan:
-    """What to write, None for what stands; `missing` and `overcommitted` are uids of pods to tell of."""
+    """What to write, None for what stands; `look_again_s` is when a pod will have waited too long.
+
+    Uids of pods to tell of: `missing` have no known device, `overcommitted` share one that is past its
+    memory, `unserved` were bound long ago and their device plugin has handed out nothing.
+    """
 
     spec: dict[str, Any] | None = None
     status: dict[str, Any] | None = None
     missing: tuple[str, ...] = ()
     overcommitted: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
+    look_again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +120,7 @@ def plan_node_xpu(
     names: XPUNames,
     *,
     now: str,
+    assigning: Assigning = Assigning(),
 ) -> NodeXPUPlan:
     """Return what to write to the NodeXPU of a node; `stored_status` is its status as JSON."""
     xpus = found.xpus
@@ -133,6 +154,11 @@ def plan_node_xpu(
         ],
         "conditions": [it.to_wire() for it in conditions],
     }
+    waits_s = {
+        it.pod.uid: left_s
+        for it in taken
+        if it.phase == "Bound" and (left_s := assigning.left_s(it.pod)) is not None
+    }
     is_news = _essence(status) != _essence(_ours(stored_status, is_ours=is_ours))
     return NodeXPUPlan(
         spec=spec,
@@ -141,6 +167,8 @@ def plan_node_xpu(
         overcommitted=tuple(
             it.pod.uid for it in taken if any(index in over for index, _ in it.held.mib)
         ),
+        unserved=tuple(uid for uid, left_s in waits_s.items() if left_s <= 0),
+        look_again_s=min((it for it in waits_s.values() if it > 0), default=None),
     )
 
 

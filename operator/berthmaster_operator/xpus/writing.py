@@ -58,6 +58,10 @@ class NodeXPUWriter:
         Raises ClusterError: nothing is lost, the caller repeats.
         """
         self._tell(state, plan)
+        waits_s = (await self._write(state, plan), plan.look_again_s)
+        return min((it for it in waits_s if it is not None), default=None)
+
+    async def _write(self, state: NodeState, plan: NodeXPUPlan) -> float | None:
         if plan.spec is not None:
             await self._write_spec(state, plan.spec)
         if plan.status is None or state.node_xpu is None:
@@ -145,6 +149,15 @@ class NodeXPUWriter:
                 "past Berthmaster, and its device plugin may have given it none"
             )
             self._record(state, ("missing", uid), "XPUAllocationMissing", note)
+        for uid in plan.unserved:
+            told.add(("unserved", uid))
+            note = (
+                f"bound to node {state.name} and not served by its device plugin yet; it keeps its "
+                "devices, and pods that the plugin could mistake for it wait: is the plugin well?"
+            )
+            if ("unserved", uid) not in state.told_xpus:
+                self._metrics.xpu_assign_timeouts.inc()
+            self._record(state, ("unserved", uid), "XPUNotAssigned", note)
         for uid in plan.overcommitted:
             told.add(("over", uid))
             note = f"pods have more of a device of node {state.name} than there is"

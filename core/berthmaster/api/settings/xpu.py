@@ -91,6 +91,15 @@ class XPUSettings(Model):
             json_schema_extra={"default": "90s"},
         ),
     ] = Fraction(90)
+    assign_timeout: Annotated[
+        Duration,
+        Field(
+            description="How long a pod may be bound before its device plugin has handed out its "
+            "devices, until that is told of; it keeps them. The shortest of all policies counts for the "
+            "cluster.",
+            json_schema_extra={"default": "300s"},
+        ),
+    ] = Fraction(300)
     names: Annotated[
         XPUNames | None,
         Field(
