@@ -131,8 +131,9 @@ def test_wishes_in_our_own_node_xpu_count_and_its_devices_do_not() -> None:
     assert found.xpu.topology == "None"
 
 
-def test_plugin_that_is_gone_takes_its_registration_along() -> None:
-    marks = {"hami.io/node-handshake-xpu": "Requesting_2026-01-01 00:00:00"}
+@pytest.mark.parametrize("said", ["Requesting", "Deleted"])
+def test_plugin_that_is_gone_takes_its_registration_along(said: str) -> None:
+    marks = {"hami.io/node-handshake-xpu": f"{said}_2026-01-01 00:00:00"}
     node = make_xpu_node(registered=registered_cards(2), annotations=marks)
     assert sizes(build(node)) == [98304] * 2
 

@@ -127,6 +127,34 @@ def test_strategy_that_cannot_have_its_wish_falls_back() -> None:
     assert [it for it, _ in world.given(share(60, "2"))] == [0, 1]
 
 
+@pytest.mark.parametrize("strategy", ["NUMANode", "Board"])
+def test_one_device_lies_together_with_itself(strategy: str) -> None:
+    world = XPUWorld(deviceStrategy=strategy)
+    known = {"numaNode": 0, "serialNumber": "a"}
+    world.put_node(make_xpu_node(mem=300, count=3), node_xpu=agent(known, {}, known))
+    put_share(world, "a", "1", 10)
+
+    assert world.given(share(60)) == [(1, 60)]
+
+
+def test_init_container_beside_a_sidecar_needs_what_both_have() -> None:
+    world = XPUWorld()
+    world.put_node(make_xpu_node(registered=registered_cards(1)))
+    sidecar: dict[str, int | str] = {SLICES: 1, SLICE_MEM: 24576, "restartPolicy": "Always"}
+    marks = {"hami.io/xpu-devices-allocated": "xpu-0,XPU,24576,25:;xpu-0,XPU,24576,25:;;"}
+    pod = make_xpu_pod(
+        "p",
+        {"cpu": 1},
+        inits=[sidecar, {SLICES: 1, SLICE_MEM: 24576}],
+        annotations=marks,
+        node="n1",
+        phase="Running",
+    )
+    world.see(pod)
+
+    assert world.engine.table.columns["xpu"].used[0, 0] == 2 * 24576
+
+
 @pytest.mark.parametrize(
     ("strategy", "empty", "half"),
     [("LeastFragment", 100.0, 100.0), ("Binpack", 10.0, 35.0), ("Spread", 90.0, 65.0)],

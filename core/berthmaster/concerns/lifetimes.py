@@ -7,19 +7,22 @@ Worked: a sidecar of 0.5, an init container of 3, containers of 1 and 1 -> 3.5, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
+
+Thing = TypeVar("Thing", bound=Hashable)
 
 
 def most_at_once(
-    uses: Iterable[tuple[Mapping[str, int], bool]],
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return per resource the most that is used at any time, and what is used in the end.
+    uses: Iterable[tuple[Mapping[Thing, int], bool]],
+) -> tuple[dict[Thing, int], dict[Thing, int]]:
+    """Return per resource or device the most that is used at any time, and what is used in the end.
 
     `uses` are amounts in the order in which containers start, and whether they stay: sidecars and
     containers do.
     """
-    most: dict[str, int] = {}
-    staying: dict[str, int] = {}
+    most: dict[Thing, int] = {}
+    staying: dict[Thing, int] = {}
     for amounts, stays in uses:
         step = dict(staying)
         add(step, amounts)
@@ -29,13 +32,13 @@ def most_at_once(
     return most, staying
 
 
-def add(total: dict[str, int], more: Mapping[str, int]) -> None:
+def add(total: dict[Thing, int], more: Mapping[Thing, int]) -> None:
     """Add amounts to a total."""
     for name, amount in more.items():
         total[name] = total.get(name, 0) + amount
 
 
-def raise_to(total: dict[str, int], floor: Mapping[str, int]) -> None:
+def raise_to(total: dict[Thing, int], floor: Mapping[Thing, int]) -> None:
     """Raise each amount of a total to a floor, where it is below or absent."""
     for name, amount in floor.items():
         if amount > total.get(name, -1):

@@ -28,6 +28,7 @@ from berthmaster.api.names import (
 )
 from berthmaster.api.objects import Pod
 from berthmaster.api.xpu_names import DEFAULT_NAMES, XPUNames
+from berthmaster.concerns.lifetimes import add, most_at_once
 from berthmaster.concerns.xpu.inventory import card_id
 from berthmaster.concerns.xpu.request import Asks, ContainerUse, read_asks, read_containers
 
@@ -136,9 +137,8 @@ def _collapse(
     *,
     waits_for: tuple[str, int] | None,
 ) -> Held:
-    """Sum up by device: the containers that stay together, against the largest init container."""
-    staying: dict[int, int] = {}
-    peaks: dict[int, int] = {}
+    """Sum up by device what is used of it at the most, as containers come and go."""
+    by_container: dict[int, dict[int, int]] = {}
     entries: dict[int, int] = {}
     pending = 0
     for share in shares:
@@ -148,14 +148,9 @@ def _collapse(
             continue
         mib = devices.sizes[index] if share.mib is None else share.mib
         entries[index] = entries.get(index, 0) + 1
-        if share.position in inits:
-            peaks[index] = max(peaks.get(index, 0), mib)
-        else:
-            staying[index] = staying.get(index, 0) + mib
-    most = tuple(
-        (index, max(staying.get(index, 0), peaks.get(index, 0))) for index in sorted(entries)
-    )
-    return Held(most, tuple(sorted(entries.items())), pending, waits_for, "")
+        add(by_container.setdefault(share.position, {}), {index: mib})
+    most, _ = most_at_once((by_container[it], it not in inits) for it in sorted(by_container))
+    return Held(tuple(sorted(most.items())), tuple(sorted(entries.items())), pending, waits_for, "")
 
 
 def _find_shares(

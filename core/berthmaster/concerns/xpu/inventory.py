@@ -169,8 +169,9 @@ def _read_node(node: NodeDevices, names: XPUNames, problems: list[str]) -> _Told
 
 
 def _is_forsaken(node: NodeDevices, names: XPUNames) -> bool:
-    """Return whether HAMi has asked in vain for its plugin, and the kubelet has none either."""
-    is_asked = node.annotations.get(names.handshake, "").startswith("Requesting")
+    """Return whether HAMi asks for its plugin or has given it up, and the kubelet has none either."""
+    handshake = node.annotations.get(names.handshake, "")
+    is_asked = handshake.startswith(("Requesting", "Deleted"))
     return is_asked and not _amount(node.allocatable, names.slices, _HIGHEST_MIB, [])
 
 

@@ -126,7 +126,8 @@ def _give_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
     """Return what each device gives, of rows that fit."""
     need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
     open_ = columns.open.take(rows, axis=0)
-    if strategy in (DeviceStrategy.BINPACK, DeviceStrategy.SPREAD):
+    # One device lies together with itself.
+    if need.devices == 1 or strategy in (DeviceStrategy.BINPACK, DeviceStrategy.SPREAD):
         return choose_rows(open_, need, is_spread=strategy is DeviceStrategy.SPREAD)
     given = np.zeros_like(open_)
     for at, row in enumerate(rows.tolist()):
@@ -361,12 +362,12 @@ def _score(
 
 
 def _given_slices(request: XPURequest, served: _Served) -> Ints:
-    """Return MiB by row and device: containers that stay together, against the largest init one."""
+    """Return MiB by row and device at the most, as containers come and go."""
     staying = peak = np.zeros(served.chosen[0].shape, dtype=np.int64)
     for ask, picked in zip(request.asks, served.chosen, strict=True):
         given = np.where(picked, ask.mib, 0)
         if ask.is_init:
-            peak = np.maximum(peak, given)
+            peak = np.maximum(peak, staying + given)
         else:
             staying = staying + given
     return np.maximum(staying, peak)

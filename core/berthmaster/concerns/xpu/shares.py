@@ -60,7 +60,7 @@ def choose(
 
     `groups` tell which devices lie together, for strategies that want that; others are in no group.
     """
-    if strategy in (DeviceStrategy.NUMA_NODE, DeviceStrategy.BOARD):
+    if need.devices > 1 and strategy in (DeviceStrategy.NUMA_NODE, DeviceStrategy.BOARD):
         together = [_within(open_, need, members) for members in _members(groups)]
         chosen = [it for it in together if it]
         if chosen:
