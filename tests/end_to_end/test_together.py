@@ -20,7 +20,7 @@ from berthmaster_sandbox.world.numa import NumaWorld
 from berthmaster_sandbox.world.power import PowerWorld
 from berthmaster_sandbox.world.xpu import XpuWorld
 from support.commands import ask, ask_for_data
-from support.harbour import apply_models, make_pod, new_namespace
+from support.harbour import apply_models, create, make_pod, new_namespace
 
 pytestmark = [
     pytest.mark.cluster,
@@ -103,3 +103,35 @@ async def test_a_pod_that_only_observes_is_told_of_the_same_choice(
 
     assert "affinity" not in created["spec"]
     assert '"node":"numa-best"' in created["metadata"]["annotations"]["berthmaster.io/allocation"]
+
+
+async def test_the_report_on_observed_pods_says_what_was_missed(
+    harbour: Sandbox, told: Stage
+) -> None:
+    """Two pods observe, and somebody binds one where it costs more, the other far from its data."""
+    for name, node in (("seen-dear", "numa-dear"), ("seen-far", "numa-far")):
+        pod = make_pod(
+            name,
+            request=REQUEST,
+            placement="observe",
+            labels={"dataset.0.id": "corpus"},
+            select={"demo.berthmaster.io/story": told.story},
+            limits={**LIMITS, "baidu.com/xpu-mem": "1000"},
+            schedulerName="somebody-else",
+        )
+        await create(harbour, NAMESPACE, pod)
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+        await harbour.client.create(f"{PODS}/{name}/binding", binding)
+
+    print(await ask(harbour, "observe-report", NAMESPACE))
+    data = await ask_for_data(harbour, "observe-report", NAMESPACE)
+
+    assert (data["agreeing"], data["elsewhere"], data["judged"]) == (0, 2, 2)
+    assert data["concerns"]["dataset"]["saved"]["datasetsNearer"] == 1
+    # numa-dear costs 6.25 W a core, numa-far 3.75, numa-best 4.6875, for six cores each.
+    assert data["concerns"]["power"]["saved"]["watts"] == pytest.approx(37.5 + 22.5 - 2 * 28.1)

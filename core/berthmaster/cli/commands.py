@@ -14,14 +14,25 @@ from pydantic import ValidationError
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import Pod, decode_pod
-from berthmaster.cli import capacity, cleaning, inspecting, output, simulate, ungating, why
+from berthmaster.cli import (
+    capacity,
+    cleaning,
+    inspecting,
+    observe_report,
+    output,
+    simulate,
+    ungating,
+    why,
+)
 from berthmaster.cli.contexts import find_namespace
 from berthmaster.cli.errors import CommandError
 from berthmaster.cli.manifests import Manifests, read_sources
+from berthmaster.cli.observed import Tally
 from berthmaster.cli.xpu_facts import gather
+from berthmaster.cluster import kinds
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError, ClusterError
-from berthmaster.cluster.snapshot import Snapshot, load_engine
+from berthmaster.cluster.snapshot import Snapshot, load_engine, read_all
 
 Command = Callable[[argparse.Namespace], Awaitable[int]]
 
@@ -130,6 +141,26 @@ async def clean(arguments: argparse.Namespace) -> int:
     return int(any(it.error for it in results))
 
 
+async def report_observed(arguments: argparse.Namespace) -> int:
+    """`observe-report [NAMESPACE ...]`."""
+    given = getattr(arguments, "namespace", None)
+    namespaces = list(dict.fromkeys((*arguments.namespaces, *((given,) if given else ()))))
+    notes: list[str] = []
+    async with await _connect(arguments) as client:
+        snapshot = await load_engine(client)
+        tally = Tally(snapshot, most_judged=arguments.judge)
+        paths = [f"/api/v1/namespaces/{it}/pods" for it in namespaces] or [kinds.PODS.path]
+        # Listed once more, so that no pod is kept; what moves meanwhile is not judged.
+        for path in paths:
+            async for pod in read_all(client, kinds.PODS, notes, path=path):
+                tally.take(pod)
+    missing = [it for it in namespaces if it not in snapshot.namespace_labels]
+    notes += [f"the namespace {it} does not exist" for it in missing]
+    report = observe_report.build_report(tally, notes=(*snapshot.notes, *notes))
+    output.show(report, as_json=_is_json(arguments))
+    return 0
+
+
 async def inspect(arguments: argparse.Namespace) -> int:
     """`inspect [NODE]`."""
     node = arguments.node or ""
@@ -145,6 +176,7 @@ COMMANDS: dict[str, Command] = {
     "capacity": count_capacity,
     "inspect": inspect,
     "doctor": examine,
+    "observe-report": report_observed,
     "ungate": ungate,
     "clean": clean,
 }

@@ -24,6 +24,7 @@ PROGRAM = "kubectl berth"
 _DEADLINE_S = 300.0
 _NODES_SHOWN = 20
 _MOST_COUNTED = 1_000_000
+_MOST_JUDGED = 20_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +177,28 @@ def build_parser() -> argparse.ArgumentParser:
         "each finding, and what to do about it",
         "doctor -o json",
         "for monitoring",
+    )
+
+    observe_report = add(
+        "observe-report",
+        "tell what pods of mode observe would have gained by being placed",
+        "For how many pods of mode observe Berthmaster would have chosen another node than\n"
+        "kube-scheduler did, and what that would have saved. Nothing is changed in the cluster.",
+        "observe-report",
+        "the whole cluster",
+        "observe-report shop vision -o json",
+        "two namespaces, for programs",
+    )
+    namespaces = observe_report.add_argument(
+        "namespaces", metavar="NAMESPACE", nargs="*", help="only these namespaces"
+    )
+    _complete_by(namespaces, candidates.namespaces)
+    observe_report.add_argument(
+        "--judge",
+        type=_count,
+        default=_MOST_JUDGED,
+        metavar="N",
+        help=f"judge at most N of the pods that are elsewhere (default {_MOST_JUDGED}); all are counted",
     )
 
     completion = add(

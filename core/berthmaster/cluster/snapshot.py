@@ -11,7 +11,7 @@ why a pod waits must get an answer in a half-installed cluster, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,21 +77,23 @@ async def load_engine(
             surroundings: list[Surrounding] = list(namespaces)
             for kind in kinds.SURROUNDINGS:
                 surroundings += await _list(client, kind, notes, is_optional=True)
-            pods = await _list(client, kinds.PODS, notes)
+            policy_set = PolicySet(policies)
+            engine = build_engine(
+                registry.load() if concerns is None else concerns,
+                nodes=nodes,
+                inventories=inventories,
+                policies=policy_set,
+                surroundings=surroundings,
+            )
+            # Of these there are the most: none is kept beside the books.
+            async for pod in read_all(client, kinds.PODS, notes):
+                engine.ledger.see(pod)
     except TimeoutError as error:
         raise UnreachableError(
             f"the cluster at {client.base_url} could not be listed within {deadline_s:g} s"
         ) from error
-    policy_set = PolicySet(policies)
     return Snapshot(
-        engine=build_engine(
-            registry.load() if concerns is None else concerns,
-            nodes=nodes,
-            inventories=inventories,
-            policies=policy_set,
-            pods=pods,
-            surroundings=surroundings,
-        ),
+        engine=engine,
         policies=policy_set,
         namespace_labels={it.metadata.name: it.metadata.labels or {} for it in namespaces},
         notes=tuple(notes),
@@ -104,7 +106,7 @@ def build_engine(
     nodes: Iterable[Node],
     inventories: Iterable[NodeInventory],
     policies: PolicySet,
-    pods: Iterable[Pod],
+    pods: Iterable[Pod] = (),
     surroundings: Iterable[Surrounding] = (),
 ) -> Engine:
     """Return an engine that knows these objects; pure."""
@@ -126,38 +128,50 @@ def build_engine(
     return engine
 
 
-async def _list(
+async def read_all(
     client: Client,
     kind: Kind[T],
     notes: list[str],
     *,
+    path: str = "",
     is_optional: bool = False,
-) -> list[T]:
-    found: list[T] = []
+) -> AsyncIterator[T]:
+    """Yield all objects of a kind, page by page, by default of the whole cluster.
+
+    What cannot be read, and a kind that is not there, leave a note. Raises ClusterError.
+    """
     try:
-        async for page in client.list_pages(kind.path):
+        async for page in client.list_pages(path or kind.path):
             for item in read_items(page):
                 try:
-                    found.append(kind.decode(bytes(item)))
+                    found = kind.decode(bytes(item))
                 except (msgspec.DecodeError, ValidationError) as error:
                     notes.append(
                         f"one of {kind.plural} cannot be read and is left out: {_brief(error)}"
                     )
+                else:
+                    yield found
     except ApiError as error:
         if is_optional and error.status == 403:
             # Who asks need not have all the rights of the webhook for an answer about most pods.
             notes.append(f"you may not list {kind.plural}: this is judged as if there were none")
-            return found
+            return
         if not error.is_not_found:
             raise
-        if kind.is_optional:
-            return found
-        notes.append(f"the API server knows no {kind.plural}: are Berthmaster's CRDs installed?")
+        if not kind.is_optional:
+            notes.append(
+                f"the API server knows no {kind.plural}: are Berthmaster's CRDs installed?"
+            )
     except msgspec.DecodeError as error:
         raise UnreachableError(
             f"the answer to a list of {kind.plural} is not JSON: {error}"
         ) from error
-    return found
+
+
+async def _list(
+    client: Client, kind: Kind[T], notes: list[str], *, is_optional: bool = False
+) -> list[T]:
+    return [it async for it in read_all(client, kind, notes, is_optional=is_optional)]
 
 
 def _brief(error: Exception) -> str:

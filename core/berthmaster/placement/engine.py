@@ -121,6 +121,14 @@ class Verdict:
     scores: dict[str, float]
 
 
+class Opinion(NamedTuple):
+    """What one concern says of one node, asked by itself: why not, or how good and what it would give."""
+
+    reason: Reason | None
+    score: float
+    given: dict[str, Any] | None
+
+
 class Found(NamedTuple):
     """What was found for some nodes, as lists side by side: what refuses each, and its score.
 
@@ -404,6 +412,24 @@ class Engine:
             else:
                 total, scores = float(found.totals[row]), self._scores(request, found, row)
                 yield Verdict(node=name, reason=None, concern="", score=total, scores=scores)
+
+    def opinions(self, request: PodRequest, node: str) -> dict[str, Opinion]:
+        """Return what each concern says of one node, by its name; nothing of a node that is not known."""
+        row = self.table.row_of(node)
+        found: dict[str, Opinion] = {}
+        if row is None:
+            return found
+        for each in request:
+            for_it, results = self._judge((each,))
+            for ask in for_it:
+                name = self.table.concerns[ask.index].name
+                code = int(results.codes[row])
+                if code:
+                    found[name] = Opinion(self._explain(for_it, row, code)[1], 0.0, None)
+                else:
+                    given = self._allocated(for_it, row).get(name, {})
+                    found[name] = Opinion(None, self._scores(for_it, results, row)[name], given)
+        return found
 
     def asked(self, request: PodRequest) -> tuple[str, ...]:
         """Return the concerns that have something to say to a request, as things are now."""
