@@ -201,6 +201,13 @@ def test_savings_of_each_concern(
     assert savings.compare(concern, promised, given) == figures
 
 
+def test_figures_have_their_words() -> None:
+    told = [savings.describe("datasetsNearer", it) for it in (1.0, 3.0)]
+
+    assert told == ["1 dataset nearer", "3 datasets nearer"]
+    assert savings.describe("watts", -7.52) == "-7.5 W"
+
+
 async def test_the_command_counts_namespaces_that_are_named(tmp_path: Path) -> None:
     async with FakeApi() as api:
         decision = allocation(mode="observe", refused=[])

@@ -128,10 +128,11 @@ async def test_the_report_on_observed_pods_says_what_was_missed(
         }
         await harbour.client.create(f"{PODS}/{name}/binding", binding)
 
-    print(await ask(harbour, "observe-report", NAMESPACE))
     data = await ask_for_data(harbour, "observe-report", NAMESPACE)
 
     assert (data["agreeing"], data["elsewhere"], data["judged"]) == (0, 2, 2)
+    report = await ask(harbour, "observe-report", NAMESPACE)
+    assert report.startswith("2 of 2 observed pods are on another node than Berthmaster")
     assert data["concerns"]["dataset"]["saved"]["datasetsNearer"] == 1
     # numa-dear costs 6.25 W a core, numa-far 3.75, numa-best 4.6875, for six cores each.
     assert data["concerns"]["power"]["saved"]["watts"] == pytest.approx(37.5 + 22.5 - 2 * 28.1)

@@ -149,13 +149,15 @@ async def report_observed(arguments: argparse.Namespace) -> int:
     async with await _connect(arguments) as client:
         snapshot = await load_engine(client)
         tally = Tally(snapshot, most_judged=arguments.judge)
-        paths = [f"/api/v1/namespaces/{it}/pods" for it in namespaces] or [kinds.PODS.path]
+        there = [it for it in namespaces if it in snapshot.namespace_labels]
+        paths = [f"/api/v1/namespaces/{it}/pods" for it in there]
+        if not namespaces:
+            paths = [kinds.PODS.path]
         # Listed once more, so that no pod is kept; what moves meanwhile is not judged.
         for path in paths:
             async for pod in read_all(client, kinds.PODS, notes, path=path):
                 tally.take(pod)
-    missing = [it for it in namespaces if it not in snapshot.namespace_labels]
-    notes += [f"the namespace {it} does not exist" for it in missing]
+    notes += [f"the namespace {it} does not exist" for it in namespaces if it not in there]
     report = observe_report.build_report(tally, notes=(*snapshot.notes, *notes))
     output.show(report, as_json=_is_json(arguments))
     return 0

@@ -14,11 +14,15 @@ Figures = Iterator[tuple[str, float]]
 
 NEARER, LOCAL = "datasetsNearer", "datasetsOnTheNodeItself"
 WATTS, ONE_ZONE = "watts", "podsInOneZone"
+# Of one, and of more.
 _WORDS = {
-    NEARER: "datasets nearer",
-    LOCAL: "of them on the node itself",
-    WATTS: "W",
-    ONE_ZONE: "pods in one NUMA zone instead of several or none",
+    NEARER: ("dataset nearer", "datasets nearer"),
+    LOCAL: ("of them on the node itself", "of them on the node itself"),
+    WATTS: ("W", "W"),
+    ONE_ZONE: (
+        "pod in one NUMA zone instead of several or none",
+        "pods in one NUMA zone instead of several or none",
+    ),
 }
 
 
@@ -30,7 +34,8 @@ def compare(concern: str, promised: Allocated, given: Allocated | None) -> dict[
 
 def describe(name: str, figure: float) -> str:
     """Return a figure in words: `3 datasets nearer`, `-2.5 W`."""
-    return f"{figure:.1f}".removesuffix(".0") + f" {_WORDS[name]}"
+    one, more = _WORDS[name]
+    return f"{figure:.1f}".removesuffix(".0") + f" {one if figure == 1 else more}"
 
 
 def _datasets(promised: Allocated, given: Allocated | None) -> Figures:
