@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -33,6 +34,8 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(900),
 ]
+
+logger = logging.getLogger(__name__)
 
 SIZES = (1000, 2000, 2500, 3000)
 STORM = 500
@@ -210,6 +213,10 @@ async def test_storm_through_webhook_queue_and_extender(port: Sandbox) -> None:
         )
         # Where nothing died nobody was turned away.
         turned_away = [key for host in hosts for key in world.kubelet(host.name).rejected]
+        logger.info(
+            "%d pods run, plugins died %d times, %d pods were turned away",
+            *(world.admitted, crashes, len(turned_away)),
+        )
         assert 0 < crashes <= len(turned_away)
         assert all(host.habits is mortal or not world.kubelet(host.name).rejected for host in hosts)
         await port.client.delete(f"/api/v1/namespaces/{namespace}")

@@ -120,6 +120,19 @@ class XPUNames(Model):
         return frozenset((self.share_memory, self.cards, self.slices, self.slice_memory))
 
     @cached_property
+    def asked(self) -> frozenset[str]:
+        """Return the resources that say that a pod wants devices at all."""
+        return frozenset((self.share_memory, self.cards, self.slices))
+
+    @cached_property
+    def written_keys(self) -> frozenset[str]:
+        """Return the annotations of pods that are written when they are placed, and after."""
+        return self.placed_keys | {
+            *(self.share_pod, self.share_device, self.share_assigned, self.share_assume_time),
+            *(self.node, self.time, self.bind_phase, self.bind_time),
+        }
+
+    @cached_property
     def placed_keys(self) -> frozenset[str]:
         """Return the annotations of pods that say which devices they have."""
         return frozenset(

@@ -14,8 +14,8 @@ MUTATING_BINDINGS = "mutatingadmissionpolicybindings"
 VALIDATING = "validatingadmissionpolicies"
 VALIDATING_BINDINGS = "validatingadmissionpolicybindings"
 WEBHOOKS = "mutatingwebhookconfigurations"
-_ANNOTATED = "berthmaster-gate-annotated"
-_DROP = "berthmaster-drop-allocation"
+ANNOTATED = "berthmaster-gate-annotated"
+DROP = "berthmaster-drop-allocation"
 _PROTECT = "berthmaster-protect-allocation"
 _PRE_136 = (
     "Kubernetes 1.36 has the kind; for older clusters apply an overlay with the component "
@@ -24,13 +24,13 @@ _PRE_136 = (
 # By plural: name, and what is lost without it.
 OBJECTS: dict[str, dict[str, str]] = {
     MUTATING: {
-        _ANNOTATED: "pods that ask by annotation are not gated",
+        ANNOTATED: "pods that ask by annotation are not gated",
         names.SELECTED_POLICY: "no PlacementPolicy opts pods in",
-        _DROP: "an allocation that a user made up is believed",
+        DROP: "an allocation that a user made up is believed",
     },
     MUTATING_BINDINGS: {
-        _ANNOTATED: "pods that ask by annotation are not gated",
-        _DROP: "an allocation that a user made up is believed",
+        ANNOTATED: "pods that ask by annotation are not gated",
+        DROP: "an allocation that a user made up is believed",
     },
     VALIDATING: {_PROTECT: "anybody can change an allocation"},
     VALIDATING_BINDINGS: {_PROTECT: "anybody can change an allocation"},

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from berthmaster.cli.doctor import (
+    accelerators,
     calling,
     certificates,
     datasets,
@@ -45,6 +46,7 @@ CHECKS: tuple[Check, ...] = (
     topologies.check,
     datasets.check,
     powers.check,
+    accelerators.check,
     workloads.check,
     pods.check,
 )
