@@ -366,6 +366,30 @@ async def test_unknown_event_types_are_passed_over(api: FakeApi) -> None:
         await seen.until(lambda: seen.events == [("ADDED", "p")])
 
 
+async def test_events_may_be_written_in_any_form(api: FakeApi) -> None:
+    async with informing(api) as (informer, seen):
+        await api.until_watched(PODS)
+        stored = {**thing("p"), "metadata": {**thing("p")["metadata"], "resourceVersion": "77"}}
+        turned = {"object": stored, "type": "ADDED"}
+        api.send_line(PODS, json.dumps(turned, indent=None).encode() + b"\n")
+        more = {"type": "MODIFIED", "object": stored, "more": {}}
+        api.send_line(PODS, json.dumps(more).encode() + b"\n")
+        await seen.until(lambda: seen.events == [("ADDED", "p"), ("MODIFIED", "p")])
+
+        assert (informer.resource_version, informer.failures) == ("77", 0)
+
+
+async def test_an_event_that_is_cut_is_not_taken_for_its_object(api: FakeApi) -> None:
+    async with informing(api) as (informer, seen):
+        await api.until_watched(PODS)
+        api.send_line(PODS, b'{"type":"ADDED","object":{"metadata":{"name":"cut","uid":"u"}\n')
+        await api.until_watched(PODS, 2)
+        api.put(PODS, thing("p"))
+        await seen.until(lambda: seen.events == [("ADDED", "p")])
+
+        assert informer.failures == 1
+
+
 class High(random.Random):
     def uniform(self, a: float, b: float) -> float:
         return b

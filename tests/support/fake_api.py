@@ -289,7 +289,8 @@ def _merged(old: Json, patch: Json) -> Json:
 
 
 def _line(kind: str, obj: Json) -> bytes:
-    return json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+    # Without spaces and in this order, as API servers write them.
+    return json.dumps({"type": kind, "object": obj}, separators=(",", ":")).encode() + b"\n"
 
 
 def _json(obj: Json, status: int = 200) -> web.Response:
