@@ -9,7 +9,7 @@ drop it (`Reply.decision_id`) if the answer is surely not sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -176,8 +176,9 @@ class _Case:
         self._epoch = epoch
         self._has_gate = names.GATE in pod.gates
         self._prepared: Operations = []
-        # The pod as JSON data, once somebody has asked for it; to be read only.
-        self._decoded: dict[str, Any] | None = None
+        # The pod as JSON data, or the parts of it that answers change, once somebody has asked for
+        # it; to be read only.
+        self._decoded: Mapping[str, Any] | None = None
 
     def answer(self) -> Reply:
         state, pod = self._tools.state, self._pod
@@ -208,8 +209,7 @@ class _Case:
 
     def _prepare(self, effective: Effective) -> Reply | None:
         """Add what concerns add to the pod, and go on with it as it is then; or refuse it."""
-        raw = self._raw()
-        for it in self._tools.state.engine.prepare(raw, self._pod, effective.policy.spec):
+        for it in self._tools.state.engine.prepare(self._whole, self._pod, effective.policy.spec):
             if not it.is_allowed:
                 return Reply(
                     status=200,
@@ -219,7 +219,7 @@ class _Case:
                 )
             self._prepared += map(dict, it.operations)
         if self._prepared:
-            self._decoded = add(raw, self._prepared)
+            self._decoded = add(self._whole(), self._prepared)
             prepared = msgspec.Raw(msgspec.json.encode(self._decoded))
             self._request = msgspec.structs.replace(self._request, object=prepared)
             self._pod = _read_pod(self._request) or self._pod
@@ -353,9 +353,12 @@ class _Case:
     def _ungate(self) -> Operations:
         return deciding.ungating(self._raw()) if self._has_gate else []
 
-    def _raw(self) -> dict[str, Any]:
+    def _whole(self) -> Mapping[str, Any]:
+        return _decode_any(self._request.object)
+
+    def _raw(self) -> Mapping[str, Any]:
         if self._decoded is None:
-            self._decoded = _decode_any(self._request.object)
+            self._decoded = affinity.read_parts(self._request.object)
         return self._decoded
 
     def _log(self, outcome: Outcome, decision_id: str, **fields: object) -> None:

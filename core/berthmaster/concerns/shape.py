@@ -20,7 +20,7 @@ when somebody reads it (`explain`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -353,9 +353,13 @@ class PreparingConcern(Concern[ColumnsT, RequestT, UsageT], Protocol[ColumnsT, R
     """A concern that adds to a pod what it will need, before anything is decided about it."""
 
     def prepare(
-        self, columns: ColumnsT, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+        self,
+        columns: ColumnsT,
+        read: Callable[[], Mapping[str, Any]],
+        pod: Pod,
+        policy: PlacementPolicySpec,
     ) -> Preparation | None:
-        """Return what becomes of a pod that opted in, `raw` as it was sent; None: nothing."""
+        """Return what becomes of a pod that opted in; `read` gives it as it was sent. None: nothing."""
 
     def lacks(self, columns: ColumnsT, pod: Pod, policy: PlacementPolicySpec) -> str:
         """Return what a stored pod lacks because nobody prepared it, empty if nothing; it cannot be added."""

@@ -12,7 +12,9 @@ only annotations of one patch must be given together, since the first of them ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
+
+import msgspec
 
 from msgspec.structs import replace
 
@@ -23,6 +25,26 @@ from berthmaster.api.objects import NodeSelector, NodeSelectorRequirement, NodeS
 Operation = dict[str, Any]
 RawPod = Mapping[str, Any]
 
+
+class _Metadata(TypedDict, total=False):
+    uid: Any
+    resourceVersion: Any
+    annotations: Any
+
+
+class _Spec(TypedDict, total=False):
+    nodeSelector: Any
+    affinity: Any
+    schedulingGates: Any
+
+
+class _Parts(TypedDict, total=False):
+    metadata: _Metadata
+    spec: _Spec
+
+
+_decode_parts = msgspec.json.Decoder(_Parts).decode
+
 _AFFINITY = "/spec/affinity"
 _NODE_AFFINITY = f"{_AFFINITY}/nodeAffinity"
 REQUIRED_KEY = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -30,6 +52,11 @@ PREFERRED_KEY = "preferredDuringSchedulingIgnoredDuringExecution"
 TERMS_KEY = "nodeSelectorTerms"
 _GATES = "/spec/schedulingGates"
 _ANNOTATIONS = "/metadata/annotations"
+
+
+def read_parts(raw: bytes | msgspec.Raw) -> RawPod:
+    """Return of a pod's JSON what the functions here and in `injecting` look at, a tenth of it."""
+    return cast(RawPod, _decode_parts(raw))
 
 
 def pin_at_creation(pod: RawPod, node: str) -> list[Operation]:

@@ -15,7 +15,7 @@ and of two such nodes the one with more free CPU and memory wins.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -241,11 +241,14 @@ class Engine:
         return mode
 
     def prepare(
-        self, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+        self, read: Callable[[], Mapping[str, Any]], pod: Pod, policy: PlacementPolicySpec
     ) -> tuple[Preparation, ...]:
-        """Return what concerns do to a pod that is being created, before anything is decided about it."""
+        """Return what concerns do to a pod that is being created, before anything is decided about it.
+
+        `read` gives the pod as it was sent; it is called only by who needs that.
+        """
         found = (
-            it.prepare(self.table.columns[it.name], raw, pod, policy) for it in self._preparing
+            it.prepare(self.table.columns[it.name], read, pod, policy) for it in self._preparing
         )
         return tuple(it for it in found if it is not None)
 

@@ -13,7 +13,7 @@ A row's score depends on where other rows are. What it takes from them is named 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -118,13 +118,17 @@ class DatasetConcern:
         return {}
 
     def prepare(
-        self, columns: DatasetColumns, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+        self,
+        columns: DatasetColumns,
+        read: Callable[[], Mapping[str, Any]],
+        pod: Pod,
+        policy: PlacementPolicySpec,
     ) -> Preparation | None:
         """Mount the datasets that the labels name, where the policy wants us to and not Datashim."""
         if not policy.concerns.dataset.mounts:
             return None
         namespace = pod.metadata.namespace
-        return mounting.mount(raw, namespace, lambda name: columns.find(f"{namespace}/{name}"))
+        return mounting.mount(read(), namespace, lambda name: columns.find(f"{namespace}/{name}"))
 
     def lacks(self, columns: DatasetColumns, pod: Pod, policy: PlacementPolicySpec) -> str:
         """Return which datasets a pod would run without that was created while we were away."""
