@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
 import msgspec
-
 from msgspec.structs import replace
 
 from berthmaster.api.json_pointer import escape
