@@ -22,14 +22,19 @@ PROGRAMS = ("berthmaster-operator", "berthmaster-webhook")
 HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
 POLICIES = "/apis/berthmaster.io/v1alpha1/placementpolicies"
+_PATIENCE = 4
 MODELS = json.dumps([{"vendor": "Intel", "model": "P4510", "readRatio": {}, "writeRatio": {}}])
 
 
 async def until(
     look: Callable[[], Any], is_enough: Callable[[Any], bool], deadline_s: float
 ) -> Any:
-    """Return what `look` found once it is enough; fails with the last finding at the deadline."""
+    """Return what `look` found once it is enough; fails with the last finding at the deadline.
+
+    `deadline_s` is for a machine that has nothing else to do; others are given more.
+    """
     found: Any = None
+    deadline_s *= _PATIENCE
     try:
         async with asyncio.timeout(deadline_s):
             while not is_enough(found := await look()):

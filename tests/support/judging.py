@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 JUDGED = "judged"
 MARK = "accepted-on:"
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 _POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 _BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 _VOLUMES = "/api/v1/persistentvolumes"

@@ -14,7 +14,7 @@ from support.random_worlds import NAMESPACES, RandomWorld
 
 Manifest = dict[str, Any]
 
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 HEARTBEAT_S = 8.0
 _QUIET_S = 2.0
 _NODES = "/api/v1/nodes"
