@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from berthmaster.api.datasets import (
+    CacheSighting,
     Dataset,
     dataset_from_manifest,
     internal_from_manifest,
@@ -317,25 +318,56 @@ def test_a_cache_that_is_being_built_is_waited_for_where_the_policy_says_so(
     assert decide(engine, spec, pod).node == "n3"
 
 
+def sighting(found: Dataset, *, is_declared: bool) -> CacheSighting:
+    return CacheSighting(
+        group=found.group, namespace=found.namespace, name=found.name, is_declared=is_declared
+    )
+
+
 @pytest.mark.parametrize(
-    ("found", "state"),
+    ("found", "is_declared", "state"),
     [
-        (announced("Disabled"), "caching-disabled"),
-        (announced("Failed"), "caching-not-ready"),
-        (announced("OK"), "not-located"),
-        (announced("Pending", "Pending"), "not-provisioned"),
+        (announced("Disabled"), True, "caching-disabled"),
+        (announced("Failed"), True, "caching-not-ready"),
+        (announced("OK"), None, "no-internal"),
+        (announced("OK"), False, "no-placement"),
+        (announced("OK"), True, "stale"),
+        (announced("Pending", "Pending"), True, "not-provisioned"),
+        (announced("Disabled"), None, "no-internal"),
     ],
 )
 def test_what_is_not_being_built_is_not_waited_for_and_its_state_is_told(
-    engine: Engine, found: Dataset, state: str
+    engine: Engine, found: Dataset, is_declared: bool | None, state: str
 ) -> None:
     pod = pod_with({"dataset.0.id": "new"})
     engine.observe(found)
+    if is_declared is not None:
+        engine.observe(sighting(found, is_declared=is_declared))
     if found.caching != "Pending":
         assert decide(engine, policy(hold="60s"), pod).node is not None
     assert decide(engine, pod=pod).allocated["dataset"]["notUsable"] == {"new": state}
     engine.observe(found, is_gone=True)
     assert decide(engine, pod=pod).allocated["dataset"]["notUsable"] == {"new": "missing"}
+
+
+def test_only_the_internal_of_the_same_group_counts_and_its_end_is_seen(engine: Engine) -> None:
+    pod, new = pod_with({"dataset.0.id": "new"}), announced("OK")
+    old = announced("OK", group="com.ie.ibm.hpsys")
+    for found in (new, old):
+        engine.observe(found)
+    engine.observe(sighting(old, is_declared=True))
+
+    def told() -> str:
+        state: str = decide(engine, pod=pod).allocated["dataset"]["notUsable"]["new"]
+        return state
+
+    assert told() == "no-internal"
+    engine.observe(sighting(new, is_declared=True))
+    assert told() == "stale"
+    engine.observe(sighting(new, is_declared=True), is_gone=True)
+    assert told() == "no-internal"
+    engine.observe(new, is_gone=True)
+    assert told() == "stale"
 
 
 def test_of_two_groups_the_newer_says_how_far_a_dataset_is(engine: Engine) -> None:

@@ -13,7 +13,7 @@ import jsonpatch
 import msgspec
 
 from berthmaster.api import names
-from berthmaster.api.datasets import dataset_from_manifest
+from berthmaster.api.datasets import CacheSighting, dataset_from_manifest
 from berthmaster.api.inventory import (
     NodeInventory,
     NodeInventoryStatus,
@@ -121,8 +121,13 @@ class World:
         )
         self.state.inventories._put(EventKind.ADDED, node, inventory)
 
-    def announce_dataset(self, name: str, *, caching: str) -> None:
-        """Show a Dataset of the namespace `default` that is provisioned."""
+    def announce_dataset(
+        self, name: str, *, caching: str, is_declared: bool | None = False
+    ) -> None:
+        """Show a Dataset of the namespace `default` that is provisioned.
+
+        `is_declared` is whether its DatasetInternal says where the cache is; None: there is none.
+        """
         status = {"provision": {"status": "OK"}, "caching": {"status": caching}}
         manifest = {
             "apiVersion": f"{names.DATASHIM_GROUPS[0]}/{names.DATASHIM_VERSION}",
@@ -131,6 +136,12 @@ class World:
         }
         found = dataset_from_manifest(manifest)
         self.state._informers[kinds.DATASETS[0].path]._put(EventKind.ADDED, found.key, found)
+        if is_declared is not None:
+            sighting = CacheSighting(
+                group=found.group, namespace="default", name=name, is_declared=is_declared
+            )
+            informer = self.state._informers[kinds.CACHE_SIGHTINGS[0].path]
+            informer._put(EventKind.ADDED, sighting.key, sighting)
 
     def add_zones(self, node: str, *free: str, **topology: Any) -> None:
         """Give a node NUMA zones with these CPUs free."""

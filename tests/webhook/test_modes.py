@@ -10,7 +10,7 @@ from berthmaster.api import names
 from berthmaster.api.storage import claim_from_manifest, storage_class_from_manifest
 from berthmaster.cluster.events import EventRecorder
 from berthmaster.placement.ledger import State
-from berthmaster_webhook.binding import BindNotes
+from berthmaster_webhook.notes import PodNotes
 from berthmaster_webhook.outcomes import Outcome
 from support.builders import make_taint
 from support.webhook_world import (
@@ -230,7 +230,7 @@ class TestBind:
     async def test_owner_is_told_by_event_when_the_pod_is_there(self, world: World) -> None:
         server = PodServer(world)
         events = EventRecorder(server, "berthmaster.io/placer")
-        notes = BindNotes(world.tools.answers, events)
+        notes = PodNotes(world.tools.answers, events)
         world.state.on_pod.append(notes.take_pod)
         world.add_node("n1")
         pod = asking("bind")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from berthmaster.api import names
+from berthmaster.api.objects import pod_from_manifest
 from berthmaster.api.policy import Mode
+from berthmaster.cluster.events import EventRecorder
+from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook import deciding
+from berthmaster_webhook.notes import PodNotes
 from support.webhook_world import (
     Manifest,
     World,
@@ -197,3 +201,38 @@ async def test_who_creates_a_pod_is_warned_of_datasets_that_do_not_count(harbour
         (warning,) = response_of(ask(harbour, training(dataset)))["warnings"]
         assert words in warning
     assert "warnings" not in response_of(ask(harbour, training("d")))
+
+
+async def test_the_pod_is_told_once_by_an_event_which_datasets_it_was_placed_without(
+    harbour: World,
+) -> None:
+    harbour.announce_dataset("old", caching="OK", is_declared=True)
+    harbour.announce_dataset("new", caching="Pending", is_declared=False)
+    recorded: list[tuple[str, str]] = []
+
+    class Recorder:
+        def record(self, about: object, reason: str, note: str, **_: object) -> None:
+            recorded.append((reason, note))
+
+    notes = PodNotes(harbour.tools.answers, cast(EventRecorder, Recorder()))
+    pod = training("d", "required")
+    pod["metadata"]["labels"] |= {
+        f"dataset.{at}.id": name for at, name in enumerate(("old", "ghost", "new"), start=1)
+    }
+    stored = pod_from_manifest(patched(pod, ask(harbour, pod)))
+    for _ in range(2):
+        notes.take_pod(EventKind.ADDED, stored)
+
+    assert recorded == [
+        (
+            "PlacedWithoutDataset",
+            "placed as if it did not name these datasets: old is stale, ghost is missing",
+        )
+    ]
+
+
+async def test_a_pod_whose_datasets_are_all_there_is_told_nothing(harbour: World) -> None:
+    pod = training("d", "required")
+    stored = pod_from_manifest(patched(pod, ask(harbour, pod)))
+
+    assert harbour.tools.answers.take_notes(stored) == ()

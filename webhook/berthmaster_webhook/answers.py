@@ -34,11 +34,20 @@ class HandoverError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What a pod's owner should know of its answer, as an Event says it."""
+
+    reason: str
+    text: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One decision that was, or is being, given; `annotation` is the allocation's text.
 
     `mode` is what it does to the pod: `required`, `preferred` or `bind`; `preferences` are weights of
-    1..100 by node for `preferred`, and `terms` what concerns say for themselves; `note` is what the pod's owner should know; `beside` are further
+    1..100 by node for `preferred`, and `terms` what concerns say for themselves; `notes` are what the pod's owner should know; `beside` are further
     annotations to write, for programs that do not read the allocation.
     """
 
@@ -52,7 +61,7 @@ class Answer:
     mode: Mode = Mode.REQUIRED
     preferences: Mapping[str, int] = field(default_factory=dict)
     terms: NodeTerms = field(default_factory=NodeTerms)
-    note: str = ""
+    notes: tuple[Note, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -81,7 +90,7 @@ class Answers:
         self._ledger = ledger
         self._answers: dict[str, Answer] = {}
         self._repeated: set[str] = set()
-        self._notes: dict[str, str] = {}
+        self._notes: dict[str, tuple[Note, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -102,8 +111,8 @@ class Answers:
             in_batches=controller is not None and answer.owner == controller.uid,
         )
         self._answers[answer.decision_id] = answer
-        if answer.note:
-            self._notes[answer.decision_id] = answer.note
+        if answer.notes:
+            self._notes[answer.decision_id] = answer.notes
 
     def repeat(self, decision_id: str, now_s: float) -> None:
         """Note that an answer is given once more: it lives on from here, and is not dropped."""
@@ -122,12 +131,12 @@ class Answers:
         self._answers.pop(decision_id, None)
         return entry.node
 
-    def take_note(self, pod: Pod) -> str:
+    def take_notes(self, pod: Pod) -> tuple[Note, ...]:
         """Return once what the owner of a pod that is seen now should know of its answer."""
         if not self._notes:
-            return ""
+            return ()
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
-        return "" if allocation is None else self._notes.pop(allocation.id, "")
+        return () if allocation is None else self._notes.pop(allocation.id, ())
 
     def in_flight(self, namespace: str, name: str) -> Answer | None:
         """Return the answer that is under way for a pod of this name."""

@@ -12,12 +12,7 @@ from collections.abc import Iterable
 
 from berthmaster.api.objects import Node, Pod
 from berthmaster.api.policy import ExclusiveTaint
-from berthmaster.cluster.events import EventRecorder
-from berthmaster.cluster.informers import EventKind
-from berthmaster_webhook.answers import Answers
-from berthmaster_webhook.reporting import ref_of
 
-REASON = "PlacedAsRequired"
 FROM_QUEUE = "the pod waited at the gate, and a stored pod's node is set by kube-scheduler"
 
 
@@ -47,17 +42,3 @@ def why_not_bind(
     if not any((it.key, it.value, it.effect) in taints for it in names):
         return f"node {node_name} has no exclusive taint ({', '.join(map(str, names))})"
     return ""
-
-
-class BindNotes:
-    """Tells the owners of pods, once these are stored, that `bind` became `required`."""
-
-    def __init__(self, answers: Answers, events: EventRecorder) -> None:
-        self._answers = answers
-        self._events = events
-
-    def take_pod(self, kind: EventKind, pod: Pod) -> None:
-        """Take over a pod that the watch or a list shows."""
-        note = self._answers.take_note(pod)
-        if note and kind is not EventKind.DELETED:
-            self._events.record(ref_of(pod), REASON, note, action="Placing", type_="Normal")

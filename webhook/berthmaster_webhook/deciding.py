@@ -29,6 +29,7 @@ from berthmaster_webhook.answers import Answer, Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.measuring import count_refusals
 from berthmaster_webhook.metrics import Metrics
+from berthmaster_webhook.notes import notes_of
 from berthmaster_webhook.state import ClusterState, Help
 
 RawPod = Mapping[str, Any]
@@ -128,7 +129,7 @@ def make_answer(
         mode=mode,
         preferences=preferences,
         terms=terms,
-        note=note,
+        notes=notes_of(note, decision.allocated),
         beside=_beside(tools, pod, decision),
     )
 

@@ -31,7 +31,6 @@ from berthmaster_webhook import reading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
-from berthmaster_webhook.binding import BindNotes
 from berthmaster_webhook.bypassing import BypassedPods
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
@@ -42,6 +41,7 @@ from berthmaster_webhook.extender.routes import ExtenderRoutes
 from berthmaster_webhook.leading import Leadership
 from berthmaster_webhook.measuring import Books
 from berthmaster_webhook.metrics import Metrics
+from berthmaster_webhook.notes import PodNotes
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
 from berthmaster_webhook.proving import WatchProof
@@ -150,7 +150,7 @@ class Process:
         self.routes = Routes(
             Admission(tools, self.leadership, self.queue.goes_first), tools, self.not_ready
         )
-        notes = BindNotes(tools.answers, self.events)
+        notes = PodNotes(tools.answers, self.events)
         refusals = KubeletRefusals(
             tools, self.events, may_write=self._is_leader, on_avoid=self.queue.take_avoided
         )

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from berthmaster.api.datasets import Dataset
+from berthmaster.api.datasets import CacheSighting, Dataset
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import (
     Namespace,
@@ -180,7 +180,7 @@ class ClusterState:
             self.engine.observe(found, is_gone=kind is EventKind.DELETED)
         # As above: one object that a concern cannot read must not stop the others.
         except Exception:  # noqa: BLE001 - logged with its traceback by _skip
-            name = found.key if isinstance(found, Dataset) else found.metadata.name
+            name = found.key if isinstance(found, Dataset | CacheSighting) else found.metadata.name
             self._skip(type(found).__name__, name)
         self._tell_news()
 

@@ -77,6 +77,34 @@ class DatasetInternal:
         return f"{self.namespace}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSighting:
+    """What a DatasetInternal comes to for who only tells states: whether it says where the cache is at all."""
+
+    group: str
+    namespace: str
+    name: str
+    is_declared: bool
+    resource_version: str = field(default="", compare=False)
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+def sighting_from_manifest(manifest: Mapping[str, Any]) -> CacheSighting:
+    """Read whether a DatasetInternal of either group declares a placement; never raises on odd content."""
+    internal = internal_from_manifest(manifest)
+    return CacheSighting(
+        group=internal.group,
+        namespace=internal.namespace,
+        name=internal.name,
+        is_declared=bool(internal.gateways or internal.data_locations),
+        resource_version=str((manifest.get("metadata") or {}).get("resourceVersion", "")),
+    )
+
+
 def dataset_from_manifest(manifest: Mapping[str, Any]) -> Dataset:
     """Read a Dataset of either group; never raises on odd content."""
     problems: list[str] = []

@@ -10,7 +10,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from berthmaster.api import names
-from berthmaster.api.datasets import Dataset, dataset_from_manifest
+from berthmaster.api.datasets import (
+    CacheSighting,
+    Dataset,
+    dataset_from_manifest,
+    sighting_from_manifest,
+)
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import (
     Namespace,
@@ -62,9 +67,16 @@ def _read_inventory(raw: bytes) -> NodeInventory:
 
 
 def _read_dataset(group: str, raw: bytes) -> Dataset:
+    return dataset_from_manifest(_of_group(group, raw))
+
+
+def _read_sighting(group: str, raw: bytes) -> CacheSighting:
+    return sighting_from_manifest(_of_group(group, raw))
+
+
+def _of_group(group: str, raw: bytes) -> dict[str, Any]:
     # Items of a list do not say of which group they are.
-    api_version = f"{group}/{names.DATASHIM_VERSION}"
-    return dataset_from_manifest({**_decode_object(raw), "apiVersion": api_version})
+    return {**_decode_object(raw), "apiVersion": f"{group}/{names.DATASHIM_VERSION}"}
 
 
 def _read_policy(raw: bytes) -> PlacementPolicy:
@@ -162,6 +174,17 @@ DATASETS: tuple[Kind[Dataset], ...] = tuple(
     )
     for group in names.DATASHIM_GROUPS
 )
+CACHE_SIGHTINGS: tuple[Kind[CacheSighting], ...] = tuple(
+    Kind(
+        name="DatasetInternal",
+        path=f"/apis/{group}/{names.DATASHIM_VERSION}/{names.DATASETS_INTERNAL}",
+        decode=partial(_read_sighting, group),
+        key=lambda found: found.key,
+        version=lambda found: found.resource_version,
+        is_optional=True,
+    )
+    for group in names.DATASHIM_GROUPS
+)
 # What concerns are told of beside nodes and pods, in the order in which they refer to each other.
 SURROUNDINGS: tuple[Kind[Any], ...] = (
     STORAGE_CLASSES,
@@ -170,4 +193,5 @@ SURROUNDINGS: tuple[Kind[Any], ...] = (
     CSI_NODES,
     REPLICA_SETS,
     *DATASETS,
+    *CACHE_SIGHTINGS,
 )

@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.api.datasets import Dataset
+from berthmaster.api.datasets import CacheSighting, Dataset
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Namespace, Node, Pod, ReplicaSet
 from berthmaster.api.policy import PlacementPolicySpec
@@ -59,6 +59,7 @@ Surrounding = (
     | ReplicaSet
     | Pod
     | Dataset
+    | CacheSighting
 )
 
 RequestT = TypeVar("RequestT", bound=Hashable)

@@ -46,7 +46,9 @@ RIGHTS: tuple[Right, ...] = (
     *(
         right
         for group in names.DATASHIM_GROUPS
-        for right in _rights(_WEBHOOK, "list watch", group, names.DATASETS)
+        for right in _rights(
+            _WEBHOOK, "list watch", group, f"{names.DATASETS} {names.DATASETS_INTERNAL}"
+        )
     ),
     *_rights(_WEBHOOK, "get patch", _ADMISSION, _HOOKS, named=names.WEBHOOK_CONFIGURATION),
     *_rights(_WEBHOOK, "create patch", "events.k8s.io", "events"),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from berthmaster.api.datasets import Dataset
+from berthmaster.api.datasets import CacheSighting, Dataset
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.dataset import increments, mounting, placement, request
@@ -80,6 +80,8 @@ class DatasetConcern:
         """Take over how far a Dataset is; where it is comes with the inventories."""
         if isinstance(found, Dataset):
             columns.observe(found, is_gone=is_gone)
+        elif isinstance(found, CacheSighting):
+            columns.sight(found, is_gone=is_gone)
 
     def news(self, columns: DatasetColumns) -> int:
         """Return a number that moves when a dataset does."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from berthmaster.api import names
-from berthmaster.api.datasets import Dataset
+from berthmaster.api.datasets import CacheSighting, Dataset
 from berthmaster.api.inventory import DatasetRole, NodeInventory
 from berthmaster.api.objects import Node
 from berthmaster.concerns.dataset.inventory import choose
@@ -68,6 +68,8 @@ class DatasetColumns:
         self.moves: dict[str, int] = {}
         # The Datasets themselves by key and group, wherever their caches are.
         self.announced: dict[str, dict[str, Dataset]] = {}
+        # By key and group: whether the DatasetInternal says where the cache is.
+        self._sightings: dict[tuple[str, str], bool] = {}
         self.is_busy: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         # Pods that were placed beside a gateway, by row.
         self.beside: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
@@ -132,6 +134,17 @@ class DatasetColumns:
             del self.announced[dataset.key]
         if before != by_group.get(dataset.group):
             self.changes += 1
+
+    def sight(self, found: CacheSighting, *, is_gone: bool) -> None:
+        """Take over whether a DatasetInternal says where the cache is, or its end; only words depend on it."""
+        if is_gone:
+            self._sightings.pop((found.key, found.group), None)
+        else:
+            self._sightings[found.key, found.group] = found.is_declared
+
+    def is_declared(self, dataset: Dataset) -> bool | None:
+        """Return whether a Dataset's DatasetInternal says where the cache is; None: there is none."""
+        return self._sightings.get((dataset.key, dataset.group))
 
     def find(self, key: str) -> Dataset | None:
         """Return the Dataset that counts."""

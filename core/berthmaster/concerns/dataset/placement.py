@@ -83,7 +83,7 @@ def allocate_row(columns: DatasetColumns, row: int, request: DatasetRequest) -> 
             _name(key): _tell(columns, row, key, request) for key in keys[:_TOLD]
         }
     if unusable:
-        allocated["notUsable"] = {_name(key): _state(columns, key) for key in unusable[:_TOLD]}
+        allocated["notUsable"] = {_name(key): str(_state(columns, key)) for key in unusable[:_TOLD]}
     if any(columns.has_gateway(key) and row in columns.rows_of(key) for key in keys):
         allocated["besideGateway"] = True
     return allocated
@@ -130,12 +130,20 @@ def _is_being_built(columns: DatasetColumns, key: str) -> bool:
     return dataset is not None and dataset.caching in UNFINISHED and not columns.rows_of(key)
 
 
-def _state(columns: DatasetColumns, key: str) -> str:
-    """Return why a dataset is not usable, as far as that is known here."""
+def _state(columns: DatasetColumns, key: str) -> DatasetState:
+    """Return why a dataset is not usable.
+
+    One of which nothing is wrong and which is nowhere is stale: where it is declared to be there is no node.
+    """
     dataset = columns.find(key)
     if dataset is None:
-        return str(DatasetState.MISSING)
-    return str(state_of(dataset) or "not-located")
+        return DatasetState.MISSING
+    is_declared = columns.is_declared(dataset)
+    if is_declared is None:
+        return DatasetState.NO_INTERNAL
+    if (state := state_of(dataset)) is not None:
+        return state
+    return DatasetState.STALE if is_declared else DatasetState.NO_PLACEMENT
 
 
 def is_busy(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> NDArray[np.bool_]:
