@@ -12,7 +12,7 @@ that it could mistake for each other one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from berthmaster.api.names import PLACEMENT
@@ -59,12 +59,20 @@ class XPUConcern:
         return not policy.concerns.xpu.names_in_force.resources.isdisjoint(pod.asked_resources)
 
     def prepare(
-        self, columns: XPUColumns, raw: Mapping[str, Any], pod: Pod, policy: PlacementPolicySpec
+        self,
+        columns: XPUColumns,
+        read: Callable[[], Mapping[str, Any]],
+        pod: Pod,
+        policy: PlacementPolicySpec,
     ) -> Preparation | None:
         """Write the sizes of slices back onto the pod; one that is only observed stays as it is."""
-        if pod.annotations.get(PLACEMENT) == Mode.OBSERVE:
+        names = policy.concerns.xpu.names_in_force
+        if (
+            names.slices not in pod.asked_resources
+            or pod.annotations.get(PLACEMENT) == Mode.OBSERVE
+        ):
             return None
-        operations = rounding.round_slices(raw, policy.concerns.xpu.names_in_force)
+        operations = rounding.round_slices(read(), names)
         return Preparation(operations=operations) if operations else None
 
     def lacks(self, columns: XPUColumns, pod: Pod, policy: PlacementPolicySpec) -> str:
