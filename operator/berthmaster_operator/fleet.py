@@ -20,10 +20,10 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.diskio import NodeDiskDevice, NodeDiskIOStats, stats_name
-from berthmaster.api.inventory import NodeInventoryStatus
+from berthmaster.api.inventory import DatasetRole, NodeInventoryStatus
 from berthmaster.api.node_xpus import NodeXPU
 from berthmaster.api.policy import ConcernSettings, PlacementPolicy, PolicySet
-from berthmaster.api.settings.dataset import GatewayOverload
+from berthmaster.api.settings.dataset import GatewayOverload, GatewayReading
 from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.api.xpu_names import XPUNames
@@ -169,6 +169,7 @@ class Fleet:
         self._node_of_pod: dict[str, str] = {}
         self._node_of_object: dict[tuple[str, str, str], str] = {}
         self.power = PowerBook(on_dirty=on_dirty, begins=self._begins)
+        self.power.is_watched = self._is_busy_by_cpu
         self._policies: dict[str, PlacementPolicy] = {}
         self._policy_set = PolicySet()
         # ConfigMaps of kube-system by name, for the lists of unhealthy devices.
@@ -242,6 +243,12 @@ class Fleet:
         """Return when a gateway is busy: what the most important policy says that names it."""
         named = (it.concerns.dataset.overload for it in self._policy_set.specs)
         return next((it for it in named if it is not None), GatewayOverload())
+
+    def _is_busy_by_cpu(self, node: str) -> bool:
+        """Return whether a node has gateways that are busy by its CPU usage."""
+        return self.overload.reading is GatewayReading.CPU and any(
+            it.role is DatasetRole.GATEWAY for it in self.datasets.here(node) or ()
+        )
 
     @property
     def power_stale_after_s(self) -> float:

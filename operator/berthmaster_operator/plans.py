@@ -43,6 +43,7 @@ from berthmaster.concerns.xpu.inventory import (
     read_unhealthy,
 )
 from berthmaster_operator.datasets.overload import Load, disk_percent, look
+from berthmaster_operator.power.book import CpuLoad
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
 from berthmaster_operator.xpus.planning import (
@@ -94,6 +95,7 @@ class NodeFacts:
     dataset_condition: StatusCondition | None = None
     load: Load = field(default_factory=Load)
     overload: GatewayOverload = field(default_factory=GatewayOverload)
+    cpu_load: CpuLoad | None = None
     devices: NodeDevices | None = None
     node_xpu: NodeXPU | None = None
     # The status of the NodeXPU as JSON.
@@ -254,9 +256,12 @@ def plan_gateway(
     is_gateway = any(it.role is DatasetRole.GATEWAY for it in facts.datasets or ())
     if not is_gateway or facts.overload.reading is GatewayReading.NONE:
         return None, Load(), None
-    percent = disk_percent(disks)
+    percent, lasts_s = disk_percent(disks), None
+    if facts.overload.reading is GatewayReading.CPU:
+        percent, lasts_s = facts.cpu_load or (None, None)
     load, changes_s = look(percent, facts.load, facts.overload, now_s=facts.now_s)
-    return None if percent is None else load.is_busy, load, changes_s
+    again_s = min((it for it in (changes_s, lasts_s) if it is not None), default=None)
+    return None if percent is None else load.is_busy, load, again_s
 
 
 def plan_topology(

@@ -154,6 +154,7 @@ class NodeReconciler:
             dataset_condition=fleet.datasets.judge(state.name),
             load=state.load,
             overload=fleet.overload,
+            cpu_load=fleet.power.cpu_load(state.name, self._wall_clock().timestamp()),
             wall_s=self._wall_clock().timestamp(),
             devices=_devices_of(state.node) if state.node is not None else None,
             node_xpu=state.node_xpu.node_xpu if state.node_xpu is not None else None,

@@ -370,6 +370,51 @@ def test_only_the_internal_of_the_same_group_counts_and_its_end_is_seen(engine: 
     assert told() == "stale"
 
 
+def no_datasets(**fields: Any) -> Pod:
+    return pod_with({}, **fields)
+
+
+def test_pods_without_datasets_keep_a_little_off_file_systems_where_the_policy_says_so(
+    engine: Engine,
+) -> None:
+    for node, role in (("n3", "data"), ("n4", "backing")):
+        write(engine, node, "z2", ("files", role))
+    spec = policy(avoidFilesystems=10)
+    claim = {"name": "v", "persistentVolumeClaim": {"claimName": "nobody-s"}}
+
+    for pod in (no_datasets(), no_datasets(volumes=[claim])):
+        assert scores(engine, pod, spec) == {"n1": 100, "n2": 100, "n3": 90, "n4": 100}
+        assert set(scores(engine, pod).values()) == {-1.0}
+    assert scores(engine, spec=spec)["n1"] == 100
+    assert scores(engine, pod_with({"dataset.0.id": "ghost"}), spec) == dict.fromkeys(
+        ("n1", "n2", "n3", "n4"), 0
+    )
+    write(engine, "n3", "z2")
+    assert scores(engine, no_datasets(), spec)["n3"] == 100
+
+
+def test_kube_scheduler_is_told_the_same_by_one_mild_preference(engine: Engine) -> None:
+    labels = {ZONE: "z2", REGION: "r1", "kubernetes.io/hostname": "host-3"}
+    status = NodeInventoryStatus.model_validate(
+        {"datasets": [{"namespace": "ml", "name": "files", "role": "data"}]}
+    )
+    engine.ledger.write_node(
+        make_node("n3", labels=labels), NodeInventory(name="n3", status=status)
+    )
+    request = engine.read_request(no_datasets(), policy(avoidFilesystems=10))
+    terms, rest = engine.affinity(request, "n1")
+
+    (preferred,) = terms.preferred
+    assert preferred["weight"] == 10
+    assert preferred["preference"]["matchExpressions"] == [
+        {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["host-3"]}
+    ]
+    assert not terms.required
+    assert rest == 0
+    write(engine, "n3", "z2")
+    assert engine.affinity(request, "n1")[0].preferred == ()
+
+
 def test_of_two_groups_the_newer_says_how_far_a_dataset_is(engine: Engine) -> None:
     pod, spec = pod_with({"dataset.0.id": "new"}), policy(hold="60s")
     engine.observe(announced("Pending", group="com.ie.ibm.hpsys"))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from berthmaster.api import names
 from berthmaster.api.datasets import Dataset
+from berthmaster.api.power import CpuUsage
 from berthmaster.api.settings.dataset import GatewayOverload
 from berthmaster.cli.cases.dataset import build_inventories
 from berthmaster_operator.datasets.cache_pods import CachePod, CachePods, decode_cache_pod
@@ -21,7 +22,15 @@ from berthmaster_operator.datasets.reporting import DatasetReporter
 from berthmaster_operator.handlers import datasets
 from berthmaster_operator.metrics import Metrics
 from operator_program.stores import FakeStore, Notes
-from operator_program.worlds import DEVICE, INVENTORY, NODE, NODE_PATH, World, make_device
+from operator_program.worlds import (
+    BEGIN,
+    DEVICE,
+    INVENTORY,
+    NODE,
+    NODE_PATH,
+    World,
+    make_device,
+)
 from support.dataset_reference import NEW
 from support.dataset_world import World as Manifests
 from support.dataset_world import changes
@@ -283,6 +292,54 @@ class TestOverload:
             world.report(read=read)
             await world.settle()
             assert world.store.objects[INVENTORY]["status"]["gatewayBusy"] is is_busy
+
+    async def test_cpu_usage_makes_a_gateway_busy_where_the_policy_says_so_until_it_is_stale(
+        self,
+    ) -> None:
+        """Nothing is configured for the node's power; its usage is read all the same."""
+        world = World()
+        overload = {"reading": "CPU", "after": "60s"}
+        world.policies["p"] = {
+            "metadata": {"name": "p", "uid": "p"},
+            "spec": {"concerns": {"dataset": {"overload": overload}}},
+        }
+        node = {"metadata": {"name": NODE}, "status": {"capacity": {"cpu": "10"}}}
+        world.store.put(NODE_PATH, node)
+        world.start()
+        show(world.fleet.datasets, dataset())
+        show(world.fleet.datasets, internal(NODE))
+        await world.settle()
+        assert "gatewayBusy" not in world.store.objects[INVENTORY]["status"]
+
+        for waited_s, cores, is_busy in (
+            (0, 9.5, False),
+            (61, 8.5, True),
+            (10, 7, True),
+            (10, 6, False),
+        ):
+            world.now_s += waited_s
+            wall_s = BEGIN.timestamp() + world.now_s
+            usage = CpuUsage(nanocores=round(cores * 1e9), sampled_s=wall_s, window_s=10)
+            world.fleet.power.take_usages([(NODE, usage)], now_s=wall_s)
+            again_s = await world.settle()
+            assert world.store.objects[INVENTORY]["status"]["gatewayBusy"] is is_busy
+            assert again_s is not None
+            assert again_s <= 90
+        world.now_s += 91
+        world.dirty.add(NODE)
+        await world.settle()
+        assert "gatewayBusy" not in world.store.objects[INVENTORY]["status"]
+
+    async def test_usage_of_nodes_without_gateways_wakes_nobody(self) -> None:
+        world = World()
+        world.start()
+        await world.settle()
+        world.dirty.clear()
+        wall_s = BEGIN.timestamp() + world.now_s
+        usage = CpuUsage(nanocores=9, sampled_s=wall_s, window_s=10)
+        world.fleet.power.take_usages([(NODE, usage)], now_s=wall_s)
+
+        assert not world.dirty
 
 
 def cache_pod(

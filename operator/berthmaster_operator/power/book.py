@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from berthmaster.api.inventory import Power, PowerCurve, PowerLink, Reading
 from berthmaster.api.power import (
@@ -130,6 +131,13 @@ class _Effective:
         return self.terms is None and self.labels is None and self.model is None
 
 
+class CpuLoad(NamedTuple):
+    """What is used of a node's CPUs, and for how many seconds that may be believed."""
+
+    percent: float
+    lasts_s: float
+
+
 class PowerBook:
     """All nodes' power."""
 
@@ -140,6 +148,8 @@ class PowerBook:
         begins: Callable[[str, float, float], bool] = lambda _name, _after_s, _until_s: False,
     ) -> None:
         self.on_dirty = on_dirty
+        # Of which nodes somebody else wants to be told the usage, too.
+        self.is_watched: Callable[[str], bool] = lambda _: False
         # Whether a pod on the node began to run after the first time and until the second.
         self._begins = begins
         self.usage_format = CpuUsageFormat.RAW
@@ -244,9 +254,21 @@ class PowerBook:
                 continue
             state.usage = usage
             self._learn(state)
-            if not self._effective(state).is_empty and self._is_news(name, state, usage):
+            is_wanted = not self._effective(state).is_empty or self.is_watched(name)
+            if is_wanted and self._is_news(name, state, usage):
                 state.told = usage
                 self.on_dirty(name)
+
+    def cpu_load(self, name: str, now_s: float) -> CpuLoad | None:
+        """Return how much of a node's CPUs is used; None where that is not known, or stale."""
+        state = self._nodes.get(name)
+        if state is None or state.node is None or state.usage is None:
+            return None
+        lasts_s = state.usage.sampled_s + self.stale_after_s - now_s
+        if lasts_s <= 0 or not state.node.capacity_nanocores:
+            return None
+        percent = 100 * state.usage.nanocores / state.node.capacity_nanocores
+        return CpuLoad(percent=percent, lasts_s=lasts_s)
 
     def take_readings(self, job: Job, values: Mapping[str, float], *, now_s: float) -> None:
         """Take over what a sensor gave."""

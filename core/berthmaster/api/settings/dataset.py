@@ -40,6 +40,7 @@ class GatewayReading(StrEnum):
     """What tells that a gateway's node is overloaded."""
 
     DISK_IO = "DiskIO"
+    CPU = "CPU"
     NONE = "None"
 
 
@@ -49,8 +50,8 @@ class GatewayOverload(Model):
     reading: Annotated[
         GatewayReading,
         Field(
-            description="DiskIO: what the IO driver reports as used of the busiest disk. None: no node "
-            "is ever busy by a reading."
+            description="DiskIO: what the IO driver reports as used of the busiest disk. CPU: what "
+            "metrics.k8s.io says is used of the node's CPUs. None: no node is ever busy by a reading."
         ),
     ] = GatewayReading.DISK_IO
     above_percent: Annotated[
@@ -124,6 +125,15 @@ class DatasetSettings(Model):
             json_schema_extra={"default": "0s"},
         ),
     ] = Fraction(0)
+    avoid_filesystems: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="By how much less a node with the data of a file system scores for pods that name "
+            "no dataset; 10 is a mild preference, 0: none.",
+        ),
+    ] = 0
     mounts: Annotated[
         bool,
         Field(

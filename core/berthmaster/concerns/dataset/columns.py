@@ -71,6 +71,8 @@ class DatasetColumns:
         # By key and group: whether the DatasetInternal says where the cache is.
         self._sightings: dict[tuple[str, str], bool] = {}
         self.is_busy: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        # Whether a row has the data of a dataset without a gateway.
+        self.has_files: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         # Pods that were placed beside a gateway, by row.
         self.beside: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._here: list[dict[str, DatasetRole]] = []
@@ -93,6 +95,7 @@ class DatasetColumns:
         self._here.extend({} for _ in range(grown))
         self._holders.extend(set() for _ in range(grown))
         self.is_busy = np.concatenate([self.is_busy, np.zeros(grown, dtype=np.bool_)])
+        self.has_files = np.concatenate([self.has_files, np.zeros(grown, dtype=np.bool_)])
         self.beside = np.concatenate([self.beside, np.zeros(grown, dtype=np.int32)])
         self._pairs = np.concatenate([self._pairs, np.zeros(grown, dtype=np.int32)])
         self._regions = np.concatenate([self._regions, np.zeros(grown, dtype=np.int32)])
@@ -229,6 +232,7 @@ class DatasetColumns:
         if before == here:
             return
         self._here[row] = here
+        self.has_files[row] = DatasetRole.DATA in here.values()
         for key in before.keys() | here.keys():
             if before.get(key) is not here.get(key):
                 self._move(row, key, before.get(key), here.get(key))

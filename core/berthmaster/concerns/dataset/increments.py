@@ -40,9 +40,9 @@ _MOST_TERMS = 32
 def node_terms(
     columns: DatasetColumns, row: int, request: DatasetRequest, share: Fraction
 ) -> NodeTerms | None:
-    """Return the terms of a resolved request for a pod whose best row is `row`; None without datasets."""
+    """Return the terms of a resolved request for a pod whose best row is `row`; None if it has none to say."""
     if not request.found:
-        return None
+        return _away_from_files(columns, request, share)
     required: tuple[Term, ...] = ()
     preferred: list[Term] = []
     part = share / len(request.found)
@@ -58,6 +58,22 @@ def node_terms(
         places = [columns.places[it] for it in sorted(rows, key=lambda it: (it != row, it))]
         required = tuple(_names(columns, places))
     return NodeTerms(required=required, preferred=tuple(preferred))
+
+
+def _away_from_files(
+    columns: DatasetColumns, request: DatasetRequest, share: Fraction
+) -> NodeTerms | None:
+    """Return what keeps a pod without datasets a little away from the data of file systems.
+
+    Nodes are named by hostname alone: one that has none is no worse than others.
+    """
+    rows = np.flatnonzero(columns.has_files)
+    values = [columns.places[row].hostname for row in rows if columns.places[row].hostname]
+    if not (request.avoids and share and values):
+        return None
+    term = {"key": names.HOSTNAME_LABEL, "operator": "NotIn", "values": values[:_MOST_HOSTNAMES]}
+    weight = max(1, round(request.avoids * share))
+    return NodeTerms(preferred=({"weight": weight, "preference": {"matchExpressions": [term]}},))
 
 
 def _increments(

@@ -4,7 +4,8 @@
                 zone 50     a row of the dataset is in the same zone and region
                 region 25   in the same region
                 0           else; labels that are missing are like nothing
-    score     = floor(sum of the tiers / number of the pod's usable datasets), 0 without any
+    score     = floor(sum of the tiers / number of the pod's usable datasets), 0 without any; a pod that names none
+                finds rows with the data of a file system a little worse than others, if its policy wants so
 
 A busy gateway's row has the zone's tier. Worked: gateway on n1, another dataset's on n2 in the same zone: n1
 scores (100 + 50) / 2 = 75, as does n2; a third node of the zone 50.
@@ -46,7 +47,7 @@ def resolve(columns: DatasetColumns, request: DatasetRequest) -> DatasetRequest:
 
 def local(request: DatasetRequest) -> DatasetRequest | None:
     """Return what filter and score go by; None where claims turned out to be no datasets."""
-    if not request.labelled and not request.found:
+    if not request.labelled and not request.found and not request.avoids:
         return None
     return request._replace(labelled=(), claimed=())
 
@@ -65,7 +66,9 @@ def filter_rows(columns: DatasetColumns, rows: Rows, request: DatasetRequest) ->
 def score_rows(columns: DatasetColumns, rows: Rows, request: DatasetRequest) -> Scores:
     """Return 0..100 per row, whole numbers."""
     if not request.found:
-        return np.zeros(len(rows))
+        # Nowhere near anything; or, for a pod that names no dataset, a little off file systems.
+        alike = 100.0 if request.avoids else 0.0
+        return np.where(columns.has_files[rows], alike - request.avoids, alike)
     sums = columns.sums(request)
     loss = request.weights.node - request.weights.zone
     total = sums.tiers[rows] - loss * sums.gateways[rows] * is_busy(columns, rows, request)

@@ -49,6 +49,8 @@ class DatasetRequest(NamedTuple):
     holds: bool = False
     awaited: tuple[str, ...] = ()
     found: tuple[tuple[str, int], ...] = ()
+    # By how much less nodes with the data of file systems score for a pod without datasets.
+    avoids: int = 0
 
 
 class DatasetUsage(NamedTuple):
@@ -64,7 +66,7 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> DatasetRequest | None
     settings = policy.concerns.dataset
     labelled = labelled_datasets(pod)
     claimed = tuple(it for it in _claims(pod) if it not in labelled) if settings.claims else ()
-    if not labelled and not claimed:
+    if not labelled and not claimed and not settings.avoid_filesystems:
         return None
     tiers = settings.tiers
     return DatasetRequest(
@@ -75,6 +77,7 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> DatasetRequest | None
         spares_data=settings.spare_data_locations,
         pods_per_gateway=settings.pods_per_gateway,
         holds=bool(settings.hold),
+        avoids=0 if labelled else settings.avoid_filesystems,
     )
 
 
