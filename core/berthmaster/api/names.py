@@ -157,6 +157,10 @@ FORGEABLE = (
     GPUSHARE_ALLOCATION,
 )
 DROPPED = f"{GROUP}/dropped"
+# What a pod wishes of its accelerators.
+XPU_MODELS = f"{GROUP}/xpu-models"
+XPU_EXCLUSIVE = f"{GROUP}/xpu-exclusive"
+XPU_NUMA = f"{GROUP}/xpu-numa"
 # By their default names: the API server's policies know no others.
 DEVICE_RESOURCES = ("baidu.com/xpu-mem", "kunlunxin.com/xpu", "kunlunxin.com/vxpu")
 

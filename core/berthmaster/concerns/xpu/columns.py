@@ -77,6 +77,10 @@ class XPUColumns:
         # Free where new pods may go, else -1.
         self.open: Ints = np.zeros((0, _FIRST_WIDTH), dtype=np.int64)
         self.is_registered: Flags = np.zeros((0, _FIRST_WIDTH), dtype=np.bool_)
+        # Which NUMA node, -1 for none that is known; which of the models that were seen so far.
+        self.numa: Ints = np.zeros((0, _FIRST_WIDTH), dtype=np.int64)
+        self.model: Ints = np.zeros((0, _FIRST_WIDTH), dtype=np.int64)
+        self.models: dict[str, int] = {}
         # Rows with pods that their device plugin has not served, by what it may mistake them for.
         self.waiting: dict[tuple[str, int], dict[int, int]] = {}
         self._rows: list[_Row] = []
@@ -100,6 +104,8 @@ class XPUColumns:
         self.entries = _grow(self.entries, rows)
         self.open = _grow(self.open, rows, -1)
         self.is_registered = _grow(self.is_registered, rows)
+        self.numa = _grow(self.numa, rows, -1)
+        self.model = _grow(self.model, rows, -1)
         self._rows.extend(_Row() for _ in range(rows - len(self._rows)))
 
     def configure(self, policies: Sequence[PlacementPolicySpec]) -> None:
@@ -199,7 +205,10 @@ class XPUColumns:
         )
         self.sizes[row] = 0
         self.is_registered[row] = False
+        self.numa[row] = self.model[row] = -1
         for xpu in it.xpus:
+            self.numa[row, xpu.index] = xpu.numa_node
+            self.model[row, xpu.index] = self.models.setdefault(xpu.model, len(self.models))
             self.sizes[row, xpu.index] = xpu.memory_mib
             self.is_registered[row, xpu.index] = bool(xpu.registered_id)
 
@@ -266,6 +275,8 @@ class XPUColumns:
         self.entries = _widen(self.entries, width)
         self.open = _widen(self.open, width, -1)
         self.is_registered = _widen(self.is_registered, width)
+        self.numa = _widen(self.numa, width, -1)
+        self.model = _widen(self.model, width, -1)
 
 
 def _describe_free(xpu: XPU, used_mib: int) -> str:

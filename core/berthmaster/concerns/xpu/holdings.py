@@ -126,7 +126,10 @@ def resolve(holding: XPUHolding, names: XPUNames, devices: Devices) -> Held:
         return Held((), (), _asked_mib(asks), None, dialect)
     inits = {number for number, it in enumerate(holding.containers) if it.is_init}
     return _collapse(
-        shares, inits, devices, waits_for=_waits_for(holding, annotations, dialect, names, shares)
+        shares,
+        inits,
+        devices,
+        waits_for=_waits_for(holding, annotations, dialect, names, asks.total_mib),
     )._replace(dialect=dialect)
 
 
@@ -223,15 +226,14 @@ def _waits_for(
     annotations: Mapping[str, str],
     dialect: str,
     names: XPUNames,
-    shares: tuple[Share, ...],
+    total_mib: int,
 ) -> tuple[str, int] | None:
     if holding.is_running:
         return None
     if dialect == SHARE_DIALECT:
         is_served = annotations.get(names.share_assigned) in _ALLOCATED
         is_known = holding.shares is not None or names.share_assume_time in annotations
-        total = sum(it.mib or 0 for it in shares)
-        return find_mistakable(dialect, total) if is_known and not is_served else None
+        return find_mistakable(dialect, total_mib) if is_known and not is_served else None
     is_served = annotations.get(names.bind_phase) in _ALLOCATED
     is_known = holding.shares is not None or names.bind_phase in annotations
     return find_mistakable(dialect, 0) if is_known and not is_served else None
@@ -267,7 +269,8 @@ def _read_allocated(allocated: Mapping[str, Any]) -> tuple[tuple[Share, ...] | N
         index, mib, position = device.get("i"), device.get("mem"), device.get("c", 0)
         if not (isinstance(index, int) and all(_is_amount(it) for it in (index, mib, position))):
             return None, ""
-        shares.append(Share(index, None if dialect == CARD_DIALECT else mib, position))
+        is_whole = dialect == CARD_DIALECT or device.get("x") is True
+        shares.append(Share(index, None if is_whole else mib, position))
     return tuple(shares), dialect
 
 

@@ -18,7 +18,14 @@ from berthmaster.concerns.xpu.columns import Flags, Ints, XPUColumns
 from berthmaster.concerns.xpu.holdings import find_mistakable
 from berthmaster.concerns.xpu.inventory import card_id
 from berthmaster.concerns.xpu.request import CARD_COUNTS, XPURequest
-from berthmaster.concerns.xpu.shares import by_device, choose, choose_rows, fits, need_of
+from berthmaster.concerns.xpu.shares import (
+    Need,
+    by_device,
+    choose,
+    choose_rows,
+    fits,
+    need_of,
+)
 
 _BITS = 1 << np.arange(CARDS)
 
@@ -87,6 +94,7 @@ def explain(columns: XPUColumns, row: int, code: int, request: XPURequest, node:
     if code == reasons.SHORT:
         need = need_of(request.total_mib, count)
         text = f"{need.each + bool(need.more)} MiB" + (f" on {count} devices" if count > 1 else "")
+        text += request.wishes.describe()
         return reasons.short(count, text, columns.describe_free(row))
     if code == reasons.PENDING:
         spare, pending = int(columns.spare[row]), int(columns.pending[row])
@@ -113,7 +121,10 @@ def _filter_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Code
         codes[:] = reasons.SHORT
     else:
         need = need_of(request.total_mib, request.devices)
-        codes[~fits(columns.open.take(rows, axis=0), need)] = reasons.SHORT
+        open_ = _open(columns, rows, request)
+        codes[~fits(open_, need)] = reasons.SHORT
+        if request.wishes.is_single_numa and need.devices > 1:
+            codes[~_fits_one_zone(open_, columns.numa.take(rows, axis=0), need)] = reasons.SHORT
     pending = columns.pending[rows]
     if pending.any():
         has_spare = columns.spare[rows] >= request.total_mib
@@ -122,10 +133,40 @@ def _filter_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Code
     return codes
 
 
-def _give_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
-    """Return what each device gives, of rows that fit."""
-    need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
+def _open(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
+    """Return what is free where the pod may go, else -1."""
     open_ = columns.open.take(rows, axis=0)
+    wishes = request.wishes
+    if wishes.models:
+        open_[~_has_model(columns, rows, request)] = -1
+    if wishes.is_exclusive:
+        open_[columns.entries.take(rows, axis=0) > 0] = -1
+    return open_
+
+
+def _has_model(columns: XPUColumns, rows: Rows, request: XPURequest) -> Flags:
+    codes = [code for model, code in columns.models.items() if request.wishes.accept(model)]
+    found: Flags = np.isin(columns.model.take(rows, axis=0), codes)
+    return found
+
+
+def _fits_one_zone(open_: Ints, numa: Ints, need: Need) -> Flags:
+    """Return which rows have it all on devices of one NUMA node."""
+    found = np.zeros(len(open_), dtype=np.bool_)
+    for zone in np.unique(numa[numa >= 0]).tolist():
+        found |= fits(np.where(numa == zone, open_, -1), need)
+    return found
+
+
+def _give_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
+    """Return what each device gives, of rows that fit; all of it where nobody may be beside."""
+    given = _choose_shares(columns, rows, request)
+    return np.where(given > 0, columns.sizes[rows], 0) if request.wishes.is_exclusive else given
+
+
+def _choose_shares(columns: XPUColumns, rows: Rows, request: XPURequest) -> Ints:
+    need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
+    open_ = _open(columns, rows, request)
     # One device lies together with itself.
     if need.devices == 1 or strategy in (DeviceStrategy.BINPACK, DeviceStrategy.SPREAD):
         return choose_rows(open_, need, is_spread=strategy is DeviceStrategy.SPREAD)
@@ -145,12 +186,19 @@ def _allocate_shares(
     near: frozenset[int],
 ) -> list[dict[str, Any]]:
     need, strategy = need_of(request.total_mib, request.devices), request.device_strategy
-    open_ = columns.open[row].tolist()
-    groups = _groups(xpus, strategy)
+    open_ = _open(columns, np.array([row], dtype=np.intp), request)[0].tolist()
+    groups, together = _groups(xpus, strategy), request.wishes.is_single_numa
     nearest = [free if index in near else -1 for index, free in enumerate(open_)]
-    chosen = choose(nearest, need, strategy, groups) if near else ()
-    chosen = chosen or choose(open_, need, strategy, groups)
-    return [{"i": index, "id": xpus[index].id, "mem": mib} for index, mib in chosen]
+    chosen = choose(nearest, need, strategy, groups, must_be_together=together) if near else ()
+    chosen = chosen or choose(open_, need, strategy, groups, must_be_together=together)
+    return [
+        _alone(request, {"i": index, "id": xpus[index].id, "mem": mib}) for index, mib in chosen
+    ]
+
+
+def _alone(request: XPURequest, device: dict[str, Any]) -> dict[str, Any]:
+    """Return a device of an allocation with the mark that nobody else is to be on it, if so."""
+    return {**device, "x": True} if request.wishes.is_exclusive else device
 
 
 def _groups(xpus: Mapping[int, XPU], strategy: DeviceStrategy) -> dict[int, Hashable]:
@@ -194,7 +242,7 @@ def _serve_cards(
     has_wings = columns.has_wings[rows]
     sizes = columns.sizes[rows]
     for ask in request.asks:
-        usable = ready & _is_usable(sizes, used, entries, ask.mib, is_alone=request.is_alone)
+        usable = ready & _is_usable(sizes, used, entries, ask.mib, is_alone=_is_alone(request))
         picked = _pick(usable, ask.cards, has_wings)
         if near:
             is_near: Flags = np.isin(np.arange(columns.width), list(near))
@@ -214,6 +262,8 @@ def _ready(columns: XPUColumns, rows: Rows, request: XPURequest) -> Flags:
     ready = _serves(columns, rows, request) & (columns.open[rows] >= 0)
     if request.use or request.avoid:
         ready &= _accepted(columns, rows, request)
+    if request.wishes.models:
+        ready &= _has_model(columns, rows, request)
     return ready
 
 
@@ -296,7 +346,7 @@ def _allocate_cards(
             }
             if ask.position:
                 device["c"] = ask.position
-            devices.append(device)
+            devices.append(device if is_whole else _alone(request, device))
     return devices
 
 
@@ -316,15 +366,20 @@ def _explain_cards(columns: XPUColumns, row: int, request: XPURequest) -> Reason
     elif refused:
         counts.append((refused, "CardUuidMismatch"))
     asked = " and ".join(str(it.cards) for it in request.asks)
+    asked += request.wishes.describe()
     usable = _ready(columns, rows, request) & _is_usable(
         columns.sizes[rows],
         columns.used[rows],
         columns.entries[rows],
         request.asks[0].mib,
-        is_alone=request.is_alone,
+        is_alone=_is_alone(request),
     )
     found = ",".join(map(str, np.flatnonzero(usable[0]).tolist())) or "none"
     return reasons.cards_do_not_fit(counts, cards, f"{asked} asked, usable cards {found}")
+
+
+def _is_alone(request: XPURequest) -> bool:
+    return request.is_alone or request.wishes.is_exclusive
 
 
 def _count_busy(columns: XPUColumns, rows: Rows, request: XPURequest) -> int:

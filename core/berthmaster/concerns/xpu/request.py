@@ -26,6 +26,7 @@ from berthmaster.api.settings.xpu import DeviceStrategy, TopologyScore, XPUNodeS
 from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.lifetimes import most_at_once
 from berthmaster.concerns.shape import InvalidRequestError, Problem
+from berthmaster.concerns.xpu.wishes import NONE, Wishes, read_wishes
 
 CARD_COUNTS = (1, 2, 4, 8)
 SLICES_MIB = (24576, 49152, WHOLE_CARD_MIB)
@@ -71,6 +72,7 @@ class XPURequest(NamedTuple):
     is_alone: bool = False
     is_mistakable: bool = False
     problem: str = ""
+    wishes: Wishes = NONE
 
 
 class ContainerUse(NamedTuple):
@@ -106,7 +108,12 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> XPURequest | None:
     asks = read_asks(containers, names, problems)
     problems.extend(_strict_problems(containers, asks, names))
     count = read_count(pod, names, problems) if SHARE_DIALECT in asks.dialects else 1
+    wishes = read_wishes(pod.annotations, problems)
     request = _request(pod, asks, count, settings, names)
+    if request is not None:
+        request = request._replace(wishes=wishes)
+        if wishes.numa:
+            request = request._replace(device_strategy=DeviceStrategy.NUMA_NODE)
     if problems:
         raise InvalidRequestError(*problems, request=_as_far_as_possible(request, problems))
     return request

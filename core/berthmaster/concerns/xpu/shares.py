@@ -54,7 +54,12 @@ def fits(open_: Ints, need: Need) -> Flags:
 
 
 def choose(
-    open_: Sequence[int], need: Need, strategy: DeviceStrategy, groups: Mapping[int, Hashable]
+    open_: Sequence[int],
+    need: Need,
+    strategy: DeviceStrategy,
+    groups: Mapping[int, Hashable],
+    *,
+    must_be_together: bool = False,
 ) -> tuple[tuple[int, int], ...]:
     """Return (device, MiB) in the order written, () where it does not fit.
 
@@ -65,6 +70,8 @@ def choose(
         chosen = [it for it in together if it]
         if chosen:
             return min(chosen, key=lambda it: (sum(open_[index] for index, _ in it), it))
+        if must_be_together:
+            return ()
     is_spread = strategy is DeviceStrategy.SPREAD
     left = [index for index, free in enumerate(open_) if free >= 0]
     found: list[tuple[int, int]] = []
