@@ -36,12 +36,13 @@ from berthmaster_sandbox.pki import Authority
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
+from berthmaster_webhook.callers import make_context
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.extender.asking import read_asks
 from berthmaster_webhook.extender.binding import Binding, BindStore
 from berthmaster_webhook.extender.describing import describe
 from berthmaster_webhook.extender.filtering import Filtering
-from berthmaster_webhook.extender.guarding import Guard, make_context
+from berthmaster_webhook.extender.guarding import Guard
 from berthmaster_webhook.extender.routes import ExtenderRoutes
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
@@ -212,7 +213,7 @@ class served:  # noqa: N801 - used as a word
         self._folder = tempfile.TemporaryDirectory()
         authority = Authority(Path(self._folder.name))
         pair = authority.issue_server("serving", "extender", dns_names=["extender"])
-        context = make_context(str(authority.certificate_path))
+        context = make_context(str(authority.certificate_path), "--extender-client-ca-file")
         load_pair(context, pair.certificate_pem, pair.key_pem)
         self._runner = web.AppRunner(self._app, access_log=None)
         await self._runner.setup()

@@ -67,12 +67,18 @@ class Sandbox:
     """
 
     def __init__(
-        self, folder: Path, *, slot: Slot, binaries: Binaries, images: Mapping[str, tuple[str, ...]]
+        self,
+        folder: Path,
+        *,
+        slot: Slot,
+        binaries: Binaries,
+        images: Mapping[str, tuple[str, ...]],
+        audited: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.slot = slot
         self.binaries = binaries
-        self.plane = ControlPlane(folder, binaries=binaries, slot=slot)
+        self.plane = ControlPlane(folder, binaries=binaries, slot=slot, audited=audited)
         self.kubelets: dict[str, Kubelet] = {}
         self.tasks = TaskOwner()
         self._images = images
@@ -93,12 +99,14 @@ class Sandbox:
         name: str | None = None,
         images: Mapping[str, tuple[str, ...]] = IMAGES,
         binaries: Binaries | None = None,
+        audited: Sequence[str] = (),
     ) -> AsyncIterator[Self]:
         """Yield a cluster whose nodes are Ready; end it and remove its folder on the way out.
 
         `folder`, when given, must be absent or empty and is kept afterwards. `images` are what may
-        run on process nodes. Missing programs are built first, which can take minutes and blocks
-        the loop. Must be entered on the main thread. Raises SandboxError.
+        run on process nodes. What the users in `audited` ask of the API server goes to
+        `plane.audit_path`. Missing programs are built first, which can take minutes and blocks the
+        loop. Must be entered on the main thread. Raises SandboxError.
         """
         report: Report = print_progress if verbose else _ignore
         found = binaries or ensure_binaries()
@@ -112,7 +120,7 @@ class Sandbox:
             slot = acquire_slot(locks)
             # Entered before everything else, so that it is told of the end after everything else.
             stack.enter_context(start_warden(f"{MARK}={place}{os.sep}"))
-            sandbox = cls(place, slot=slot, binaries=found, images=images)
+            sandbox = cls(place, slot=slot, binaries=found, images=images, audited=audited)
             # From here on others can see it, and end it.
             sandbox._write_state(is_ready=False)
             stack.push_async_callback(sandbox._stop)

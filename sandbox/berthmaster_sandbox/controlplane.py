@@ -13,7 +13,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ PROBE_INTERVAL_S = 0.05
 STOP_GRACE_S = 8.0
 SCHEDULER_QPS = 1000
 
+# By this name the API server shows itself to webhooks: to all that are Services.
+WEBHOOK_CLIENT = "kube-apiserver-webhook-client"
+_WEBHOOK_HOSTS = ("*.svc:10250", "*.svc")
+
 ETCD = "etcd"
 API_SERVER = "kube-apiserver"
 SCHEDULER = "kube-scheduler"
@@ -49,13 +53,20 @@ CONTROLLER_MANAGER = "kube-controller-manager"
 class ControlPlane:
     """Start with `start`, end with `stop`; between the two the API server is at `server`."""
 
-    def __init__(self, folder: Path, *, binaries: Binaries, slot: Slot) -> None:
-        """Make keys and kubeconfig files below `folder`; nothing runs yet."""
+    def __init__(
+        self, folder: Path, *, binaries: Binaries, slot: Slot, audited: Sequence[str] = ()
+    ) -> None:
+        """Make keys and kubeconfig files below `folder`; nothing runs yet.
+
+        What the users in `audited` ask of the API server goes to `audit_path`, a JSON object per line.
+        """
         self.folder = folder
         self.slot = slot
         self.server = f"https://127.0.0.1:{slot.api_server_port}"
         self.processes: dict[str, ManagedProcess] = {}
         self._binaries = binaries
+        self.audit_path = folder / "audit.jsonl"
+        self._audited = list(audited)
         self._keys = folder / "pki"
         self._authority = Authority(self._keys)
         self.ca_path = self._authority.certificate_path
@@ -110,8 +121,7 @@ class ControlPlane:
         """
         flags = self._scheduler_flags
         if configuration is not None:
-            path = self.folder / "scheduler.json"
-            path.write_text(json.dumps(self._complete(configuration)), encoding="utf-8")
+            path = self._write("scheduler", self._complete(configuration))
             # The file replaces these.
             replaced = ("kubeconfig", "kube-api-qps", "kube-api-burst", "leader-elect")
             flags = {key: value for key, value in flags.items() if key not in replaced}
@@ -245,8 +255,49 @@ class ControlPlane:
             "requestheader-username-headers": "X-Remote-User",
             "proxy-client-cert-file": front.certificate_path,
             "proxy-client-key-file": front.key_path,
+            "admission-control-config-file": self._write_admission_configuration(),
         }
+        if self._audited:
+            flags["audit-policy-file"] = self._write_audit_policy()
+            flags["audit-log-path"] = self.audit_path
         return _build_command(self._binaries.kube_apiserver, flags)
+
+    def _write_admission_configuration(self) -> Path:
+        """Have the API server show webhooks a certificate, to those that ask for one."""
+        pair = self._authority.issue_client("webhook-client", WEBHOOK_CLIENT)
+        shown = {
+            "client-certificate": str(pair.certificate_path),
+            "client-key": str(pair.key_path),
+        }
+        users = [{"name": host, "user": shown} for host in _WEBHOOK_HOSTS]
+        kubeconfig = self._write("webhooks", {"apiVersion": "v1", "kind": "Config", "users": users})
+        configuration = {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "WebhookAdmissionConfiguration",
+            "kubeConfigFile": str(kubeconfig),
+        }
+        plugins = ("MutatingAdmissionWebhook", "ValidatingAdmissionWebhook")
+        return self._write(
+            "admission",
+            {
+                "apiVersion": "apiserver.config.k8s.io/v1",
+                "kind": "AdmissionConfiguration",
+                "plugins": [{"name": it, "configuration": configuration} for it in plugins],
+            },
+        )
+
+    def _write_audit_policy(self) -> Path:
+        rules = [
+            {"level": "Metadata", "users": self._audited, "omitStages": ["RequestReceived"]},
+            {"level": "None"},
+        ]
+        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}
+        return self._write("audit-policy", policy)
+
+    def _write(self, name: str, configuration: Mapping[str, Any]) -> Path:
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(configuration), encoding="utf-8")
+        return path
 
     def _build_scheduler_flags(self, serving: KeyPair) -> dict[str, object]:
         flags = self._build_client_flags("system:kube-scheduler", serving)

@@ -20,9 +20,10 @@ from berthmaster.cluster.errors import ApiError, OutcomeUnknownError
 from berthmaster.cluster.serving import load_pair
 from berthmaster_sandbox.pki import Authority
 from berthmaster_sandbox.world.xpu_hosts import Dialect, make_host
+from berthmaster_webhook.callers import make_context
 from berthmaster_webhook.extender.binding import Binding
 from berthmaster_webhook.extender.filtering import Filtering
-from berthmaster_webhook.extender.guarding import Guard, make_context, read_guard
+from berthmaster_webhook.extender.guarding import Guard, read_guard
 from berthmaster_webhook.extender.protocol import (
     BindArgs,
     MalformedError,
@@ -586,7 +587,7 @@ async def test_client_certificate_is_demanded(world: World, tmp_path: Path) -> N
     add_host(world, make_host("xpu-a"))
     ours, others = (Authority(tmp_path / name) for name in ("ours", "others"))
     pair = ours.issue_server("serving", "extender", dns_names=["localhost"], addresses=[])
-    context = make_context(str(ours.certificate_path))
+    context = make_context(str(ours.certificate_path), "--extender-client-ca-file")
     load_pair(context, pair.certificate_path.read_bytes(), pair.key_path.read_bytes())
     binding = Binding(world.tools, world.term, BindServer(world))
     filtering = Filtering(world.tools, world.term)
@@ -642,7 +643,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             read_guard(path)
     for path in (str(not_pem), str(tmp_path / "absent")):
         with pytest.raises(SettingsError, match="--extender-client-ca-file"):
-            make_context(path)
+            make_context(path, "--extender-client-ca-file")
 
 
 async def test_answers_are_counted(world: World) -> None:

@@ -36,11 +36,18 @@ HOST = "berthmaster-webhook.berthmaster-system.svc"
 
 
 @asynccontextmanager
-async def serving(
+async def serving(world: World) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    routes = Routes(Admission(world.tools, world.term), world.tools, list)
+    async with TestClient(TestServer(routes.admission_app())) as client:
+        yield client
+
+
+@asynccontextmanager
+async def probed(
     world: World, not_ready: Callable[[], list[str]] = list
 ) -> AsyncIterator[TestClient[web.Request, web.Application]]:
     routes = Routes(Admission(world.tools, world.term), world.tools, not_ready)
-    async with TestClient(TestServer(routes.admission_app())) as client:
+    async with TestClient(TestServer(routes.probe_app())) as client:
         yield client
 
 
@@ -184,8 +191,9 @@ async def test_crash_in_one_request_is_a_500(world: World, monkeypatch: pytest.M
 async def test_standby_is_ready_and_leaves_the_gate(world: World) -> None:
     world.term.forbids, world.term.epoch = Outcome.NOT_LEADER, None
 
-    async with serving(world) as client:
+    async with probed(world) as client:
         ready = await client.get("/readyz")
+    async with serving(world) as client:
         response = await client.post(PLACE, data=make_review(gated_manifest()))
 
     assert ready.status == 200
@@ -193,7 +201,7 @@ async def test_standby_is_ready_and_leaves_the_gate(world: World) -> None:
 
 
 async def test_missing_parts_are_named_by_readyz(world: World) -> None:
-    async with serving(world, lambda: ["pods not listed yet"]) as client:
+    async with probed(world, lambda: ["pods not listed yet"]) as client:
         response = await client.get("/readyz")
         alive = await client.get("/healthz")
         text = await response.text()
@@ -285,10 +293,7 @@ def test_pair_that_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         load_pair(new_server_context(), one.certificate_pem, other.key_pem)
 
 
-def test_old_tls_is_not_spoken() -> None:
-    assert new_server_context().minimum_version is ssl.TLSVersion.TLSv1_2
-
-
 async def test_metrics_are_not_for_whoever_calls_the_webhook(world: World) -> None:
-    async with serving(world) as client:
+    async with serving(world) as client, probed(world) as probes:
         assert (await client.get("/metrics")).status == 404
+        assert (await probes.get("/metrics")).status == 404

@@ -34,6 +34,7 @@ def test_command_line_wins_over_environment() -> None:
         (["--port", "70000"], POD, "1..65535"),
         (["--port", "8080"], POD, "both 8080"),
         (["--metrics-port", "10250"], POD, "--port and --metrics-port are both 10250"),
+        (["--client-names", "api"], POD, "--client-names needs --client-ca-file"),
         (["--log-level", "loud"], POD, "debug, info, warning, error"),
         (["--queue-turns", "users"], POD, "none, namespaces"),
         (["--lease-retry", "9"], POD, "--lease-retry"),

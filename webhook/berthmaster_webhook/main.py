@@ -32,11 +32,12 @@ from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
 from berthmaster_webhook.bypassing import BypassedPods
+from berthmaster_webhook.callers import make_context
 from berthmaster_webhook.certificates import Certificates
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.extender.binding import Binding
 from berthmaster_webhook.extender.filtering import Filtering
-from berthmaster_webhook.extender.guarding import make_context, read_guard
+from berthmaster_webhook.extender.guarding import read_guard
 from berthmaster_webhook.extender.routes import ExtenderRoutes
 from berthmaster_webhook.leading import Leadership
 from berthmaster_webhook.measuring import Books
@@ -148,7 +149,10 @@ class Process:
             tools, self.leadership, client, self.reporter, on_avoid=self.queue.take_avoided
         )
         self.routes = Routes(
-            Admission(tools, self.leadership, self.queue.goes_first), tools, self.not_ready
+            Admission(tools, self.leadership, self.queue.goes_first),
+            tools,
+            self.not_ready,
+            callers_names=[it for it in settings.client_names.split(",") if it],
         )
         notes = PodNotes(tools.answers, self.events)
         refusals = KubeletRefusals(
@@ -180,8 +184,12 @@ class Process:
             self.binding,
             read_guard(settings.extender_token_file),
         )
-        self._extender_context = make_context(settings.extender_client_ca_file)
+        self._extender_context = make_context(
+            settings.extender_client_ca_file, "--extender-client-ca-file"
+        )
+        self._admission_context = make_context(settings.client_ca_file, "--client-ca-file")
         self.certificates.serve_also(self._extender_context)
+        self.certificates.serve_also(self._admission_context)
         self._readers = reading.build_app(Doorkeeper(client), self.metrics)
         self._is_stopping = False
         self._runners: list[web.AppRunner] = []
@@ -253,7 +261,7 @@ class Process:
     async def _serve_admission(self) -> None:
         await self.certificates.loaded.wait()
         await self._serve_tls(
-            self.routes.admission_app(), self.settings.port, self.certificates.context
+            self.routes.admission_app(), self.settings.port, self._admission_context
         )
 
     async def _serve_readers(self) -> None:

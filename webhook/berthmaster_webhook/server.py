@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
 from berthmaster.api.admission import MAX_BODY_BYTES
-from berthmaster_webhook import deciding, gating
+from berthmaster_webhook import callers, deciding, gating
 from berthmaster_webhook.admission import Admission, MalformedReviewError, Reply
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.outcomes import Outcome
@@ -31,9 +31,20 @@ NotReady = Callable[[], list[str]]
 
 
 class Routes:
-    """The handlers; `not_ready` says what is missing before this replica may be called Ready."""
+    """The handlers; `not_ready` says what is missing before this replica may be called Ready.
 
-    def __init__(self, admission: Admission, tools: Tools, not_ready: NotReady) -> None:
+    Where `callers_names` are given, reviews are taken of clients whose certificate has one of them.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        tools: Tools,
+        not_ready: NotReady,
+        *,
+        callers_names: Sequence[str] = (),
+    ) -> None:
+        self._callers = callers_names
         self._admission = admission
         self._tools = tools
         self._not_ready = not_ready
@@ -57,7 +68,11 @@ class Routes:
 
     def admission_app(self) -> web.Application:
         """Return the application of the TLS port."""
-        app = self.probe_app()
+        # The handler bounds bodies itself, to answer with words of its own.
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES + 1,
+            middlewares=[callers.only(self._callers)] if self._callers else [],
+        )
         app.router.add_post("/place/{epoch}", self._place)
         app.router.add_post("/place", self._place)
         app.router.add_post("/gate/{act:.+}", self._gate)
@@ -65,8 +80,7 @@ class Routes:
 
     def probe_app(self) -> web.Application:
         """Return the application of the plain port: the kubelet's probes."""
-        # The handler bounds bodies itself, to answer with words of its own.
-        app = web.Application(client_max_size=MAX_BODY_BYTES + 1)
+        app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         return app

@@ -31,6 +31,10 @@ class Settings:
     pod_name: str
     bind_address: str = "0.0.0.0"  # noqa: S104 - the API server has to reach us
     port: int = names.WEBHOOK_PORT
+    # Only clients with a certificate of these authorities (PEM) call the webhook, and of those only
+    # the ones with one of these common names, comma-separated; empty: all.
+    client_ca_file: str = ""
+    client_names: str = ""
     # Plain HTTP for the kubelet's probes, there before the certificate is.
     probe_port: int = 8080
     # TLS, for Prometheus and others whom the API server lets read.
@@ -98,6 +102,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("pod_name", str, "own pod", variable="POD_NAME", default="")
     add("bind_address", str, "address to listen on")
     add("port", int, "port of the admission endpoint, TLS")
+    add("client_ca_file", str, "authorities of the API server's client certificate, PEM")
+    add("client_names", str, "its common names, comma-separated")
     add("probe_port", int, "port of /healthz and /readyz, plain HTTP")
     add("metrics_port", int, "port of /metrics, TLS; who asks shows a bearer token")
     add("extender_port", int, "port of the scheduler-extender protocol, TLS; 0: none")
@@ -139,6 +145,8 @@ def _check(settings: Settings) -> None:
         for one, other in combinations(ports, 2)
         if ports[one] == ports[other]
     ]
+    if settings.client_names and not settings.client_ca_file:
+        faults.append("--client-names needs --client-ca-file: who shows no certificate has no name")
     if settings.extender_port:
         faults += _extender_faults(settings)
     if settings.log_level not in _LEVELS:
