@@ -7,14 +7,19 @@ whom the API server lets read them.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
 
 from aiohttp import web
 
+from berthmaster.cluster.listening import listen
 from berthmaster.cluster.reviews import Doorkeeper
 from berthmaster_operator.metrics import CONTENT_TYPE, Metrics
 
+_IDLE_S = 90.0
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -56,11 +61,24 @@ def build_metrics(
     return app
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An application that is served until `close`."""
+
+    runner: web.AppRunner
+    listener: asyncio.Server
+
+    async def close(self) -> None:
+        """Take no more connections and close those there are; doing so again does nothing."""
+        self.listener.close()
+        await self.runner.cleanup()
+
+
 async def serve(
     app: web.Application, address: str, port: int, context: ssl.SSLContext | None = None
-) -> web.AppRunner:
-    """Listen until the returned runner is cleaned up. Raises OSError if the port is taken."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+) -> Served:
+    """Listen until what is returned is closed. Raises OSError if the port is taken."""
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_S, shutdown_timeout=1.0)
     await runner.setup()
-    await web.TCPSite(runner, address, port, ssl_context=context).start()
-    return runner
+    server = cast("web.Server", runner.server)
+    return Served(runner, await listen(server, address, port, context))

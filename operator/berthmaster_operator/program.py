@@ -410,7 +410,7 @@ class Program:
         )
         probes = health.build_probes(self.not_ready_because)
         settings = self.settings
-        runner = await health.serve(probes, settings.bind_address, settings.health_port)
+        served = await health.serve(probes, settings.bind_address, settings.health_port)
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [tasks.create_task(queue.run()) for queue in queues]
@@ -422,7 +422,7 @@ class Program:
                     task.cancel()
                 await asyncio.wait(working)
                 await self.elector.release()
-                await runner.cleanup()
+                await served.close()
                 self._stop_kopf.set()
                 await asyncio.wait([ending], timeout=KOPF_STOP_TIMEOUT_S)
                 ending.cancel()
@@ -432,7 +432,7 @@ class Program:
         finally:
             await self._fetcher.close()
             await self._meters.close()
-            await runner.cleanup()
+            await served.close()
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
         return [
@@ -460,13 +460,13 @@ class Program:
             Doorkeeper(self._client), self.metrics, refresh=self._refresh_metrics
         )
         settings = self.settings
-        runner = await health.serve(
+        served = await health.serve(
             app, settings.bind_address, settings.metrics_port, self._pair.context
         )
         try:
             await asyncio.Event().wait()
         finally:
-            await runner.cleanup()
+            await served.close()
 
     def _refresh_metrics(self) -> None:
         self.metrics.queue_length.set(len(self.nodes))

@@ -45,6 +45,7 @@ async def leaders(harbour: Sandbox) -> list[dict[str, Any]]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def strict(harbour: Sandbox, tmp_path: Path) -> AsyncIterator[None]:
     await new_namespace(harbour, NAMESPACE)
+    await harbour.create_nodes(1, name=NAMESPACE)
     authority = {"ca.crt": harbour.ca_path.read_text()}
     config_map = {"metadata": {"name": "berthmaster-callers"}, "data": authority}
     await harbour.client.create(f"/api/v1/namespaces/{SYSTEM}/configmaps", config_map)

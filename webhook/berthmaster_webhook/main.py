@@ -17,6 +17,7 @@ import ssl
 import sys
 import time
 from contextlib import suppress
+from typing import cast
 
 from aiohttp import web
 
@@ -24,6 +25,7 @@ from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ClusterError, ConfigurationError
 from berthmaster.cluster.events import EventRecorder
+from berthmaster.cluster.listening import listen
 from berthmaster.cluster.reviews import Doorkeeper
 from berthmaster.concerns import registry
 from berthmaster.json_logs import set_up_logs
@@ -193,6 +195,7 @@ class Process:
         self._readers = reading.build_app(Doorkeeper(client), self.metrics)
         self._is_stopping = False
         self._runners: list[web.AppRunner] = []
+        self._listeners: list[asyncio.Server] = []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set and everything has been brought to its end."""
@@ -217,6 +220,8 @@ class Process:
                 for task in running:
                     task.cancel()
         finally:
+            for listener in self._listeners:
+                listener.close()
             for runner in self._runners:
                 await runner.cleanup()
 
@@ -256,7 +261,7 @@ class Process:
 
     async def _serve_probes(self) -> None:
         runner = await self._start(self.routes.probe_app())
-        await web.TCPSite(runner, self.settings.bind_address, self.settings.probe_port).start()
+        await self._listen(runner, self.settings.probe_port)
 
     async def _serve_admission(self) -> None:
         await self.certificates.loaded.wait()
@@ -278,8 +283,14 @@ class Process:
 
     async def _serve_tls(self, app: web.Application, port: int, context: ssl.SSLContext) -> None:
         runner = await self._start(app)
-        await web.TCPSite(runner, self.settings.bind_address, port, ssl_context=context).start()
+        await self._listen(runner, port, context)
         logger.info("serving", extra={"port": port})
+
+    async def _listen(
+        self, runner: web.AppRunner, port: int, context: ssl.SSLContext | None = None
+    ) -> None:
+        server = cast("web.Server", runner.server)
+        self._listeners.append(await listen(server, self.settings.bind_address, port, context))
 
     async def _start(self, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 # The API server's default where it sends none.
 DEFAULT_TIMEOUT_S = 10.0
+# The longest that Kubernetes lets a webhook take.
+LONGEST_TIMEOUT_S = 30.0
+# From the connection's beginning, or the last answer, to a whole head of a request.
 IDLE_S = 90.0
 _TOO_LONG = f"the body is longer than {MAX_BODY_BYTES} bytes"
 _DURATION = re.compile(r"(?:(\d{1,4})m)?(?:(\d{1,4}(?:\.\d{1,9})?)s)?(?:(\d{1,6})ms)?")
@@ -174,12 +177,13 @@ class Routes:
 
 
 def read_timeout(text: str) -> float:
-    """Return a Go duration such as `1s` in seconds; the default where it is none."""
+    """Return a Go duration such as `1s` in seconds, 30 at most; the default where it is none."""
     match = _DURATION.fullmatch(text)
     if not text or match is None:
         return DEFAULT_TIMEOUT_S
     minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
-    return minutes * 60 + seconds + milliseconds / 1000 or DEFAULT_TIMEOUT_S
+    timeout_s = minutes * 60 + seconds + milliseconds / 1000
+    return min(timeout_s, LONGEST_TIMEOUT_S) or DEFAULT_TIMEOUT_S
 
 
 async def read_body(request: web.Request, most_bytes: int) -> bytes | None:
