@@ -106,12 +106,12 @@ class Admission:
         try:
             request = read_review(body)
             pod = _read_pod(request)
+            if pod is None:
+                return _pass(request, Outcome.UNTOUCHED)
+            case = _Case(self._tools, self._term, self._goes_first, request, pod, epoch)
+            reply = case.answer()
         except MalformedReviewError as error:
             return Reply(status=400, body=str(error).encode(), outcome=Outcome.MALFORMED)
-        if pod is None:
-            return _pass(request, Outcome.UNTOUCHED)
-        case = _Case(self._tools, self._term, self._goes_first, request, pod, epoch)
-        reply = case.answer()
         self._tools.metrics.decisions.labels(reply.mode, str(reply.outcome)).inc()
         is_ours = self._term.answers_for(epoch) and self._term.why_not() is not Outcome.STOPPING
         return reply if is_ours else replace(reply, closes_connection=True)
@@ -154,6 +154,16 @@ def _read_pod(request: AdmissionRequest) -> Pod | None:
 
 def _pass(request: AdmissionRequest, outcome: Outcome) -> Reply:
     return Reply(status=200, body=allow(request.uid), outcome=outcome)
+
+
+def _read_any(
+    read: Callable[[msgspec.Raw], Mapping[str, Any]], raw: msgspec.Raw
+) -> Mapping[str, Any]:
+    try:
+        return read(raw)
+    # What a decision needs of a pod is well formed, but not all else of it.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MalformedReviewError(f"request.object cannot be read: {error}") from error
 
 
 class _Case:
@@ -354,11 +364,11 @@ class _Case:
         return deciding.ungating(self._raw()) if self._has_gate else []
 
     def _whole(self) -> Mapping[str, Any]:
-        return _decode_any(self._request.object)
+        return _read_any(_decode_any, self._request.object)
 
     def _raw(self) -> Mapping[str, Any]:
         if self._decoded is None:
-            self._decoded = affinity.read_parts(self._request.object)
+            self._decoded = _read_any(affinity.read_parts, self._request.object)
         return self._decoded
 
     def _log(self, outcome: Outcome, decision_id: str, **fields: object) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from berthmaster.api import names
 from berthmaster.api.admission import allow
 from berthmaster.api.json_pointer import escape
+from berthmaster.api.objects import decode_pod
 from berthmaster.api.policy import Mode
 from berthmaster_webhook.admission import MalformedReviewError, read_review
 
@@ -56,9 +57,12 @@ def answer(path: str, body: bytes) -> bytes:
     act = _read_path(path)
     request = read_review(body)
     try:
+        decode_pod(request.object)
         pod = _decode(request.object)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MalformedReviewError(f"request.object is not a Pod: {error}") from error
+    if not (isinstance(pod.get("metadata"), dict) and isinstance(pod.get("spec"), dict)):
+        raise MalformedReviewError("request.object is not a Pod: it needs metadata and spec")
     if act == "drop":
         operations = drop(pod)
     elif isinstance(act, Selected):
