@@ -35,6 +35,14 @@ def _rights(
 
 
 RIGHTS: tuple[Right, ...] = (
+    *(
+        right
+        for account in (_WEBHOOK, _OPERATOR)
+        for right in (
+            *_rights(account, "create", "authentication.k8s.io", "tokenreviews"),
+            *_rights(account, "create", "authorization.k8s.io", "subjectaccessreviews"),
+        )
+    ),
     *_rights(_WEBHOOK, "get list watch patch", "", "pods"),
     *_rights(_WEBHOOK, "patch", "", "pods/status"),
     *_rights(_WEBHOOK, "create", "", "pods/eviction"),
