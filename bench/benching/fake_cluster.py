@@ -31,7 +31,7 @@ import jsonpatch
 import msgspec
 from aiohttp import web
 
-from benching import objects
+from benching import objects, queues
 
 Json = dict[str, Any]
 
@@ -116,6 +116,8 @@ class FakeCluster:
         self.version = 10_000_000
         self.writes: Counter[str] = Counter()
         self.reports_sent = 0
+        self.queue = queues.Record()
+        self._freeing: asyncio.Task[None] | None = None
         self._free_mib: dict[int, int] = {}
         self._rng = random.Random(1)  # noqa: S311 - no secret
         self.collections: dict[str, Collection] = {
@@ -252,6 +254,8 @@ class FakeCluster:
             changed = _decode(body)
         else:
             changed = _merged(held, _decode(body))
+        if collection == _PODS:
+            self.queue.note_change(held, changed)
         if changed.get("spec") != held.get("spec"):
             changed["metadata"]["generation"] = held["metadata"].get("generation", 1) + 1
             if collection == _STATS:
@@ -315,6 +319,50 @@ class FakeCluster:
     async def counters(self, request: web.Request) -> web.Response:
         """Return the writes by method and resource, and the reports of the drivers."""
         return _json({"writes": dict(self.writes), "reports": self.reports_sent})
+
+    async def slots(self, request: web.Request) -> web.Response:
+        """Let each of the first `nodes` nodes offer `each` slots, of which holders take `held` in all."""
+        wish = _decode(await request.read())
+        for index in range(wish["nodes"]):
+            node = _decode(self._collection("/api/v1/nodes").stored[f"/{objects.node_name(index)}"])
+            self._put("/api/v1/nodes", queues.offer_slots(node, wish["each"]))
+        for number in range(wish["held"]):
+            self._put(_PODS, queues.holder(number, objects.node_name(number % wish["nodes"])))
+        return _json({})
+
+    async def gated(self, request: web.Request) -> web.Response:
+        """Store `count` gated pods from number `first` on, of so many `shapes`, with or without condition.
+
+        Priorities, where `priorities` is above 1, are from 0 to below that, by number.
+        """
+        wish = _decode(await request.read())
+        for number in range(wish["first"], wish["first"] + wish["count"]):
+            pod = queues.gated_pod(
+                number, number % wish["shapes"], priority=number % wish.get("priorities", 1)
+            )
+            if wish.get("condition"):
+                pod["status"] = {"phase": "Pending", "conditions": [wish["condition"]]}
+            self._put(_PODS, pod)
+        return _json({})
+
+    async def free(self, request: web.Request) -> web.Response:
+        """Begin to end holders, `count` from number `first` on, one in `everyS` seconds."""
+        wish = _decode(await request.read())
+        self.queue = queues.Record()
+        self._freeing = asyncio.create_task(
+            self._free(wish["first"], wish["count"], wish["everyS"])
+        )
+        return _json({})
+
+    async def _free(self, first: int, count: int, every_s: float) -> None:
+        async for index in queues.pace(count, every_s):
+            self.queue.freed_s.append(time.monotonic())
+            self._remove(_PODS, queues.holder_key(first + index))
+
+    async def record(self, request: web.Request) -> web.Response:
+        """Return what is known of slots and placed pods."""
+        it = self.queue
+        return _json({"freed": it.freed_s, "placed": it.placed_s, "numbers": it.placed})
 
     async def reports(self, request: web.Request) -> web.Response:
         """Let every node's driver report each `periodS`; a share `news` of reports is news."""
@@ -510,6 +558,10 @@ def main() -> None:
     app.on_startup.append(cluster.live)
     app.router.add_post("/bench/created", cluster.created)
     app.router.add_post("/bench/reports", cluster.reports)
+    app.router.add_post("/bench/slots", cluster.slots)
+    app.router.add_post("/bench/gated", cluster.gated)
+    app.router.add_post("/bench/free", cluster.free)
+    app.router.add_get("/bench/record", cluster.record)
     app.router.add_get("/bench/counters", cluster.counters)
     app.router.add_route("*", "/{path:.*}", cluster.handle)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -86,7 +86,12 @@ class PaperWorld:
 
     async def counters(self) -> dict[str, Any]:
         """Return what the API server has counted."""
-        async with self.session.get(f"{self.url}/bench/counters") as response:
+        return await self.get("bench/counters")
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """Return what the API server has at a path."""
+        async with self.session.get(f"{self.url}/{path}") as response:
+            response.raise_for_status()
             found: dict[str, Any] = await response.json()
             return found
 

@@ -1,14 +1,14 @@
 """The lines in which gated pods stand: one per request shape, the most important pod first.
 
-A line is open while its first pod is to be decided, and closed while it fits nowhere. What is closed is
-known to a sieve, so that a node with new room finds the lines that could use it without asking each.
+A line is open while its first pod is to be decided, and closed while it fits nowhere. One that was closed
+is known to a sieve, so that a node with new room finds the lines that could use it without asking each.
 Heaps hold entries of pods that have left or moved on; those are skipped when they come to the front.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from berthmaster.api.objects import Pod
@@ -41,6 +41,7 @@ class Line:
     entry: int = 0
     rank: Rank = (0, 0.0, "", "")
     hope: set[str] | None = None
+    is_closed: bool = False
     message: str = ""
     codes: frozenset[str] = frozenset()
     decided_s: float = 0.0
@@ -84,7 +85,7 @@ class Lines:
         self._waiters = waiters
         self._turns = turns
         self._lines: dict[Hashable, Line] = {}
-        self._closed: Sieve[Line] = Sieve()
+        self._sieve: Sieve[Line] = Sieve()
         self._open: list[tuple[Rank, int, Line]] = []
         self._opened = 0
 
@@ -104,7 +105,7 @@ class Lines:
             waiter.request = request
             waiter.queued = order
             heapq.heappush(line.heap, (order, uid))
-            if line not in self._closed:
+            if not line.is_closed:
                 self.open(line, line.hope)
         return line
 
@@ -131,7 +132,7 @@ class Lines:
 
     def open(self, line: Line, hope: Collection[str] | None) -> None:
         """Let a line be served: there may be room on these nodes too; None: on any."""
-        self._closed.remove(line)
+        line.is_closed = False
         first = self.first(line)
         if first is None:
             self._forget(line)
@@ -144,14 +145,16 @@ class Lines:
         if not line.entry or rank < line.rank:
             self._enter(line, rank)
 
-    def close(self, line: Line, needs: Mapping[str, int]) -> None:
-        """Let a line wait until there is hope; `needs` is what a node must have free for it at least."""
+    def close(self, line: Line, needs: Callable[[], Mapping[str, int]]) -> None:
+        """Let a line wait until there is hope; `needs` says what a node must have free for it at least."""
         if self.first(line) is None:
             self._forget(line)
             return
         line.entry = 0
         line.hope = set()
-        self._closed.put(line, needs)
+        line.is_closed = True
+        if line not in self._sieve:
+            self._sieve.put(line, needs())
 
     def take_open(self) -> Line | None:
         """Return the open line whose first pod is the most important of all."""
@@ -175,10 +178,6 @@ class Lines:
         if self._turns is not None:
             self._turns.take(line.namespace)
 
-    def is_closed(self, line: Line) -> bool:
-        """Return whether a line waits for hope."""
-        return line in self._closed
-
     @property
     def any_open(self) -> bool:
         """Return whether a line may be open."""
@@ -192,15 +191,15 @@ class Lines:
     @property
     def closed(self) -> tuple[Line, ...]:
         """Return the closed lines; those in which nobody stands any more are forgotten."""
-        lines = tuple(line for line in self._lines.values() if line in self._closed)
+        lines = tuple(line for line in self._lines.values() if line.is_closed)
         for line in lines:
             if self.first(line) is None:
                 self._forget(line)
-        return tuple(line for line in lines if line in self._closed)
+        return tuple(line for line in lines if line.is_closed)
 
     def with_room(self, free: Mapping[str, int]) -> list[Line]:
-        """Return the closed lines that lack nothing counted on a node that has so much free."""
-        return self._closed.passing(free)
+        """Return those of the lines that were ever closed that lack nothing counted where so much is free."""
+        return self._sieve.passing(free)
 
     def _enter(self, line: Line, rank: Rank) -> None:
         # The number tells a line's last entry from older ones, and keeps the heap from comparing lines.
@@ -210,7 +209,8 @@ class Lines:
 
     def _forget(self, line: Line) -> None:
         line.entry = 0
-        self._closed.remove(line)
+        line.is_closed = False
+        self._sieve.remove(line)
         if self._lines.get(line.key) is line:
             del self._lines[line.key]
 

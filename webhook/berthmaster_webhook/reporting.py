@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from berthmaster.api import names
+from berthmaster.api.objects import Condition as PodCondition
 from berthmaster.api.objects import Pod
 from berthmaster.cluster.client import PatchKind
 from berthmaster.cluster.conditions import Condition, condition_patch
@@ -32,6 +34,7 @@ PATIENCE_S = 1.0
 PACE_S = 0.05
 TIMEOUT_S = 10.0
 PLACED = "Placed"
+_COUNTS = re.compile(r"\d+/\d+ nodes: |\d+ \([^()]*\) ")
 # An API server that has just started refuses everybody until it has read who may do what.
 _REFUSED_AT_START = frozenset({401, 403})
 
@@ -126,12 +129,13 @@ class Reporter:
                 _, uid = heapq.heappop(self._due)
                 report = self._pending.pop(uid, None)
                 if report is not None and self._may_write():
+                    is_written = True
                     try:
-                        await self._write(uid, report)
+                        is_written = await self._write(uid, report)
                     # The boundary of one pod: what cannot be said of it must not silence the others.
                     except Exception:
                         logger.exception("report failed", extra={"pod": report.pod.key})
-                    await asyncio.sleep(self._pace_s)
+                    await asyncio.sleep(self._pace_s if is_written else 0)
                     now_s = self._clock()
             try:
                 async with asyncio.timeout(self._idle_s()):
@@ -150,7 +154,8 @@ class Reporter:
     def _idle_s(self) -> float | None:
         return max(0.0, self._due[0][0] - self._clock()) if self._due else None
 
-    async def _write(self, uid: str, report: Report) -> None:
+    async def _write(self, uid: str, report: Report) -> bool:
+        """Write a report; return False if the pod says it already, and nothing was sent."""
         pod = report.pod
         condition = Condition(
             type=names.PLACED_CONDITION,
@@ -162,15 +167,15 @@ class Reporter:
         patch = condition_patch(condition, existing, now=datetime.now(UTC), uid=uid)
         if not report.is_placed:
             self._told[uid] = (report.gist, self._clock())
-        if patch is None:
-            return
+        if patch is None or _says_the_same(pod, condition):
+            return False
         try:
             await self._store.patch(
                 f"{pod_path(pod)}/status", patch, PatchKind.STRATEGIC, timeout_s=TIMEOUT_S
             )
         except ApiError as error:
             if error.is_not_found or error.is_conflict:
-                return
+                return True
             may_pass = error.is_retryable or error.status in _REFUSED_AT_START
             self._put_off(uid, report, error, is_lasting=not may_pass)
         except ClusterError as error:
@@ -182,6 +187,7 @@ class Reporter:
             action="Placing",
             type_="Normal" if report.is_placed else "Warning",
         )
+        return True
 
     def _put_off(self, uid: str, report: Report, error: ClusterError, *, is_lasting: bool) -> None:
         """Say it later: the reasons may stay as they are, so nothing else would bring it up again."""
@@ -204,8 +210,23 @@ def ref_of(pod: Pod) -> ObjectRef:
     )
 
 
-def _condition(pod: Pod) -> str | None:
-    for condition in pod.status.conditions or ():
-        if condition.type == names.PLACED_CONDITION:
-            return condition.status
-    return None
+def _condition(pod: Pod) -> PodCondition | None:
+    conditions = pod.status.conditions or ()
+    return next((it for it in conditions if it.type == names.PLACED_CONDITION), None)
+
+
+def _says_the_same(pod: Pod, wanted: Condition) -> bool:
+    """Return whether a pod gives these reasons already, of as many nodes as may be.
+
+    A new leader knows what the last one told by that alone, and must not tell ten thousand pods again.
+    """
+    found = _condition(pod)
+    return found is not None and (
+        (found.status, found.reason) == (wanted.status, wanted.reason)
+        and _reasons(found.message) == _reasons(wanted.message)
+    )
+
+
+def _reasons(message: str) -> frozenset[str]:
+    """Return the reasons in a decision's words, without counts and examples; else the whole message."""
+    return frozenset(part.removesuffix(", ") for part in _COUNTS.split(message))

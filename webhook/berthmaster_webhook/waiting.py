@@ -441,9 +441,9 @@ class WaitingPods:
             self._join(pod.metadata.uid, waiter, request)
             self._lines.open(line, line.hope)
             return False
-        if line.hope is not None and not engine.may_fit(request, line.hope - line.avoided):
-            # Others of more importance have taken the room.
-            self._lines.close(line, engine.needs(request))
+        if not self._waking.has_hope(line):
+            # It lacks what is not counted, or others that go first have taken the room.
+            self._lines.close(line, lambda: engine.needs(request))
             return False
         decision = deciding.decide(tools, pod, request)
         raw = raw_of(pod)
@@ -483,7 +483,7 @@ class WaitingPods:
         line.message, line.codes = decision.describe(), codes
         line.is_local = decision.is_local
         self._waking.note_decided(line)
-        self._lines.close(line, self._tools.state.engine.needs(line.request))
+        self._lines.close(line, lambda: self._tools.state.engine.needs(line.request))
         if is_news:
             for waiter in self._lines.members(line):
                 self._tell_nowhere(waiter, line)

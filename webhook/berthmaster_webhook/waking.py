@@ -1,9 +1,10 @@
 """Which closed lines are opened by what has happened, and when.
 
-Room on a node opens those lines that this node, judged by itself, could serve: a sieve of counted amounts
-leaves few to be judged. What is no room (pods near and far, storage, datasets) opens the lines whom such
-things matter to, and a change of policies all. However much happens, looking for lines and deciding in vain
-takes a fifth of one CPU at most; what happens meanwhile is collected.
+Room on a node opens the lines that lack nothing counted there, told by a sieve for all of them at once; when
+one's turn comes it is judged by that node alone, and decided only if it still fits. What is no room (pods near and
+far, storage, datasets) opens the lines whom such things matter to, and a change of policies all. However much
+happens, looking for lines and deciding in vain takes a fifth of one CPU at most; what happens meanwhile is
+collected.
 
 A line that is not opened keeps the words that its pods were told. So while things happen, those decided
 longest ago are opened for a new decision from time to time.
@@ -41,6 +42,8 @@ class Waking:
         self._roomier: dict[str, None] = {}
         self._has_news = self._is_anything = False
         self._helped_s = -math.inf
+        # The lines that lack nothing counted on a node, by its name, with the version of its row.
+        self._having: dict[str, tuple[int, frozenset[Line]]] = {}
         # By the processor's clock, which a test of the queue does not move.
         self._rest_until_s = 0.0
         # When each line was decided in vain; those decided again have a later entry, too.
@@ -74,6 +77,7 @@ class Waking:
         nodes, self._roomier = self._roomier, {}
         has_news, self._has_news = self._has_news, False
         is_anything, self._is_anything = self._is_anything, False
+        self._having.clear()
         if is_anything or has_news:
             for line in self._lines.closed:
                 if is_anything or self._minds(line):
@@ -92,11 +96,30 @@ class Waking:
         return not line.is_local or self._tools.state.engine.resolve(line.request) != line.request
 
     def _open_for(self, node: str) -> None:
-        """Open the closed lines that a node could serve."""
-        engine = self._tools.state.engine
-        for line in self._lines.with_room(engine.free(node)):
-            if node not in line.avoided and engine.may_fit(line.request, (node,)):
+        """Open the closed lines that a node may have room for."""
+        for line in self._having_room(node):
+            if line.is_closed and node not in line.avoided:
                 self._lines.open(line, (node,))
+
+    def _having_room(self, node: str) -> frozenset[Line]:
+        """Return the lines that lack nothing counted on a node, found once for each version of its row."""
+        engine = self._tools.state.engine
+        row = engine.table.row_of(node)
+        if row is None:
+            return frozenset()
+        version = int(engine.table.versions[row])
+        known = self._having.get(node)
+        if known is None or known[0] != version:
+            lines = frozenset(self._lines.with_room(engine.free(node)))
+            known = self._having[node] = (version, lines)
+        return known[1]
+
+    def has_hope(self, line: Line) -> bool:
+        """Return whether a line's first pod may still fit where it was opened for."""
+        if line.hope is None:
+            return True
+        nodes = [it for it in line.hope if line in self._having_room(it) and it not in line.avoided]
+        return bool(nodes) and self._tools.state.engine.may_fit(line.request, nodes)
 
     # Words.
 
@@ -119,7 +142,7 @@ class Waking:
         opened = 0
         while opened < RENEWED_AT_ONCE and self.due_s <= now_s:
             decided_s, _, line = heapq.heappop(self._decided)
-            if line.decided_s == decided_s and self._lines.is_closed(line):
+            if line.decided_s == decided_s and line.is_closed:
                 self._lines.open(line, None)
                 opened += 1
         if opened:
@@ -147,8 +170,10 @@ class Waking:
         if node in self._roomier:
             rivals += (
                 line
-                for line in self._lines.with_room(engine.free(node))
-                if (first := self._lines.first(line)) is not None and first.order[0] <= priority
+                for line in self._having_room(node)
+                if line.is_closed
+                and (first := self._lines.first(line)) is not None
+                and first.order[0] <= priority
             )
         return len(rivals) > _MOST_RIVALS or any(
             node not in line.avoided and engine.may_fit(engine.resolve(line.request), (node,))
