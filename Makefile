@@ -72,6 +72,7 @@ bench: binaries ## speed figures, side by side on this machine; LONG=1: at full 
 	@$(RUN)/python bench/burst.py $(if $(LONG),,--nodes 40 --pods 400)
 	@$(RUN)/python bench/memory.py $(if $(LONG),--runs 3,--nodes 1000 --pods 30000)
 	@$(RUN)/python bench/admission.py $(if $(LONG),,--nodes 1000 --pods 8000 --rate 100 --seconds 15)
+	@$(RUN)/python bench/waiting.py $(if $(LONG),,--nodes 200 --waiting 500 --slots 100 --seconds 5 --shapes 1 100)
 	@$(RUN)/python bench/extender.py
 	@$(RUN)/python bench/operator_cpu.py $(if $(LONG),,--nodes 500 --pods 4000 --periods 15 --seconds 15)
 	@$(if $(LONG),$(RUN)/python bench/operator_cpu.py --sandbox --nodes 500)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -183,6 +185,55 @@ async def test_freed_room_costs_a_decision_for_whom_it_fits_and_none_for_others(
     # Of those that fit, 1 and 2 cpu, the older one by name; there is room left for nobody then.
     assert server.placements == ["p01"]
     assert decisions == ["n1"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_no_pod_waits_that_fits_whatever_comes_and_goes(world: World, seed: int) -> None:
+    """Nothing that helps may be lost, however it falls into the queue's rounds."""
+    random = Random(seed)  # noqa: S311 - for a test
+    server = PodServer(world)
+    held: list[str] = []
+    made = itertools.count()
+
+    def hold() -> None:
+        name = f"held-{next(made)}"
+        node = f"n{random.randrange(8)}"
+        cpu = str(random.randint(1, 3))
+        world.show(gated_manifest(name, cpu=cpu, node=node, schedulingGates=None))
+        held.append(f"uid-{name}")
+
+    def end() -> None:
+        if held:
+            world.show_gone(held.pop(random.randrange(len(held))))
+
+    def wait() -> None:
+        zone = {"nodeSelector": {"zone": random.choice("ab")}} if random.random() < 0.3 else {}
+        priority = random.randrange(3)
+        cpu = str(random.randint(1, 4))
+        store(world, server, f"waits-{next(made)}", cpu=cpu, priority=priority, **zone)
+
+    def relabel() -> None:
+        index = random.randrange(8)
+        world.add_node(f"n{index}", cpu="4", labels={"zone": random.choice("ab")})
+
+    for index in range(8):
+        world.add_node(f"n{index}", cpu="4", labels={"zone": "ab"[index % 2]})
+    for _ in range(16):
+        hold()
+
+    async with queue_of(world, server) as queue:
+        for _ in range(150):
+            random.choice((hold, end, end, wait, wait, relabel))()
+            if random.random() < 0.3:
+                await asyncio.sleep(random.choice((0, 0.001, 0.03)))
+        await until(lambda: not queue._waking.is_awake and not queue._lines.any_open)
+        await settled()
+
+        engine = world.state.engine
+        waiting = [it for it in queue._waiters.values() if not it.is_busy]
+        assert len(waiting) > 5
+        for waiter in waiting:
+            assert not any(it.reason is None for it in engine.verdicts(waiter.request))
 
 
 async def test_room_of_one_kind_does_not_wake_who_lacks_another(

@@ -8,7 +8,7 @@ Heaps hold entries of pods that have left or moved on; those are skipped when th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from berthmaster.api.objects import Pod
@@ -28,7 +28,7 @@ class Line:
     """Pods that ask for the same, avoid the same nodes and take turns with the same others.
 
     `codes` and `message` say why the first one fitted nowhere at `decided_s`, when it was decided for the
-    last time. While it is open, `hope` are the nodes that may have room since; None: any may.
+    last time. While it is open, it may fit `anywhere`, or only where room has come free since.
     """
 
     key: Hashable
@@ -40,7 +40,7 @@ class Line:
     # The number and the rank of its entry among the open lines; 0: it has none.
     entry: int = 0
     rank: Rank = (0, 0.0, "", "")
-    hope: set[str] | None = None
+    anywhere: bool = True
     is_closed: bool = False
     message: str = ""
     codes: frozenset[str] = frozenset()
@@ -106,7 +106,7 @@ class Lines:
             waiter.queued = order
             heapq.heappush(line.heap, (order, uid))
             if not line.is_closed:
-                self.open(line, line.hope)
+                self.open(line)
         return line
 
     def leave(self, waiter: Waiter) -> None:
@@ -130,17 +130,14 @@ class Lines:
             if waiter is not None and waiter.line is line and waiter.queued == order:
                 yield waiter
 
-    def open(self, line: Line, hope: Collection[str] | None) -> None:
-        """Let a line be served: there may be room on these nodes too; None: on any."""
+    def open(self, line: Line, *, anywhere: bool = False) -> None:
+        """Let a line be served. One that may fit `anywhere` stays so until it is closed."""
         line.is_closed = False
         first = self.first(line)
         if first is None:
             self._forget(line)
             return
-        if hope is None:
-            line.hope = None
-        elif line.hope is not None and hope is not line.hope:
-            line.hope.update(hope)
+        line.anywhere |= anywhere
         rank = self._rank(line, first)
         if not line.entry or rank < line.rank:
             self._enter(line, rank)
@@ -151,7 +148,7 @@ class Lines:
             self._forget(line)
             return
         line.entry = 0
-        line.hope = set()
+        line.anywhere = False
         line.is_closed = True
         if line not in self._sieve:
             self._sieve.put(line, needs())
@@ -215,6 +212,6 @@ class Lines:
             del self._lines[line.key]
 
     def _rank(self, line: Line, first: Waiter) -> Rank:
-        priority, created, key = first.order
+        priority, created, key = first.queued or first.order
         turn = 0.0 if self._turns is None else self._turns.of(line.namespace)
         return (priority, turn, created, key)

@@ -213,7 +213,7 @@ class WaitingPods:
             return
         await self._sort()
         for line in self._tripped:
-            self._lines.open(line, line.hope)
+            self._lines.open(line)
         self._tripped.clear()
         self._waking.open_stale()
         while True:
@@ -223,6 +223,7 @@ class WaitingPods:
                 # It rests; the round after that does it.
                 self._wake.set()
             if not self._lines.any_open:
+                self._waking.withdraw_offers()
                 break
             await self._take_slot()
             if self._must_wait():
@@ -417,7 +418,7 @@ class WaitingPods:
         waiter = self._lines.first(line)
         if waiter is None:
             return False
-        began_s = time.monotonic()
+        began_s, had_words = time.monotonic(), bool(line.codes)
         try:
             is_placed = self._serve_one(line, waiter)
         # As in `_sort_one`.
@@ -427,7 +428,8 @@ class WaitingPods:
             self._tripped.append(line)
             self._wake.set()
             is_placed = False
-        if not is_placed:
+        # The first decision of a line is not in vain: its pods have to be told something.
+        if not is_placed and had_words:
             self._waking.rest(time.monotonic() - began_s)
         return is_placed
 
@@ -439,7 +441,7 @@ class WaitingPods:
             # Other pods have come to object to this one, or have ceased to, so it speaks for those
             # behind it no more.
             self._join(pod.metadata.uid, waiter, request)
-            self._lines.open(line, line.hope)
+            self._lines.open(line)
             return False
         if not self._waking.has_hope(line):
             # It lacks what is not counted, or others that go first have taken the room.
@@ -459,7 +461,7 @@ class WaitingPods:
         self._note_decision(pod, answer, decision)
         self._send(waiter, deciding.placing(raw, answer), answer)
         self._lines.take_turn(line)
-        self._lines.open(line, line.hope)
+        self._lines.open(line)
         return True
 
     def _note_decision(self, pod: Pod, answer: Answer, decision: Decision) -> None:

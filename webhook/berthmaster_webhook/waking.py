@@ -24,6 +24,8 @@ from berthmaster_webhook.state import ANYTHING, Help
 
 # For each second of looking or deciding in vain, so many of rest.
 REST = 4
+# Whoever waits for room is not kept waiting for longer by others who do.
+LONGEST_REST_S = 2.0
 # Words are renewed after so long, of at most so many lines in so many seconds.
 WORDS_S = 60.0
 RENEWED_AT_ONCE = 20
@@ -40,6 +42,8 @@ class Waking:
         self._tools = tools
         self._lines = lines
         self._roomier: dict[str, None] = {}
+        # The nodes with room for which lines are open now.
+        self._offered: dict[str, None] = {}
         self._has_news = self._is_anything = False
         self._helped_s = -math.inf
         # The lines that lack nothing counted on a node, by its name, with the version of its row.
@@ -59,9 +63,17 @@ class Waking:
         self._is_anything |= help_ == ANYTHING
         self._helped_s = self._tools.clock()
 
+    @property
+    def is_awake(self) -> bool:
+        """Return whether something has happened that was not looked into yet."""
+        return bool(self._roomier or self._has_news or self._is_anything)
+
     def rest(self, seconds: float) -> None:
         """Note for how long something was done in vain."""
-        self._rest_until_s = max(self._rest_until_s, time.monotonic()) + REST * seconds
+        now_s = time.monotonic()
+        self._rest_until_s = min(
+            max(self._rest_until_s, now_s) + REST * seconds, now_s + LONGEST_REST_S
+        )
 
     @property
     def rest_s(self) -> float:
@@ -70,36 +82,40 @@ class Waking:
 
     async def open_helped(self, breathe: Callable[[], Awaitable[None]]) -> bool:
         """Open the lines that may be helped; False if that has to rest. `breathe` is awaited in between."""
-        if not (self._roomier or self._has_news or self._is_anything):
+        if not self.is_awake:
             return True
         if self.rest_s > 0:
             return False
         nodes, self._roomier = self._roomier, {}
         has_news, self._has_news = self._has_news, False
         is_anything, self._is_anything = self._is_anything, False
-        self._having.clear()
         if is_anything or has_news:
             for line in self._lines.closed:
                 if is_anything or self._minds(line):
-                    self._lines.open(line, None)
-        for line in self._lines.opened:
-            self._lines.open(line, nodes)
+                    self._lines.open(line, anywhere=True)
+        lines: set[Line] = set()
         for node in nodes:
             began_s = time.monotonic()
-            self._open_for(node)
+            having = self._having_room(node)
+            if having:
+                self._offered[node] = None
+                lines.update(having)
             self.rest(time.monotonic() - began_s)
             await breathe()
+        began_s = time.monotonic()
+        for line in lines:
+            self._lines.open(line)
+        self.rest(time.monotonic() - began_s)
         return True
+
+    def withdraw_offers(self) -> None:
+        """Note that nobody is left who may fit on the nodes with room."""
+        self._offered.clear()
+        self._having.clear()
 
     def _minds(self, line: Line) -> bool:
         """Return whether something else than room on a node may help a line."""
         return not line.is_local or self._tools.state.engine.resolve(line.request) != line.request
-
-    def _open_for(self, node: str) -> None:
-        """Open the closed lines that a node may have room for."""
-        for line in self._having_room(node):
-            if line.is_closed and node not in line.avoided:
-                self._lines.open(line, (node,))
 
     def _having_room(self, node: str) -> frozenset[Line]:
         """Return the lines that lack nothing counted on a node, found once for each version of its row."""
@@ -116,9 +132,15 @@ class Waking:
 
     def has_hope(self, line: Line) -> bool:
         """Return whether a line's first pod may still fit where it was opened for."""
-        if line.hope is None:
+        if line.anywhere:
             return True
-        nodes = [it for it in line.hope if line in self._having_room(it) and it not in line.avoided]
+        nodes = []
+        for node in tuple(self._offered):
+            having = self._having_room(node)
+            if not having:
+                del self._offered[node]
+            elif line in having and node not in line.avoided:
+                nodes.append(node)
         return bool(nodes) and self._tools.state.engine.may_fit(line.request, nodes)
 
     # Words.
@@ -143,7 +165,7 @@ class Waking:
         while opened < RENEWED_AT_ONCE and self.due_s <= now_s:
             decided_s, _, line = heapq.heappop(self._decided)
             if line.decided_s == decided_s and line.is_closed:
-                self._lines.open(line, None)
+                self._lines.open(line, anywhere=True)
                 opened += 1
         if opened:
             self._renew_s = now_s + RENEWAL_PAUSE_S
@@ -165,7 +187,7 @@ class Waking:
                 continue
             if not line.codes and self._tools.clock() - first.since_s > LONG_S:
                 return True
-            if line.codes and (line.hope is None or node in line.hope):
+            if line.codes and (line.anywhere or node in self._offered):
                 rivals.append(line)
         if node in self._roomier:
             rivals += (
