@@ -66,7 +66,7 @@ async def fill(harbour: Sandbox, node: str) -> None:
     """Have a node of one slot with a plain pod of low priority that holds it."""
     await harbour.create_nodes(1, name=node, extended={SLOT: "1"})
     await create(harbour, NAMESPACE, slotted(f"{node}-holder", on=node, placement=None))
-    await until_bound(harbour, NAMESPACE, f"{node}-holder")
+    await until_bound(harbour, NAMESPACE, f"{node}-holder", 120)
 
 
 async def holds(harbour: Sandbox, node: str) -> bool:
@@ -78,7 +78,7 @@ async def holds(harbour: Sandbox, node: str) -> bool:
 async def test_after_an_outage_pods_are_placed_by_priority_then_age(harbour: Sandbox) -> None:
     await harbour.create_nodes(3, name="storm-{index}", extended={SLOT: str(SLOTS // 3)})
     await scale_program(harbour, "berthmaster-webhook", 0)
-    await until(lambda: program_pods(harbour, "berthmaster-webhook"), lambda it: not it, 60)
+    await until(lambda: program_pods(harbour, "berthmaster-webhook"), lambda it: not it, 120)
     numbers = iter(range(PODS))
 
     async def create_some() -> None:
@@ -108,25 +108,25 @@ async def test_after_an_outage_pods_are_placed_by_priority_then_age(harbour: San
     )
     assert all(pod["spec"].get("nodeName") for pod in order[:SLOTS])
     last = order[-1]["metadata"]["name"]
-    _, message = await until_waiting(harbour, NAMESPACE, last)
+    _, message = await until_waiting(harbour, NAMESPACE, last, 120)
     assert f"Insufficient {SLOT}" in message
     # Who still waits would take the slots of the next tests.
     await clear(harbour, NAMESPACE)
-    await until(lambda: pods_of(harbour, "storm-"), lambda it: not it, 60)
+    await until(lambda: pods_of(harbour, "storm-"), lambda it: not it, 120)
 
 
 async def test_important_pod_at_the_gate_preempts_nobody(harbour: Sandbox) -> None:
     await fill(harbour, "calm")
 
     await create(harbour, NAMESPACE, slotted("calm-urgent", priority="queue-high", on="calm"))
-    await until_waiting(harbour, NAMESPACE, "calm-urgent")
+    await until_waiting(harbour, NAMESPACE, "calm-urgent", 120)
 
     assert await holds(harbour, "calm")
     # The way out: without us it is kube-scheduler's, which preempts.
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/calm-urgent"
     off = {"metadata": {"annotations": {names.PLACEMENT: "off"}}}
     await harbour.client.patch(path, off, PatchKind.MERGE)
-    assert await until_bound(harbour, NAMESPACE, "calm-urgent") == "calm"
+    assert await until_bound(harbour, NAMESPACE, "calm-urgent", 120) == "calm"
     assert not await holds(harbour, "calm")
 
 
@@ -139,7 +139,7 @@ async def test_preferring_pod_preempts_as_any_other(harbour: Sandbox) -> None:
         slotted("rough-urgent", priority="queue-high", on="rough", placement="preferred"),
     )
 
-    assert await until_bound(harbour, NAMESPACE, "rough-urgent") == "rough"
+    assert await until_bound(harbour, NAMESPACE, "rough-urgent", 120) == "rough"
     assert not await holds(harbour, "rough")
 
 
@@ -157,7 +157,7 @@ async def test_pinned_pod_preempts_on_its_node_and_nowhere_else(harbour: Sandbox
         slotted("pinned-urgent", priority="queue-high", placement=None, affinity=affinity),
     )
 
-    assert await until_bound(harbour, NAMESPACE, "pinned-urgent") == "pinned"
+    assert await until_bound(harbour, NAMESPACE, "pinned-urgent", 120) == "pinned"
     assert await holds(harbour, "spared")
     assert not await holds(harbour, "pinned")
     assert await node_of(harbour, NAMESPACE, "spared-holder") == "spared"
