@@ -129,3 +129,74 @@ async def test_where_all_refuse_the_pod_waits_with_the_words_of_each(harbour: Wo
     request = engine.read_request(shown, harbour.state.policies.choose({}, {}).spec)
     assert "cannot align container" in engine.decide(request, "id").describe()
     assert set(engine.objections(request)["gate"]) >= {"numa", "diskio"}
+
+
+# Of a node that one concern finds better than its twin.
+BETTER: dict[str, dict[str, Any]] = {
+    "diskio": {"disk": "2000Mi"},
+    "numa": {"free_cpus": (64, 64)},
+    "xpu": {"card_mib": 16000},
+    "dataset": {"zone": "a"},
+    "power": {"watts_per_core": 4.0},
+}
+
+
+@pytest.fixture(params=sorted(BETTER))
+def twins(request: pytest.FixtureRequest, world: World) -> tuple[World, str]:
+    """Return a world of two nodes that one concern alone tells apart, and its name."""
+    concern: str = request.param
+    gate: dict[str, Any] = {"zone": "a", "corpus": "gateway", "cpu": "0"}
+    for name, fields in {"b": {}, "a": BETTER[concern], "gate": gate}.items():
+        node, inventory = make_node_of_five(name, **{"zone": "b", **fields})
+        world.state.inventories._put(EventKind.ADDED, name, inventory)
+        world.state.nodes._put(EventKind.ADDED, name, node)
+    return world, concern
+
+
+def plain(mode: str, **fields: Any) -> Manifest:
+    gates = [{"name": names.GATE}] if mode == "required" else []
+    return make_pod_of_five(mode=mode, schedulingGates=gates, **fields)
+
+
+async def test_observe_writes_down_what_each_concern_would_have(
+    twins: tuple[World, str],
+) -> None:
+    world, concern = twins
+    pod = plain("observe")
+    result = patched(pod, ask(world, pod))
+
+    assert result["spec"] == pod["spec"]
+    found = allocation_of(result)
+    assert (found["node"], found["mode"]) == ("a", "observe")
+    assert concern in found["scores"]
+    assert concern in found["allocated"]
+
+
+async def test_preferred_has_kube_scheduler_like_what_each_concern_likes(
+    twins: tuple[World, str],
+) -> None:
+    """But a device is handed out by the answer alone, so a pod that asks for one is required."""
+    world, concern = twins
+    pod = plain("preferred", share_mib=2000 if concern == "xpu" else 0)
+    result = patched(pod, ask(world, pod))
+
+    if concern == "xpu":
+        assert node_pin(result) == "a"
+        return
+    assert REQUIRED not in affinity_of(result)
+    labels = {name: it.metadata.labels or {} for name, it in world.state.nodes.store.items()}
+    weights = {
+        name: sum(
+            it["weight"]
+            for it in affinity_of(result)[PREFERRED]
+            if _is_met(it["preference"], name, labels[name])
+        )
+        for name in ("a", "b")
+    }
+    assert weights["a"] > weights["b"]
+
+
+def _is_met(term: Manifest, node: str, labels: dict[str, str]) -> bool:
+    return all(node in it["values"] for it in term.get("matchFields", ())) and all(
+        labels.get(it["key"]) in it["values"] for it in term.get("matchExpressions", ())
+    )

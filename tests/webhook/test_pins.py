@@ -181,3 +181,63 @@ async def test_budget_that_forbids_is_asked_again(world: World) -> None:
         await pass_time(world, pins, 10)
 
     assert (early, len(server.created)) == (1, 2)
+
+
+def preferring(name: str = "a") -> Manifest:
+    """Return a pod of mode `preferred` that names a file system, as it was placed on n1."""
+    allocated = {"dataset": {"datasets": {"files": {"mode": "filesystem", "tier": 100}}}}
+    pod = failing(name)
+    pod["metadata"]["labels"] = {"dataset.0.id": "files"}
+    pod["metadata"]["annotations"] = {
+        names.PLACEMENT: "preferred",
+        names.ALLOCATION: json.dumps(
+            {"v": 1, "id": "d", "node": "n1", "mode": "preferred", "allocated": allocated}
+        ),
+    }
+    return pod
+
+
+async def test_a_preferring_pod_whose_file_system_has_gone_is_made_anew(world: World) -> None:
+    """While the data are where it was sent, it waits for room there as any pod does."""
+    server = PodServer(world)
+    world.add_node("n1")
+    world.add_node("n2")
+    world.add_datasets("n1", files="data")
+    async with watching(world, server) as pins:
+        world.show(preferring())
+        await pass_time(world, pins, 61)
+        while_there = list(server.created)
+        world.add_datasets("n1")
+        world.add_datasets("n2", files="data")
+        await pass_time(world, pins, 61)
+
+    ((path, _),) = server.created
+    assert while_there == []
+    assert path == "/api/v1/namespaces/default/pods/a/eviction"
+
+
+async def test_a_preferring_pod_whose_node_or_dataset_is_gone_is_made_anew(world: World) -> None:
+    server = PodServer(world)
+    world.add_node("n2")
+    async with watching(world, server) as pins:
+        world.show(preferring("no-node"))
+        await pass_time(world, pins, 61)
+        world.add_node("n1")
+        world.show(preferring("no-dataset"))
+        await pass_time(world, pins, 130)
+
+    assert server.created[0][0].split("/")[-2] == "no-node"
+    told = [path.split("/")[-2] for path, _ in server.patches]
+    assert told == ["no-node", "no-dataset"]
+
+
+async def test_a_preferring_pod_without_file_systems_is_left_alone(world: World) -> None:
+    server = PodServer(world)
+    pod = failing("a")
+    allocation = {"v": 1, "id": "d", "node": "n1", "mode": "preferred"}
+    pod["metadata"]["annotations"] = {names.ALLOCATION: json.dumps(allocation)}
+    async with watching(world, server) as pins:
+        world.show(pod)
+        await pass_time(world, pins, 300)
+
+    assert server.created == server.patches == []

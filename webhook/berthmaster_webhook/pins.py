@@ -5,6 +5,9 @@ ours that was Unschedulable for longer than its policy's `pinPatience`, counted 
 it so, is told that its pin failed. If a controller owns it, it is evicted, and its successor stays
 away from that node for a while; one eviction per owner at a time. A bare pod is told and left.
 What the pod holds stays held until it is gone.
+
+A pod of mode `preferred` is pinned, too, to the nodes of its file systems. It is given up only where these are not
+there any more.
 """
 
 from __future__ import annotations
@@ -12,18 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from berthmaster.api import names
-from berthmaster.api.allocation import read_allocation
+from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.objects import OwnerReference, Pod
 from berthmaster.api.policy import Mode
 from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import JsonObject, Query
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.informers import EventKind
+from berthmaster.concerns import dataset
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.avoiding import OwnerPauses
 from berthmaster_webhook.deciding import Tools
@@ -105,7 +109,7 @@ class FailedPins:
             known.pod = pod
             return
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
-        if allocation is None or allocation.mode != Mode.REQUIRED:
+        if allocation is None or not _is_pinned(allocation):
             return
         now_s = self._tools.clock()
         self._failing[uid] = _Failing(
@@ -151,6 +155,19 @@ class FailedPins:
             if failing.due_s <= now_s and self._may_act(uid, failing):
                 await self._give_up(uid, failing)
 
+    def _keeps_its_data(self, failing: _Failing) -> bool:
+        """Return whether a pod is pinned to data alone, and these are still where it was sent."""
+        allocation = read_allocation(failing.pod.annotations.get(names.ALLOCATION))
+        if allocation is None or allocation.mode != Mode.PREFERRED:
+            return False
+        state = self._tools.state
+        spec = read_effective(state, failing.pod).policy.spec
+        request = state.engine.read_request(failing.pod, spec, is_strict=False)
+        found = state.engine.opinions(request, allocation.node).get(dataset.CONCERN.name)
+        if found is None or found.given is None:
+            return False
+        return _file_systems(allocation).issubset(found.given.get("datasets", {}))
+
     def _may_act(self, uid: str, failing: _Failing) -> bool:
         """Return whether the pod still fails and is ours to act on; asked after each wait."""
         return self._failing.get(uid) is failing and self._term.why_not() is None
@@ -163,6 +180,9 @@ class FailedPins:
             due_s = failing.since_s + self._patience_s(failing.pod)
             if due_s > now_s:
                 failing.due_s = due_s
+                return
+            if self._keeps_its_data(failing):
+                failing.due_s = now_s + max(self._patience_s(failing.pod), self._first_backoff_s)
                 return
             failing.is_told = True
             await self._tell(failing, controller)
@@ -238,6 +258,23 @@ class FailedPins:
             if evicted == uid:
                 del self._evicting[owner]
                 self._wake.set()
+
+
+def _is_pinned(allocation: Allocation) -> bool:
+    """Return whether kube-scheduler was given no choice, or only that among the nodes of file systems."""
+    if allocation.mode == Mode.PREFERRED:
+        return bool(_file_systems(allocation))
+    return allocation.mode == Mode.REQUIRED
+
+
+def _file_systems(allocation: Allocation) -> frozenset[str]:
+    """Return the datasets without a gateway that the pod was sent to."""
+    datasets = allocation.allocated.get(dataset.CONCERN.name, {}).get("datasets", {})
+    return frozenset(
+        name
+        for name, it in (datasets.items() if isinstance(datasets, Mapping) else ())
+        if isinstance(it, Mapping) and it.get("mode") == "filesystem"
+    )
 
 
 def _is_unschedulable(pod: Pod) -> bool:
