@@ -46,6 +46,7 @@ from berthmaster_operator.datasets.overload import Load, disk_percent, look
 from berthmaster_operator.power.book import CpuLoad
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
+from berthmaster_operator.transitions import keep_times
 from berthmaster_operator.xpus.planning import (
     Assigning,
     NodeXPUPlan,
@@ -320,15 +321,9 @@ def merge_conditions(
 ) -> tuple[StatusCondition, ...] | None:
     """Return the published conditions with ours replaced, others untouched."""
     before = (published.conditions if published is not None else None) or ()
-    merged = [it for it in before if it.type not in wanted]
-    for type_, condition in wanted.items():
-        if condition is None:
-            continue
-        old = next((it for it in before if it.type == type_), None)
-        is_same = old is not None and old.status == condition.status and old.last_transition_time
-        since = old.last_transition_time if old is not None and is_same else now
-        merged.append(condition.model_copy(update={"last_transition_time": since}))
-    return tuple(merged) or None
+    others = [it for it in before if it.type not in wanted]
+    ours = (it for it in wanted.values() if it is not None)
+    return (*others, *keep_times(ours, before, now=now)) or None
 
 
 def is_news(wanted: NodeInventoryStatus, published: NodeInventoryStatus | None) -> bool:

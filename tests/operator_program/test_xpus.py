@@ -201,6 +201,23 @@ async def test_shortest_patience_with_device_plugins_counts() -> None:
     assert world.fleet.xpu_assign_timeout_s == 120
 
 
+async def test_conditions_that_cannot_be_read_are_written_anew_and_others_keep_their_time() -> None:
+    world = XPUs(mem=16128, count=2)
+    await world.settle()
+    stored = world.node_xpu["status"]["conditions"]
+    stored[0] = {"type": "Ready"}
+    times = {it["type"]: it["lastTransitionTime"] for it in stored[1:]}
+    world.now_s += 60
+    world.start()
+    world.show_xpus()
+    await world.settle()
+
+    found = {it["type"]: it["lastTransitionTime"] for it in world.node_xpu["status"]["conditions"]}
+    assert world.holds("Ready") == ("True", "Known")
+    assert found.pop("Ready") not in times.values()
+    assert found == times
+
+
 async def test_list_of_devices_that_shrinks_keeps_what_pods_have() -> None:
     world = XPUs(mem=16128, count=2)
     world.put_share("a", "1", 8000)

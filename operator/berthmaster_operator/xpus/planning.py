@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from berthmaster.api import names as keys
 from berthmaster.api.inventory import XPU
 from berthmaster.api.names import SLICE_DIALECT
@@ -29,6 +31,7 @@ from berthmaster.api.xpu_names import XPUNames
 from berthmaster.cluster.conditions import rfc3339
 from berthmaster.concerns.xpu.holdings import Held, XPUHolding, list_devices, resolve
 from berthmaster.concerns.xpu.inventory import XPUInventory
+from berthmaster_operator.transitions import keep_times
 
 Phase = Literal["Reserved", "Bound", "Assigned", "Releasing"]
 # What is ours in an entry of `status.devices`; an agent writes the rest of it.
@@ -134,7 +137,9 @@ def plan_node_xpu(
     used = _used(taken)
     over = [it.index for it in xpus if used.get(it.index, 0) > it.memory_mib]
     missing = [it for it in taken if it.held.pending_mib and it.pod.is_bound]
-    conditions = _conditions(found, over, missing, stored_status, now=now)
+    conditions = keep_times(
+        _conditions(found, over, missing), _stored_conditions(stored_status), now=now
+    )
     generation = node_xpu.generation if node_xpu is not None else 1
     status = {
         "observedGeneration": generation if spec is None or node_xpu is None else generation + 1,
@@ -288,51 +293,33 @@ def _totals(xpus: tuple[XPU, ...], used: Mapping[int, int], missing: Iterable[_T
 
 
 def _conditions(
-    found: XPUInventory,
-    over: list[int],
-    missing: list[_Taken],
-    stored: Mapping[str, Any],
-    *,
-    now: str,
+    found: XPUInventory, over: list[int], missing: list[_Taken]
 ) -> Iterator[StatusCondition]:
     ready = found.condition
     reason = ready.reason if ready is not None else "Unknown"
     message = ready.message if ready is not None else ""
-    yield _condition(
-        "Ready", ready is not None and ready.status == "True", reason, message, stored, now=now
-    )
-    yield _condition("Stale", reason == "Stale", reason, "", stored, now=now)
+    yield _condition("Ready", ready is not None and ready.status == "True", reason, message)
+    yield _condition("Stale", reason == "Stale", reason)
     is_mismatch = reason == "InventoryMismatch"
-    yield _condition(
-        "InventoryMismatch", is_mismatch, reason, message if is_mismatch else "", stored, now=now
-    )
+    yield _condition("InventoryMismatch", is_mismatch, reason, message if is_mismatch else "")
     words = f"pods have more of device {', '.join(map(str, over))} than there is" if over else ""
     if not over and missing and found.xpus == ():
         words = "pods ask for devices and there are none"
-    yield _condition(
-        "OverCommitted",
-        bool(words),
-        "MoreThanThereIs" if words else "Enough",
-        words,
-        stored,
-        now=now,
-    )
+    yield _condition("OverCommitted", bool(words), "MoreThanThereIs" if words else "Enough", words)
 
 
-def _condition(
-    type_: str, holds: bool, reason: str, message: str, stored: Mapping[str, Any], *, now: str
-) -> StatusCondition:
+def _condition(type_: str, holds: bool, reason: str, message: str = "") -> StatusCondition:
     status: Literal["True", "False"] = "True" if holds else "False"
-    before: list[dict[str, Any]] = list(stored.get("conditions") or ())
-    old = next((it for it in before if it.get("type") == type_), {})
-    is_same = old.get("status") == status and old.get("lastTransitionTime")
-    return StatusCondition(
-        type=type_,
-        status=status,
-        reason=reason,
-        message=message,
-        last_transition_time=old["lastTransitionTime"] if is_same else now,
-    )
+    return StatusCondition(type=type_, status=status, reason=reason, message=message)
+
+
+def _stored_conditions(stored: Mapping[str, Any]) -> Iterator[StatusCondition]:
+    """Yield the conditions that stand there; what cannot be read is written anew."""
+    for it in stored.get("conditions") or ():
+        try:
+            yield StatusCondition.model_validate(it)
+        except ValidationError:
+            continue
 
 
 def _ours(stored: Mapping[str, Any], *, is_ours: bool) -> dict[str, Any]:
