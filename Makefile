@@ -51,6 +51,10 @@ demo: binaries ## a real control plane, the real config, sample pods, and where 
 test: binaries $(SBOM_READY) ## all tests, against the real control plane too
 	@$(RUN)/python -m pytest
 
+.PHONY: chaos
+chaos: binaries ## faults under load, and an independent count after each (about 20 minutes); OPTIONS="--seed 2"
+	@$(RUN)/python -m berthmaster_sandbox.chaos $(OPTIONS)
+
 .PHONY: cases
 cases: $(READY) ## decision cases: make cases CASES=<file or folder>
 	@$(RUN)/python -m berthmaster.cli.cases $(CASES)

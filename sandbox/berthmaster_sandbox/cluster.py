@@ -73,12 +73,21 @@ class Sandbox:
         slot: Slot,
         binaries: Binaries,
         images: Mapping[str, tuple[str, ...]],
+        api_server_flags: Mapping[str, object],
+        pod_servers: Mapping[str, str],
         audited: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.slot = slot
         self.binaries = binaries
-        self.plane = ControlPlane(folder, binaries=binaries, slot=slot, audited=audited)
+        self.plane = ControlPlane(
+            folder,
+            binaries=binaries,
+            slot=slot,
+            audited=audited,
+            api_server_flags=api_server_flags,
+        )
+        self._pod_servers = pod_servers
         self.kubelets: dict[str, Kubelet] = {}
         self.tasks = TaskOwner()
         self._images = images
@@ -89,7 +98,7 @@ class Sandbox:
 
     @classmethod
     @asynccontextmanager
-    async def start(
+    async def start(  # noqa: PLR0913 - each has a default
         cls,
         folder: Path | None = None,
         *,
@@ -100,13 +109,17 @@ class Sandbox:
         images: Mapping[str, tuple[str, ...]] = IMAGES,
         binaries: Binaries | None = None,
         audited: Sequence[str] = (),
+        api_server_flags: Mapping[str, object] | None = None,
+        pod_servers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Self]:
         """Yield a cluster whose nodes are Ready; end it and remove its folder on the way out.
 
         `folder`, when given, must be absent or empty and is kept afterwards. `images` are what may
         run on process nodes. What the users in `audited` ask of the API server goes to
-        `plane.audit_path`. Missing programs are built first, which can take minutes and blocks the
-        loop. Must be entered on the main thread. Raises SandboxError.
+        `plane.audit_path`. `api_server_flags` are further ones of kube-apiserver. `pod_servers` has, by
+        process node, the URL that its pods take for the API server's, such as that of a relay in
+        between. Missing programs are built first, which can take minutes and blocks the loop. Must be
+        entered on the main thread. Raises SandboxError.
         """
         report: Report = print_progress if verbose else _ignore
         found = binaries or ensure_binaries()
@@ -120,7 +133,15 @@ class Sandbox:
             slot = acquire_slot(locks)
             # Entered before everything else, so that it is told of the end after everything else.
             stack.enter_context(start_warden(f"{MARK}={place}{os.sep}"))
-            sandbox = cls(place, slot=slot, binaries=found, images=images, audited=audited)
+            sandbox = cls(
+                place,
+                slot=slot,
+                binaries=found,
+                images=images,
+                audited=audited,
+                api_server_flags=api_server_flags or {},
+                pod_servers=pod_servers or {},
+            )
             # From here on others can see it, and end it.
             sandbox._write_state(is_ready=False)
             stack.push_async_callback(sandbox._stop)
@@ -303,7 +324,7 @@ class Sandbox:
             node_name,
             client=client,
             folder=self.folder / "nodes" / node_name,
-            server_url=self.server,
+            server_url=self._pod_servers.get(node_name, self.server),
             ca_path=self.ca_path,
             images=self._images,
             pod_cidr_index=index,

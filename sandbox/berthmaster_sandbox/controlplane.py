@@ -54,11 +54,18 @@ class ControlPlane:
     """Start with `start`, end with `stop`; between the two the API server is at `server`."""
 
     def __init__(
-        self, folder: Path, *, binaries: Binaries, slot: Slot, audited: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        binaries: Binaries,
+        slot: Slot,
+        audited: Sequence[str] = (),
+        api_server_flags: Mapping[str, object] | None = None,
     ) -> None:
         """Make keys and kubeconfig files below `folder`; nothing runs yet.
 
         What the users in `audited` ask of the API server goes to `audit_path`, a JSON object per line.
+        `api_server_flags` are further flags of kube-apiserver by name, such as `request-timeout`.
         """
         self.folder = folder
         self.slot = slot
@@ -74,6 +81,7 @@ class ControlPlane:
             "admin", "sandbox-admin", organizations=["system:masters"]
         )
         self.kubeconfig = self._write_kubeconfig("admin", self._admin)
+        self._api_server_flags = dict(api_server_flags or {})
         self._commands = self._build_commands()
 
     async def start(self, *, deadline_s: float = BOOT_DEADLINE_S) -> None:
@@ -256,6 +264,7 @@ class ControlPlane:
             "proxy-client-cert-file": front.certificate_path,
             "proxy-client-key-file": front.key_path,
             "admission-control-config-file": self._write_admission_configuration(),
+            **self._api_server_flags,
         }
         if self._audited:
             flags["audit-policy-file"] = self._write_audit_policy()

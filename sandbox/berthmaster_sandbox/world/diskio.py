@@ -44,6 +44,7 @@ from berthmaster_sandbox.world.disk_books import (
     decode_pod,
     measure_leniently,
 )
+from berthmaster_sandbox.world.listing import EventsInOrder
 from berthmaster_sandbox.world.living import Work, World
 
 logger = logging.getLogger(__name__)
@@ -131,13 +132,15 @@ class DiskWorld(World):
         self._answered = asyncio.Event()
         # Status writes so far, of all drivers.
         self.reports = 0
-        self._pods = Informer(
+        pods = EventsInOrder(self._see_pod, key=lambda pod: pod.uid)
+        self._pods = pods.informer = Informer(
             client,
             PODS,
             decode=decode_pod,
             key=lambda pod: pod.uid,
             version=lambda pod: pod.version,
-            on_event=self._see_pod,
+            on_event=pods.take,
+            on_sync=pods.flush,
         )
         self._stats = Informer(
             client,

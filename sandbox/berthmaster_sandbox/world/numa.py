@@ -29,6 +29,7 @@ from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
 from berthmaster_sandbox.world.kubelets import VerdictWriter, check_name, insist, make_node
+from berthmaster_sandbox.world.listing import EventsInOrder
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
 from berthmaster_sandbox.world.numa_machines import Machine
@@ -100,13 +101,15 @@ class NumaWorld(World):
         self.rejections: list[Rejection] = []
         # Reports written so far.
         self.reports = 0
-        self._pods = Informer(
+        pods = EventsInOrder(self._see_pod, key=lambda pod: pod.uid)
+        self._pods = pods.informer = Informer(
             client,
             PODS,
             decode=decode_pod,
             key=lambda pod: pod.uid,
             version=lambda pod: pod.version,
-            on_event=self._see_pod,
+            on_event=pods.take,
+            on_sync=pods.flush,
         )
 
     def _informers(self) -> Sequence[Informer[Any]]:

@@ -29,6 +29,7 @@ from berthmaster.cluster.client import ApiError, Client, PatchKind, read_items
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.simnodes import build_node
 from berthmaster_sandbox.world.kubelets import NODES, VerdictWriter, check_name, insist, make_node
+from berthmaster_sandbox.world.listing import EventsInOrder
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.numa_verdicts import Rejected
 from berthmaster_sandbox.world.xpu_books import Fault, Finding
@@ -61,13 +62,15 @@ class XpuWorld(World):
         self._changed = asyncio.Event()
         # Pods turned away so far, as `namespace/name`.
         self.rejections: dict[str, Rejected] = {}
-        self._pods = Informer(
+        pods = EventsInOrder(self._see_pod, key=lambda pod: pod.uid)
+        self._pods = pods.informer = Informer(
             client,
             PODS,
             decode=decode_pod,
             key=lambda pod: pod.uid,
             version=lambda pod: pod.body.version,
-            on_event=self._see_pod,
+            on_event=pods.take,
+            on_sync=pods.flush,
         )
 
     def _informers(self) -> Sequence[Informer[Any]]:

@@ -1,0 +1,171 @@
+"""The storm: fault after fault under load, and the independent count after each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from berthmaster.cluster.errors import ClusterError
+from berthmaster_sandbox.chaos.faults import FAULTS, Fault
+from berthmaster_sandbox.chaos.load import Canaries, Load, Tally
+from berthmaster_sandbox.chaos.recount import (
+    Kind,
+    Violation,
+    failed_creations,
+    is_failure,
+    key_of,
+    recount,
+)
+from berthmaster_sandbox.chaos.scene import NAMESPACES, Scene
+
+PLACEMENT_DEADLINE_S = 180.0
+SETTLE_DEADLINE_S = 150.0
+LOOK_EVERY_S = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """One fault and what came of it; times in seconds.
+
+    `first_s` counts from the fault's beginning until a pod that was created after it was placed, None
+    if none was. `slowest_s` is the slowest of the `creates` from the beginning until then, `settled_s` how
+    long after the load was paused everything that waits said why. `excused` are creates that failed
+    because the control plane itself was hit.
+    """
+
+    fault: str
+    began_s: float
+    lasted_s: float
+    first_s: float | None = None
+    settled_s: float | None = None
+    creates: int = 0
+    slowest_s: float = 0.0
+    excused: int = 0
+    pods: int = 0
+    waiting: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+
+class Storm:
+    """One run. `report` is told each outcome as it comes."""
+
+    def __init__(self, scene: Scene, report: Callable[[Outcome], None]) -> None:
+        self._scene = scene
+        # One source of chance for the order and the gaps, others for load and faults: none of them
+        # depends on how fast another was.
+        seed = scene.plan.seed
+        self._rng = random.Random(f"order {seed}")  # noqa: S311 - no secret
+        self._fault_rng = random.Random(f"faults {seed}")  # noqa: S311
+        self.load = Load(scene, random.Random(f"load {seed}"))  # noqa: S311
+        self.canaries = Canaries(scene)
+        self.tally = Tally(scene)
+        self.outcomes: list[Outcome] = []
+        self._report = report
+        self._told: set[str] = set()
+        self._complaints = 0
+
+    async def run(self) -> None:
+        """Make all faults of the plan, in rounds, and count after each."""
+        async with asyncio.TaskGroup() as group:
+            await self.load.start()
+            tasks = [
+                group.create_task(work)
+                for work in (self.load.run(), self.canaries.run(), self.tally.run())
+            ]
+            began_s = time.monotonic()
+            plan = self._scene.plan
+            while True:
+                for kind in self.order():
+                    await asyncio.sleep(self._rng.uniform(*plan.gap_s))
+                    await self._make(kind)
+                    if self.outcomes and time.monotonic() - began_s > plan.duration_s:
+                        break
+                is_late = time.monotonic() - began_s > plan.duration_s
+                if is_late or self.tally.counts["created"] >= plan.pods:
+                    break
+            for task in tasks:
+                task.cancel()
+
+    def order(self) -> Sequence[type[Fault]]:
+        """Return the faults of the next round."""
+        chosen = self._scene.plan.faults
+        if chosen:
+            return [FAULTS[name] for name in chosen]
+        kinds = [FAULTS[name] for name in sorted(FAULTS)]
+        self._rng.shuffle(kinds)
+        return kinds
+
+    async def _make(self, kind: type[Fault]) -> None:
+        fault = kind(self._scene, self._fault_rng)
+        await fault.prepare()
+        began_s = time.monotonic()
+        await fault.strike()
+        outcome = Outcome(fault=kind.name, began_s=began_s, lasted_s=time.monotonic() - began_s)
+        try:
+            first = await self.canaries.first_placed(began_s, deadline_s=PLACEMENT_DEADLINE_S)
+        except TimeoutError:
+            what = f"no pod was placed within {PLACEMENT_DEADLINE_S:.0f} s"
+            outcome.violations.append(Violation(Kind.LOST, kind.name, what))
+        else:
+            outcome.first_s = (first.placed_s or began_s) - began_s
+        self.load.pause()
+        await self._settle(outcome)
+        await self._judge_creations(outcome, fault)
+        self.load.resume()
+        self.outcomes.append(outcome)
+        self._report(outcome)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        """Count until nothing is wrong but what stays wrong."""
+        began_s = time.monotonic()
+        while True:
+            found, pods, waiting = await self._count()
+            lasting = [it for it in found if not it.kind.may_pass]
+            if lasting or not found or time.monotonic() - began_s > SETTLE_DEADLINE_S:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        outcome.settled_s = time.monotonic() - began_s
+        outcome.pods, outcome.waiting = pods, waiting
+        outcome.violations += found
+        complaints = self._scene.worlds.complaints()
+        fresh, self._complaints = complaints[self._complaints :], len(complaints)
+        outcome.violations += [Violation(Kind.PAST_THE_LINE, "the world", it) for it in fresh]
+
+    async def _count(self) -> tuple[list[Violation], int, int]:
+        while True:
+            try:
+                seen = await self._scene.look()
+            except ClusterError:
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
+            bound = sum(bool(it["spec"].get("nodeName")) for it in seen.pods)
+            return recount(seen, self._scene.lines), len(seen.pods), len(seen.pods) - bound
+
+    async def _judge_creations(self, outcome: Outcome, fault: Fault) -> None:
+        """Hold every create since the fault began against us that nothing else explains."""
+        created = self.canaries.between(outcome.began_s, time.monotonic())
+        outcome.creates = len(created)
+        outcome.slowest_s = max((it.took_s or 0.0 for it in created), default=0.0)
+        for canary in created:
+            if not canary.error:
+                continue
+            if is_failure(canary.error, fault.excuses):
+                violation = Violation(Kind.FAILED_CREATION, canary.name, canary.error)
+                outcome.violations.append(violation)
+            else:
+                outcome.excused += 1
+        for namespace in NAMESPACES:
+            events = await self._scene.failures(namespace)
+            fresh = [it for it in events if self._is_new(it)]
+            outcome.violations += failed_creations(fresh, fault.excuses)
+
+    def _is_new(self, event: object) -> bool:
+        """Return whether this telling of an Event has not been judged yet."""
+        assert isinstance(event, dict)  # noqa: S101 - JSON's object
+        key = f"{key_of(event)} {event['metadata'].get('resourceVersion')}"
+        is_new = key not in self._told
+        self._told.add(key)
+        return is_new
