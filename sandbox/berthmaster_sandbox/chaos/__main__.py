@@ -32,12 +32,15 @@ def main() -> int:
 async def _run(plan: Plan) -> int:
     began_s = time.monotonic()
 
-    def tell(outcome: Outcome) -> None:
-        print(f"[chaos] {time.monotonic() - began_s:5.0f} s {describe(outcome)}", file=sys.stderr)
-        for violation in outcome.violations[:10]:
-            print(f"[chaos]       {violation}", file=sys.stderr)
+    def say(words: str) -> None:
+        print(f"[chaos] {time.monotonic() - began_s:5.0f} s  {words}", file=sys.stderr)
 
-    async with open_scene(plan, verbose=True) as scene:
+    def tell(outcome: Outcome) -> None:
+        say(describe(outcome))
+        for violation in outcome.violations[:10]:
+            say(f"  {violation}")
+
+    async with open_scene(plan, say=say) as scene:
         storm = Storm(scene, tell)
         await storm.run()
         seconds = time.monotonic() - began_s

@@ -31,6 +31,7 @@ from berthmaster_sandbox.world.xpu_hosts import XPUSHARE_MEMORY
 IMAGE = "registry.k8s.io/pause:3.10"
 CANARY_EVERY_S = 0.5
 CANARY_TIMEOUT_S = 30.0
+DELETERS = 4
 ACT_EVERY_S = 0.7
 # A finished Job and its pods are deleted after this.
 JOB_TTL_S = 5
@@ -212,6 +213,7 @@ class Canaries:
         self._path = f"/api/v1/namespaces/{CANARIES}/pods"
         self.sent: dict[str, Canary] = {}
         self._bound: asyncio.Queue[str] = asyncio.Queue()
+        self._goes = asyncio.Event()
         self._changed = asyncio.Event()
         self._informer: Informer[Pod] = Informer(
             scene.client,
@@ -225,12 +227,22 @@ class Canaries:
         """Create and delete until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._informer.run())
-            group.create_task(self._delete_all())
+            for _ in range(DELETERS):
+                group.create_task(self._delete_all())
             count = 0
             while True:
+                await self._goes.wait()
                 count += 1
                 group.create_task(self._create(f"canary-{count:05d}"))
                 await asyncio.sleep(CANARY_EVERY_S)
+
+    def resume(self) -> None:
+        """Go on."""
+        self._goes.set()
+
+    def pause(self) -> None:
+        """Create no more."""
+        self._goes.clear()
 
     async def first_placed(self, since_s: float, *, deadline_s: float) -> Canary:
         """Wait for a canary that was sent after `since_s` to be placed. Raises TimeoutError."""

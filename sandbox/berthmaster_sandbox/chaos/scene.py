@@ -253,7 +253,9 @@ async def until(
 
 
 @asynccontextmanager
-async def open_scene(plan: Plan, *, verbose: bool = False) -> AsyncIterator[Scene]:
+async def open_scene(
+    plan: Plan, *, say: Callable[[str], None] = lambda _words: None
+) -> AsyncIterator[Scene]:
     """Start the cluster, install Berthmaster, and build the worlds; end all with the block."""
     async with AsyncExitStack() as stack:
         relays = {
@@ -264,7 +266,6 @@ async def open_scene(plan: Plan, *, verbose: bool = False) -> AsyncIterator[Scen
             Sandbox.start(
                 process_nodes=PROCESS_NODES,
                 images=IMAGES,
-                verbose=verbose,
                 api_server_flags={"request-timeout": f"{plan.request_timeout_s:.0f}s"},
                 pod_servers={node: relay.url for node, relay in relays.items()},
             )
@@ -275,7 +276,9 @@ async def open_scene(plan: Plan, *, verbose: bool = False) -> AsyncIterator[Scen
         overlay = _write_overlay(sandbox.folder / "overlay", plan, clock)
         await sandbox.kubectl("apply", "-k", str(PROJECT / "crds" / "wao"))
         await install_datashim(sandbox)
-        await install(sandbox, config=overlay)
+        say("kubectl apply -k, with three webhooks and two operators")
+        seconds = await install(sandbox, config=overlay)
+        say(f"installed after {seconds:.0f} s; making {plan.nodes} nodes and their worlds")
         worlds = Worlds(
             disks=await stack.enter_async_context(DiskWorld(sandbox.client, functions=FUNCTIONS)),
             numa=await stack.enter_async_context(NumaWorld(sandbox.client, seed=plan.seed)),
@@ -284,6 +287,7 @@ async def open_scene(plan: Plan, *, verbose: bool = False) -> AsyncIterator[Scen
         )
         scene = Scene(plan, sandbox, relays, worlds, clock, overlay)
         await _furnish(scene)
+        say("every disk, zone and accelerator is known")
         yield scene
 
 

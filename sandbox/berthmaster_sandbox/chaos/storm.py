@@ -79,7 +79,6 @@ class Storm:
             plan = self._scene.plan
             while True:
                 for kind in self.order():
-                    await asyncio.sleep(self._rng.uniform(*plan.gap_s))
                     await self._make(kind)
                     if self.outcomes and time.monotonic() - began_s > plan.duration_s:
                         break
@@ -101,6 +100,9 @@ class Storm:
     async def _make(self, kind: type[Fault]) -> None:
         fault = kind(self._scene, self._fault_rng)
         await fault.prepare()
+        self.canaries.resume()
+        self.load.resume()
+        await asyncio.sleep(self._rng.uniform(*self._scene.plan.gap_s))
         began_s = time.monotonic()
         await fault.strike()
         outcome = Outcome(fault=kind.name, began_s=began_s, lasted_s=time.monotonic() - began_s)
@@ -111,10 +113,10 @@ class Storm:
             outcome.violations.append(Violation(Kind.LOST, kind.name, what))
         else:
             outcome.first_s = (first.placed_s or began_s) - began_s
+        self.canaries.pause()
         self.load.pause()
         await self._settle(outcome)
         await self._judge_creations(outcome, fault)
-        self.load.resume()
         self.outcomes.append(outcome)
         self._report(outcome)
 
