@@ -16,13 +16,12 @@ PLAN = Plan(
     alive=120,
     faults=("leader-killed", "watches-cut"),
     gap_s=(1.0, 2.0),
-    request_timeout_s=5.0,
 )
 
 
 async def test_promises_hold_under_fire() -> None:
     async with open_scene(PLAN) as scene:
-        storm = Storm(scene, lambda _outcome: None)
+        storm = Storm(scene)
 
         await storm.run()
 

@@ -41,7 +41,7 @@ async def _run(plan: Plan) -> int:
             say(f"  {violation}")
 
     async with open_scene(plan, say=say) as scene:
-        storm = Storm(scene, tell)
+        storm = Storm(scene, tell, say)
         await storm.run()
         seconds = time.monotonic() - began_s
         print(write_report(plan, storm.outcomes, storm.tally.counts, seconds=seconds))

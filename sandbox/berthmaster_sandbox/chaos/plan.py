@@ -23,7 +23,7 @@ class Plan:
     faults: tuple[str, ...] = ()
     down_s: float = 60.0
     gap_s: tuple[float, float] = (3.0, 8.0)
-    request_timeout_s: float = 10.0
+    request_timeout_s: float = 20.0
 
     @property
     def takeover_wait_s(self) -> float:

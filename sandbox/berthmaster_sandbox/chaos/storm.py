@@ -23,7 +23,7 @@ from berthmaster_sandbox.chaos.scene import NAMESPACES, Scene
 
 PLACEMENT_DEADLINE_S = 180.0
 SETTLE_DEADLINE_S = 150.0
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,9 +50,14 @@ class Outcome:
 
 
 class Storm:
-    """One run. `report` is told each outcome as it comes."""
+    """One run. `report` is told each outcome as it comes, `say` what a count waits for."""
 
-    def __init__(self, scene: Scene, report: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        report: Callable[[Outcome], None] = lambda _outcome: None,
+        say: Callable[[str], None] = lambda _words: None,
+    ) -> None:
         self._scene = scene
         # One source of chance for the order and the gaps, others for load and faults: none of them
         # depends on how fast another was.
@@ -64,6 +69,7 @@ class Storm:
         self.tally = Tally(scene)
         self.outcomes: list[Outcome] = []
         self._report = report
+        self._say = say
         self._told: set[str] = set()
         self._complaints = 0
 
@@ -128,6 +134,7 @@ class Storm:
             lasting = [it for it in found if not it.kind.may_pass]
             if lasting or not found or time.monotonic() - began_s > SETTLE_DEADLINE_S:
                 break
+            self._say(f"  {len(found)} are not settled, such as {min(found)}")
             await asyncio.sleep(LOOK_EVERY_S)
         outcome.settled_s = time.monotonic() - began_s
         outcome.pods, outcome.waiting = pods, waiting
