@@ -165,7 +165,7 @@ class Load:
         name = f"{shape.name}-job-{self._jobs}"
         template = make_template(shape, name)
         template["spec"]["restartPolicy"] = "Never"
-        completions = self._rng.randint(20, 80)
+        completions = self._rng.randint(10, 40)
         job = {
             "apiVersion": "batch/v1",
             "kind": "Job",

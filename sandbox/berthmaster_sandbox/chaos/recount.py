@@ -11,8 +11,8 @@ finished or is gone. Pure: values in, violations out.
     no reason       a pod waits at our gate and does not say why
     lost            a pod is neither placed nor waiting, or does not run, or a controller's pods do not come
 
-The last two need time to come true, so they count only when they stay, and not of pods younger than
-`YOUNG_S`.
+The last two need time to come true, so they count only when they stay (`storm.py`), and not of pods
+younger than `YOUNG_S`.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Kind(Enum):
         return self in (Kind.NO_REASON, Kind.LOST)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Violation:
     """One broken promise: the kind's words, whose it is, and the numbers."""
 
-    kind: Kind = field(compare=False)
+    kind: Kind
     who: str
     what: str
 

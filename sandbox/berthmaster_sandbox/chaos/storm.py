@@ -24,6 +24,8 @@ from berthmaster_sandbox.chaos.scene import NAMESPACES, Scene
 PLACEMENT_DEADLINE_S = 180.0
 SETTLE_DEADLINE_S = 150.0
 LOOK_EVERY_S = 5.0
+# What may pass and has not after this is wrong.
+STAYS_S = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,18 +129,23 @@ class Storm:
         self._report(outcome)
 
     async def _settle(self, outcome: Outcome) -> None:
-        """Count until nothing is wrong but what stays wrong."""
+        """Count until nothing is wrong, or only what was not a look ago; what stays is wrong."""
         began_s = time.monotonic()
+        since: dict[Violation, float] = {}
         while True:
-            found, pods, waiting = await self._count()
-            lasting = [it for it in found if not it.kind.may_pass]
-            if lasting or not found or time.monotonic() - began_s > SETTLE_DEADLINE_S:
+            found, outcome.pods, outcome.waiting = await self._count()
+            now_s = time.monotonic()
+            passing = {it for it in found if it.kind.may_pass}
+            is_moving = not any(it in since for it in passing) and (since or not passing)
+            since = {it: since.get(it, now_s) for it in passing}
+            lasting = [it for it in found if it not in passing]
+            if lasting or is_moving or now_s - began_s > SETTLE_DEADLINE_S:
                 break
-            self._say(f"  {len(found)} are not settled, such as {min(found)}")
+            self._say(f"  {len(found)} are not settled, such as {found[0]}")
             await asyncio.sleep(LOOK_EVERY_S)
-        outcome.settled_s = time.monotonic() - began_s
-        outcome.pods, outcome.waiting = pods, waiting
-        outcome.violations += found
+        outcome.settled_s = now_s - began_s
+        outcome.violations += lasting
+        outcome.violations += [it for it, first_s in since.items() if now_s - first_s > STAYS_S]
         complaints = self._scene.worlds.complaints()
         fresh, self._complaints = complaints[self._complaints :], len(complaints)
         outcome.violations += [Violation(Kind.PAST_THE_LINE, "the world", it) for it in fresh]
