@@ -13,6 +13,7 @@ listens on loopback. `stop_answering` makes all servers as good as dead: they ta
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +25,12 @@ from aiohttp import web
 
 from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.api.quantities import parse_quantity
-from berthmaster.cluster.client import ApiError, Client, PatchKind
+from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind
 from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.power_machines import MACHINES, Machine
+
+logger = logging.getLogger(__name__)
 
 METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
 PERIOD_S, LATE_S, WINDOW_S = 2.0, 4.0, 1
@@ -187,7 +190,10 @@ class PowerWorld(World):
     async def _follow(self) -> None:
         while True:
             for name in tuple(self._meters.machines):
-                await self._report(name)
+                try:
+                    await self._report(name)
+                except ClusterError as error:
+                    logger.warning("no metrics", extra={"node": name, "error": str(error)})
             await asyncio.sleep(PERIOD_S)
 
     async def _report(self, name: str) -> None:
