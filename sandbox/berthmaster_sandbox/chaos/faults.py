@@ -125,7 +125,8 @@ class ApiServerKilled(Fault):
         """Kill it, wait, start it."""
         await self.scene.sandbox.plane.kill(API_SERVER)
         await asyncio.sleep(self.rng.uniform(1.0, 5.0))
-        await self.scene.sandbox.plane.launch(API_SERVER)
+        # On a busy machine its start takes minutes: every client is at its door.
+        await self.scene.sandbox.plane.launch(API_SERVER, deadline_s=300)
 
 
 class EtcdPaused(Fault):
