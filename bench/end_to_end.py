@@ -12,7 +12,11 @@ CPU is what each process used above its idle consumption, until `SETTLE_S` after
 divided by the pods: it depends less than the clock on who else uses the machine. *Sandbox* is the
 process that stands for the kubelets, the service proxy and, with `--disks`, the drivers; a cluster has
 those elsewhere. Writes are requests that change something, as the API server counts them, above those of
-an idle cluster, without Leases.
+an idle cluster, without Leases; requests are these and those that only read, without watches. Bytes are what
+etcd writes to its log.
+
+The mode *queue* is `required` without the call of the webhook while a pod is created: every pod is stored
+behind its gate, and placed by the queue.
 
 With `--disks` pods ask for bandwidth (plain ones do not, but drivers are told of them too), and each
 placed pod costs a new list of pods, the driver's answer and a NodeInventory: writes of the vendor's
@@ -34,8 +38,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,9 @@ from berthmaster_sandbox.world.diskio import DiskWorld
 
 SYSTEM = "berthmaster-system"
 NAMESPACE = "bench"
+HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
+QUEUE = "queue"
+READS, BYTES = "reads", "bytes"
 IDLE_S = 10.0
 SETTLE_S = 3.0
 DEADLINE_S = 300.0
@@ -81,7 +88,8 @@ POLICY = {
     "metadata": {"name": "bench"},
     "spec": {"exclusiveTaints": [TAINT]},
 }
-_WRITE = re.compile(r"apiserver_request_total\{(?P<labels>[^}]*)\} (?P<count>\S+)")
+_REQUEST = re.compile(r"apiserver_request_total\{(?P<labels>[^}]*)\} (?P<count>\S+)")
+_LOGGED = re.compile(r"^etcd_disk_wal_write_bytes_total (?P<count>\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _DECISION = re.compile(r'berthmaster_decisions_total\{mode="[^"]*",outcome="(?P<outcome>[^"]*)"\}')
 _VERBS = {"POST", "PUT", "PATCH", "DELETE", "APPLY"}
@@ -108,8 +116,13 @@ class Turn:
     latencies_ms: list[float]
     cpu_ms: Mapping[str, float]
     waited: float
-    writes: Mapping[str, float]
+    counts: Mapping[str, float]
     outcomes: Mapping[str, float]
+
+    @property
+    def writes(self) -> dict[str, float]:
+        """Return the requests per pod that change something."""
+        return {name: count for name, count in self.counts.items() if name not in (READS, BYTES)}
 
 
 class Cluster:
@@ -125,13 +138,13 @@ class Cluster:
         self.pids = pids
         self._page = page
         self._idle_cpu: dict[str, float] = {}
-        self._idle_writes: dict[str, float] = {}
+        self._idle_counts: dict[str, float] = {}
 
     async def learn_idle(self) -> None:
         """Measure what everything uses while nothing happens."""
-        used, writes, seconds = await self._span(asyncio.sleep(IDLE_S))
+        used, counts, seconds = await self._span(asyncio.sleep(IDLE_S))
         self._idle_cpu = {name: it.cpu_s / seconds for name, it in used.items()}
-        self._idle_writes = {name: count / seconds for name, count in writes.items()}
+        self._idle_counts = {name: count / seconds for name, count in counts.items()}
 
     async def turn(self, plan: Plan, mode: str) -> Turn:
         """Create pods of a mode, wait until they are bound, and read what that cost."""
@@ -142,7 +155,8 @@ class Cluster:
             printed.append(await self._create(plan, mode))
             await asyncio.sleep(SETTLE_S)
 
-        used, writes, seconds = await self._span(run())
+        async with self._uncalled() if mode == QUEUE else nullcontext():
+            used, counts, seconds = await self._span(run())
         outcomes = await self._count_decisions()
         outcomes.subtract(decided)
         await self._clear()
@@ -155,9 +169,9 @@ class Cluster:
                 for name, it in used.items()
             },
             waited=sum(it.waited_s for it in used.values()) / seconds,
-            writes={
-                name: (count - self._idle_writes.get(name, 0.0) * seconds) / plan.pods
-                for name, count in writes.items()
+            counts={
+                name: (count - self._idle_counts.get(name, 0.0) * seconds) / plan.pods
+                for name, count in counts.items()
             },
             outcomes={name: count / plan.pods for name, count in outcomes.items() if count},
         )
@@ -173,24 +187,45 @@ class Cluster:
 
     async def _span(self, work: Any) -> tuple[dict[str, Usage], Counter[str], float]:
         before = {name: Usage.of(pid) for name, pid in self.pids.items()}
-        writes, began_s = await self._count_writes(), time.monotonic()
+        counts, began_s = await self._count(), time.monotonic()
         await work
         seconds = time.monotonic() - began_s
         used = {name: Usage.of(pid).since(before[name]) for name, pid in self.pids.items()}
-        after = await self._count_writes()
-        after.subtract(writes)
+        after = await self._count()
+        after.subtract(counts)
         return used, after, seconds
 
-    async def _count_writes(self) -> Counter[str]:
+    async def _count(self) -> Counter[str]:
+        """Return writes by name, all other requests, and bytes."""
         raw = await self.sandbox.client.request("GET", "/metrics", timeout_s=60)
-        writes: Counter[str] = Counter()
-        for match in _WRITE.finditer(raw.decode()):
+        counts: Counter[str] = Counter()
+        for match in _REQUEST.finditer(raw.decode()):
             labels = dict(_LABEL.findall(match["labels"]))
-            resource, sub = labels.get("resource", ""), labels.get("subresource", "")
-            if labels.get("verb") in _VERBS and resource not in ("leases", ""):
-                name = f"{labels['verb']} {resource}{'/' + sub if sub else ''}"
-                writes[name] += int(float(match["count"]))
-        return writes
+            resource, sub, verb = (labels.get(it, "") for it in ("resource", "subresource", "verb"))
+            if resource in ("leases", "") or verb == "WATCH":
+                continue
+            name = f"{verb} {resource}{'/' + sub if sub else ''}" if verb in _VERBS else READS
+            counts[name] += int(float(match["count"]))
+        url = f"http://127.0.0.1:{self.sandbox.slot.etcd_client_port}/metrics"
+        async with self._page.session.get(url) as answer:
+            found = _LOGGED.search(await answer.text())
+        counts[BYTES] = int(float(found["count"])) if found else 0
+        return counts
+
+    @asynccontextmanager
+    async def _uncalled(self) -> AsyncIterator[None]:
+        """Have the API server not call the webhook."""
+        stored = await self.sandbox.client.get(HOOK)
+        await self._set_rules([])
+        yield
+        await self._set_rules(stored["webhooks"][0]["rules"])
+
+    async def _set_rules(self, rules: list[Any]) -> None:
+        operation = {"op": "replace", "path": "/webhooks/0/rules", "value": rules}
+        patch = ("patch", "mutatingwebhookconfiguration", "zz-berthmaster", "--type=json")
+        await self.sandbox.kubectl(*patch, "-p", json.dumps([operation]))
+        # Until the API server's own watch has shown it to it.
+        await asyncio.sleep(SETTLE_S)
 
     async def _create(self, plan: Plan, mode: str) -> Any:
         process = await asyncio.create_subprocess_exec(
@@ -221,7 +256,7 @@ def make_pod(mode: str, plan: Plan) -> dict[str, Any]:
     """Return a pod of a mode; all modes ask for the same CPU and memory."""
     annotations = {}
     if mode != "plain":
-        annotations["berthmaster.io/placement"] = mode
+        annotations["berthmaster.io/placement"] = "required" if mode == QUEUE else mode
         if plan.disks:
             request = {"rbps": "5Mi", "wbps": "5Mi", "blocksize": "32k"}
             annotations["blockio.kubernetes.io/resources"] = json.dumps(request)
@@ -341,12 +376,16 @@ def _summary(plan: Plan, turns: Mapping[str, list[Turn]]) -> str:
                 f"{figures.percentile(latencies, 99):.0f}",
                 figures.spread(cpu),
                 figures.spread([sum(turn.writes.values()) for turn in its], 2),
+                figures.spread(
+                    [sum(turn.writes.values()) + turn.counts.get(READS, 0.0) for turn in its], 2
+                ),
+                figures.spread([turn.counts[BYTES] / 1024 for turn in its]),
                 figures.spread([turn.waited for turn in its], 1),
             )
         )
     header = (
         *("mode", "pods/s", f"ratio to {plan.modes[0]}", "p50 ms", "p99 ms", "CPU ms/pod"),
-        *("writes/pod", "processes waiting for a core"),
+        *("writes/pod", "requests/pod", "etcd KiB/pod", "processes waiting for a core"),
     )
     return figures.table(header, rows)
 
@@ -400,7 +439,10 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=1000, help="of each mode, each turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument(
-        "--modes", nargs="+", default=["plain", "required"], help="plain, required, preferred, bind"
+        "--modes",
+        nargs="+",
+        default=["plain", "required"],
+        help="plain, required, preferred, bind, queue",
     )
     parser.add_argument("--disks", action="store_true", help="disks and drivers on every node")
     parser.add_argument("--zones", type=int, default=0, help="NUMA zones of each node")
