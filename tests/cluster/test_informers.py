@@ -303,6 +303,24 @@ async def test_silent_watch_is_replaced(api: FakeApi) -> None:
         assert informer.failures >= 2
 
 
+async def test_watch_that_missed_something_is_renewed_from_where_it_was(api: FakeApi) -> None:
+    async with informing(api) as (informer, seen):
+        # Nothing is watched yet.
+        informer.renew()
+        await api.until_watched(PODS)
+        api.put(PODS, thing("first"))
+        await seen.until(lambda: len(seen.events) == 1)
+
+        informer.renew()
+        informer.renew()
+        await api.until_watched(PODS, 2)
+        api.put(PODS, thing("second"))
+        await seen.until(lambda: len(seen.events) == 2)
+
+        assert seen.events == [("ADDED", "first"), ("ADDED", "second")]
+        assert (informer.lists, informer.failures) == (1, 1)
+
+
 async def test_bad_objects_harm_nobody_else(api: FakeApi) -> None:
     api.put(PODS, thing("good"))
     api.put(PODS, thing("bad", size="not a number"))

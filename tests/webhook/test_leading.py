@@ -172,7 +172,12 @@ async def replica(
             own_namespace=NAMESPACE,
         )
         proof = WatchProof(
-            client, state.ledger, namespace=NAMESPACE, pod_name=name, clock=time.monotonic
+            client,
+            state.ledger,
+            namespace=NAMESPACE,
+            pod_name=name,
+            clock=time.monotonic,
+            on_silent=state.renew,
         )
         state.on_pod.append(proof.take_pod)
         state.on_pods_current.append(proof.take_current)

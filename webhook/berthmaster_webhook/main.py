@@ -135,6 +135,7 @@ class Process:
             namespace=settings.namespace,
             pod_name=settings.pod_name,
             clock=time.monotonic,
+            on_silent=self.state.renew,
         )
         self.certificates = Certificates(
             client, settings.namespace, settings.pod_name, self.metrics

@@ -23,7 +23,10 @@ SEEN_TIMEOUT_S = 10.0
 
 
 class WatchProof:
-    """Marks our own pod and tells the ledger when the mark comes back. Clock: monotonic seconds."""
+    """Marks our own pod and tells the ledger when the mark comes back. Clock: monotonic seconds.
+
+    `on_silent` is called when a mark that was stored does not come back: the watch has missed it.
+    """
 
     def __init__(
         self,
@@ -33,8 +36,10 @@ class WatchProof:
         namespace: str,
         pod_name: str,
         clock: Callable[[], float],
+        on_silent: Callable[[], None],
     ) -> None:
         self._client = client
+        self._on_silent = on_silent
         self._ledger = ledger
         self._own = (namespace, pod_name)
         self._path = f"/api/v1/namespaces/{namespace}/pods/{pod_name}"
@@ -78,7 +83,11 @@ class WatchProof:
         await self._client.patch(
             self._path, {"metadata": metadata}, PatchKind.MERGE, timeout_s=PATCH_TIMEOUT_S
         )
-        async with asyncio.timeout(SEEN_TIMEOUT_S):
-            while self._proven < number:
-                self._moved.clear()
-                await self._moved.wait()
+        try:
+            async with asyncio.timeout(SEEN_TIMEOUT_S):
+                while self._proven < number:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            self._on_silent()
+            raise

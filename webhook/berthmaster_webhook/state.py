@@ -114,6 +114,11 @@ class ClusterState:
         for informer in self._informers.values():
             await informer.synced.wait()
 
+    def renew(self) -> None:
+        """Watch everything anew from where it was: what made one watch miss something made others."""
+        for informer in self._informers.values():
+            informer.renew()
+
     @property
     def is_synced(self) -> bool:
         """Return whether everything has been listed once and pods are not being listed anew."""

@@ -145,6 +145,8 @@ class Informer(Generic[T]):
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - jitter, no secret
         self._clock = clock
         self._backoff = backoff if backoff is not None else Backoff(rng=self._rng, clock=clock)
+        # What ends the present watch.
+        self._limit: asyncio.Timeout | None = None
         self.store: dict[str, T] = {}
         # Set once the first list is in the store, and for good.
         self.synced = asyncio.Event()
@@ -168,6 +170,15 @@ class Informer(Generic[T]):
                     await self._do_without()
                 else:
                     await self._recover(error)
+
+    def renew(self) -> None:
+        """Give the present watch up, if there is one, and go on from where it was by a new one.
+
+        For an owner who knows that it has missed something: a connection may be half-open, and would
+        be believed for `silent_after_s`.
+        """
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def _do_without(self) -> None:
         """Take a kind that is not installed for one without objects, and look again later."""
@@ -247,12 +258,20 @@ class Informer(Generic[T]):
         }
         began_s = self._clock()
         was_silent = True
-        async with aclosing(
-            self._client.watch(self._path, query, idle_timeout_s=self._silent_after_s)
-        ) as lines:
-            async for line in lines:
-                was_silent = False
-                self._take_line(line)
+        try:
+            async with (
+                asyncio.timeout(None) as self._limit,
+                aclosing(
+                    self._client.watch(self._path, query, idle_timeout_s=self._silent_after_s)
+                ) as lines,
+            ):
+                async for line in lines:
+                    was_silent = False
+                    self._take_line(line)
+        except TimeoutError as error:
+            raise UnreachableError(f"the watch of {self._path} missed something") from error
+        finally:
+            self._limit = None
         if was_silent and self._clock() - began_s < _SHORT_WATCH_S:
             raise UnreachableError(f"the watch of {self._path} ended at once")
 

@@ -34,6 +34,9 @@ LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{names.SYSTEM_NAMESPACE}/leas
 CA = f"{SYSTEM}/secrets/{names.WEBHOOK_CA_SECRET}"
 TLS = f"{SYSTEM}/secrets/{names.WEBHOOK_TLS_SECRET}"
 HOUR_S = 3600.0
+# A leader believes in its pod watch, and in its Lease, for so long without any news of them.
+PROOF_OF_LIFE_S = 10.0
+TRUST_S = 4.0
 # What creates say that exceed the API server's request timeout, which is lower here than elsewhere.
 TOO_LATE = (
     "unable to return a response in the time allotted",
@@ -65,6 +68,8 @@ class Fault(ABC):
     name: ClassVar[str]
     # What failed creates may say while the control plane itself is hit.
     excuses: ClassVar[tuple[str, ...]] = ()
+    # So long decisions go on as if nothing were. Placements count from then on.
+    bites_after_s: ClassVar[float] = 0.0
 
     def __init__(self, scene: Scene, rng: random.Random) -> None:
         self.scene = scene
@@ -161,6 +166,7 @@ class LeaderHalfOpen(Fault):
     """The leader's connections are left half-open: nothing comes, and nothing says so."""
 
     name = "leader-half-open"
+    bites_after_s = PROOF_OF_LIFE_S
 
     async def prepare(self) -> None:
         """Find the leader's node."""
@@ -175,6 +181,7 @@ class AllHalfOpen(Fault):
     """All connections of all our pods are left half-open."""
 
     name = "all-half-open"
+    bites_after_s = PROOF_OF_LIFE_S
 
     async def strike(self) -> None:
         """Freeze what there is; new connections work."""
@@ -186,6 +193,7 @@ class LeaseTaken(Fault):
     """A stranger writes himself into the webhook's Lease, and is not heard of again."""
 
     name = "lease-taken"
+    bites_after_s = TRUST_S
 
     async def strike(self) -> None:
         """Write whatever the leader has written since."""

@@ -32,8 +32,8 @@ STAYS_S = 60.0
 class Outcome:
     """One fault and what came of it; times in seconds.
 
-    `first_s` counts from the fault's beginning until a pod that was created after it was placed, None
-    if none was. `slowest_s` is the slowest of the `creates` from the beginning until then, `settled_s` how
+    `first_s` counts from the fault's beginning until a pod was placed that was created when the fault
+    could be felt (`Fault.bites_after_s`), None if none was. `slowest_s` is the slowest of the `creates` from the beginning until then, `settled_s` how
     long after the load was paused everything that waits said why. `excused` are creates that failed
     because the control plane itself was hit.
     """
@@ -115,7 +115,9 @@ class Storm:
         await fault.strike()
         outcome = Outcome(fault=kind.name, began_s=began_s, lasted_s=time.monotonic() - began_s)
         try:
-            first = await self.canaries.first_placed(began_s, deadline_s=PLACEMENT_DEADLINE_S)
+            first = await self.canaries.first_placed(
+                began_s + fault.bites_after_s, deadline_s=PLACEMENT_DEADLINE_S
+            )
         except TimeoutError:
             what = f"no pod was placed within {PLACEMENT_DEADLINE_S:.0f} s"
             outcome.violations.append(Violation(Kind.LOST, kind.name, what))
