@@ -3,8 +3,8 @@
     start: take the role label off our own pod
     acquired: take it off all other pods; put it on ours and see that in the pod watch, which shows
         that everything older has been seen, too; take over what a predecessor handed over, or else
-        wait until no answer of his can be stored any more; turn the webhook's path to this epoch;
-        from then on look now and then that label and path are still as they should be
+        wait until no answer of his can be stored any more; turn the webhook's path to this epoch, and
+        look from then on that label and path are still as they should be
     lost: stop at once, take the label off
     stop: stop deciding; once drained, release the Lease with what is still assumed
     a leader's label gone: look at the Lease at once, since he may have released it
@@ -194,22 +194,23 @@ class Leadership:
             await self._insist(self._skip_wait_of_first)
         elif acquired.kind is Acquisition.RELEASED:
             self._take_handover(acquired)
-        await self._insist(lambda: self._turn_path(epoch), may=leads)
         wait_s = self._wait_end_s - self._tools.clock()
         if wait_s > 0:
             logger.info("waiting for answers of the leader before", extra={"wait_s": wait_s})
-            await asyncio.sleep(wait_s)
-        # What was stored during the wait has been seen as well.
-        await self._insist(self._proof.prove)
+            # At once: each pooled connection to one who was stopped costs a create its full timeout.
+            await self._insist(lambda: self._turn_path(epoch), may=leads)
+            await asyncio.sleep(self._wait_end_s - self._tools.clock())
+            # What was stored during the wait has been seen as well.
+            await self._insist(self._proof.prove)
         self._ready_epoch = epoch
         self._tools.metrics.leader_term.set(epoch)
         logger.info("deciding", extra={"epoch": epoch, "how": acquired.kind.value})
         for listener in self.on_ready:
             listener()
         while True:
+            await self._insist(lambda: self._turn_path(epoch), may=leads)
             await asyncio.sleep(MARKS_CHECK_S)
             await self._insist(self._check_labels, may=leads)
-            await self._insist(lambda: self._turn_path(epoch), may=leads)
 
     def _take_handover(self, acquired: Acquired) -> None:
         packed = acquired.annotations.get(names.HANDOVER)
