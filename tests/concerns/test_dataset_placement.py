@@ -16,7 +16,13 @@ from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns.dataset import CONCERN
-from berthmaster.concerns.dataset.inventory import DatasetState, NodeIndex, choose, locate
+from berthmaster.concerns.dataset.inventory import (
+    DatasetMode,
+    DatasetState,
+    NodeIndex,
+    choose,
+    locate,
+)
 from berthmaster.concerns.dataset.request import MOST_DATASETS, labelled_datasets
 from berthmaster.concerns.shape import InvalidRequestError
 from berthmaster.placement.engine import Decision, Engine
@@ -413,6 +419,25 @@ def test_kube_scheduler_is_told_the_same_by_one_mild_preference(engine: Engine) 
     assert rest == 0
     write(engine, "n3", "z2")
     assert engine.affinity(request, "n1")[0].preferred == ()
+
+
+@pytest.mark.parametrize("entry", [{"key": "kubernetes.io/hostname", "value": ""}, {}])
+def test_a_gateway_that_is_not_scheduled_yet_makes_no_file_system_of_its_cache(
+    entry: dict[str, str],
+) -> None:
+    """The Ceph plugin writes an empty value for it; pods must not be kept to the storage nodes."""
+    data = [{"key": "kubernetes.io/hostname", "value": "n1"}]
+    internal = internal_from_manifest(
+        {
+            "apiVersion": "datashim.io/v1alpha1",
+            "metadata": {"namespace": "ml", "name": "new"},
+            "status": {"caching": {"placements": {"gateways": [entry], "datalocations": data}}},
+        }
+    )
+    found = locate(announced("Pending"), internal, NodeIndex({"n1": {}}))
+
+    assert (found.state, found.mode) == (DatasetState.STALE, DatasetMode.GATEWAY)
+    assert not found.roles
 
 
 def test_of_two_groups_the_newer_says_how_far_a_dataset_is(engine: Engine) -> None:

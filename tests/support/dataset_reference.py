@@ -104,7 +104,8 @@ def _find(
     data = [it for it in placements.get("datalocations") or [] if it.get("key") and it.get("value")]
     at_gateways = [it for it in nodes if any(_is_meant(it, entry) for entry in gateways)]
     at_data = [it for it in nodes if any(_is_meant(it, entry) for entry in data)]
-    if gateways:
+    # What is declared counts, also an entry that says nothing.
+    if placements.get("gateways"):
         return _Usable(name=name, gateways=at_gateways, data=at_data) if at_gateways else None
     return _Usable(name=name, gateways=(), data=at_data) if at_data else None
 

@@ -60,7 +60,8 @@ class DatasetInternal:
     """Where the cache of the Dataset of the same group, namespace and name is.
 
     Empty entries and repeated ones are left out, the order is kept. The name of a node may stand as
-    the value of `kubernetes.io/hostname`, which is what the only known writer does.
+    the value of `kubernetes.io/hostname`, which is what the only known writer does. It writes an empty
+    value for a gateway that is not scheduled yet: `declares_gateway` is whether any entry stands there.
     """
 
     group: str
@@ -69,7 +70,13 @@ class DatasetInternal:
     uid: str = ""
     gateways: tuple[Placement, ...] = ()
     data_locations: tuple[Placement, ...] = ()
+    declares_gateway: bool = False
     problems: tuple[str, ...] = ()
+
+    @property
+    def has_gateway(self) -> bool:
+        """Return whether the data are reached through a gateway, wherever it is."""
+        return self.declares_gateway or bool(self.gateways)
 
     @property
     def key(self) -> str:
@@ -139,6 +146,7 @@ def internal_from_manifest(manifest: Mapping[str, Any]) -> DatasetInternal:
         **_identity(manifest, problems),
         gateways=found["gateways"],
         data_locations=found["datalocations"],
+        declares_gateway=bool(placements.get("gateways")),
         problems=tuple(problems),
     )
 

@@ -133,7 +133,7 @@ def locate(dataset: Dataset | None, internal: DatasetInternal | None, nodes: Nod
         return Located(state=state or DatasetState.NO_INTERNAL)
     if not internal.gateways and not internal.data_locations:
         return Located(state=state or DatasetState.NO_PLACEMENT)
-    mode = DatasetMode.GATEWAY if internal.gateways else DatasetMode.FILESYSTEM
+    mode = DatasetMode.GATEWAY if internal.has_gateway else DatasetMode.FILESYSTEM
     gateways, no_gateways = _find_all(internal.gateways, nodes)
     data, no_data = _find_all(internal.data_locations, nodes)
     if mode is DatasetMode.GATEWAY:
