@@ -59,6 +59,13 @@ chaos: binaries ## faults under load, and an independent count after each (about
 cases: $(READY) ## decision cases: make cases CASES=<file or folder>
 	@$(RUN)/python -m berthmaster.cli.cases $(CASES)
 
+.PHONY: rbac
+rbac: export BERTHMASTER_AUDIT := $(CURDIR)/.work/audit.jsonl
+rbac: binaries ## which rights of config/ the end-to-end tests did not use, by the API server's audit (long)
+	@mkdir -p .work
+	@$(RUN)/python -m pytest tests/end_to_end
+	@$(RUN)/python .ci/rights.py $(BERTHMASTER_AUDIT)
+
 .PHONY: lint
 lint: $(READY) ## formatter, linter, types, import direction
 	@test ! -e operator/__init__.py && test ! -e webhook/__init__.py
@@ -106,6 +113,10 @@ sbom: $(SBOM_READY) ## what the image's Python packages are, as CycloneDX JSON i
 	@mkdir -p $(dir $(SBOM))
 	@$(SBOM_VENV)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements-runtime.lock --pyproject pyproject.toml --output-reproducible $(SBOM_OPTIONS) -o $(SBOM)
 	@echo "[sbom] $(SBOM)"
+
+.PHONY: licences
+licences: $(READY) ## write THIRD_PARTY.md, the licences of the image's packages
+	@$(RUN)/python .ci/licences.py requirements-runtime.lock $(or $(LICENCES),THIRD_PARTY.md)
 
 .PHONY: crds
 crds: $(READY) ## write crds/ from the models

@@ -355,6 +355,19 @@ async def test_a_crowd_of_annotations_does_not_get_a_forged_one_through(stage: S
     assert names.ALLOCATION not in annotations_of(made)
 
 
+async def test_our_namespace_takes_no_pod_with_more_than_it_needs(stage: Stage) -> None:
+    pods = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/pods"
+    loose = make_pod("loose")
+    del loose["spec"]["securityContext"]
+
+    async def is_refused() -> None:
+        with pytest.raises(ApiError, match='violates PodSecurity "restricted'):
+            await stage.client.create(pods, loose, DRY_RUN)
+
+    # Its service account may be on its way.
+    await eventually(is_refused)
+
+
 # What nodes have and what is wanted of them is not for users to write, either.
 
 

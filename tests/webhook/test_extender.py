@@ -21,6 +21,7 @@ from berthmaster.cluster.serving import load_pair
 from berthmaster_sandbox.pki import Authority
 from berthmaster_sandbox.world.xpu_hosts import Dialect, make_host
 from berthmaster_webhook.callers import make_context
+from berthmaster_webhook.extender import routes
 from berthmaster_webhook.extender.binding import Binding
 from berthmaster_webhook.extender.filtering import Filtering
 from berthmaster_webhook.extender.guarding import Guard, read_guard
@@ -581,6 +582,27 @@ async def test_path_with_a_token_is_nobodys_without_one(world: World) -> None:
         response = await it.client.post(f"/any{PREFIX}/filter", data=b"{}")
 
     assert response.status == 401
+
+
+async def test_bodies_that_are_too_long_or_do_not_come_are_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.1)
+    never = asyncio.Event()
+
+    async def hesitating() -> AsyncIterator[bytes]:
+        yield b"{"
+        await never.wait()
+
+    async with port(world) as it:
+        _, too_long = await it.post("filter", b"{" + b" " * 1000)
+        late = await it.client.post(f"{PREFIX}/filter", data=hesitating())
+        answer = await late.json()
+        never.set()
+
+    assert "longer than" in too_long["Error"]
+    assert answer["Error"] == "the body did not come in time"
 
 
 async def test_client_certificate_is_demanded(world: World, tmp_path: Path) -> None:
