@@ -106,7 +106,7 @@ RIGHTS: tuple[Right, ...] = (
     ),
     *_rights(
         _OPERATOR,
-        "get list watch",
+        "list watch",
         "",
         "configmaps",
         names.DISKIO_NAMESPACE,

@@ -1,0 +1,58 @@
+"""Say which rights of the roles in config/ nobody used, by the API server's audit log of a run.
+
+Usage: rights.py AUDIT. A right that was used is needed: the request that used it would be refused without it,
+since no other rule gives the same. Ends with an error where one was not used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from berthmaster.api import names
+from berthmaster.cli.doctor.facts import Right
+from berthmaster.cli.doctor.rights import RIGHTS
+
+_USER = f"system:serviceaccount:{names.SYSTEM_NAMESPACE}:"
+# Not asked for by a request: who binds a policy to parameters must be able to get those.
+UNSEEN = {Right(names.OPERATOR_SERVICE_ACCOUNT, "get", names.GROUP, "placementpolicies", "", "")}
+
+
+def find_used(lines: Iterable[str], rights: Iterable[Right] = RIGHTS) -> set[Right]:
+    """Return the rights by which the audited requests were allowed."""
+    by_kind: dict[tuple[str, str, str, str], list[Right]] = {}
+    for right in rights:
+        key = (right.account, right.verb, right.group, right.resource)
+        by_kind.setdefault(key, []).append(right)
+    used: set[Right] = set()
+    for line in lines:
+        event: dict[str, Any] = json.loads(line)
+        if event.get("annotations", {}).get("authorization.k8s.io/decision") != "allow":
+            continue
+        what = event.get("objectRef", {})
+        resource = "/".join(filter(None, (what.get("resource"), what.get("subresource"))))
+        account = event["user"]["username"].removeprefix(_USER)
+        key = (account, event["verb"], what.get("apiGroup", ""), resource)
+        used |= {
+            right
+            for right in by_kind.get(key, ())
+            if right.namespace in ("", what.get("namespace", ""))
+            and right.name in ("", what.get("name", ""))
+        }
+    return used
+
+
+def main() -> None:
+    """Print the rights that were not used."""
+    with open(sys.argv[1], encoding="utf-8") as audit:
+        used = find_used(audit)
+    unused = [str(it) for it in RIGHTS if it not in used | UNSEEN]
+    sys.stdout.write(f"{len(used)} of {len(RIGHTS)} rights were used\n")
+    if unused:
+        sys.exit("rights: not used by anybody:\n" + "\n".join(unused))
+
+
+if __name__ == "__main__":
+    main()
