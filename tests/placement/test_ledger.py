@@ -454,3 +454,42 @@ class Harbour(RuleBasedStateMachine):
 
 TestHarbour = Harbour.TestCase
 TestHarbour.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+
+
+def assume(ledger: Ledger, number: int, now_s: float) -> None:
+    ledger.assume(
+        f"d{number}", node="n0", usages=(), namespace="default", name="", owner="a", now_s=now_s
+    )
+
+
+def ledger_with_open_window() -> Ledger:
+    """Return a ledger in which three pods of owner `a` were seen, and four more answers were given."""
+    ledger = Engine([resources.CONCERN]).ledger
+    for number in range(3):
+        assume(ledger, number, 100.0)
+        ledger.see(pod_of(Answer(f"d{number}", "a", "n0", 1, 100.0)))
+    for number in range(3, 7):
+        assume(ledger, number, 200.0)
+    return ledger
+
+
+def test_window_is_small_while_an_answer_is_overdue() -> None:
+    ledger = ledger_with_open_window()
+
+    ledger.watch_passed(200.0 + OVERDUE_S - 0.1)
+    assert ledger.admits("a")
+    ledger.watch_passed(200.0 + OVERDUE_S)
+    assert not ledger.admits("a")
+
+    for number in range(3, 7):
+        ledger.drop(f"d{number}")
+    assert ledger.admits("a")
+
+
+def test_answer_that_is_written_again_is_not_the_oldest() -> None:
+    ledger = ledger_with_open_window()
+    ledger.answered("d3", 250.0)
+
+    ledger.watch_passed(200.0 + OVERDUE_S)
+
+    assert not ledger.admits("a")
