@@ -18,13 +18,15 @@ HEAD = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 @asynccontextmanager
-async def serving(most: int, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def serving(
+    most: int, context: ssl.SSLContext | None = None, *, idle_s: float = 60
+) -> AsyncIterator[int]:
     async def say(_: web.Request) -> web.Response:
         return web.Response(text="here")
 
     app = web.Application()
     app.router.add_get("/", say)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=60)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=idle_s)
     await runner.setup()
     assert runner.server is not None
     listener = await listen(runner.server, "127.0.0.1", 0, context, most=most)
@@ -81,6 +83,15 @@ async def test_handshake_that_does_not_end_is_given_up(
             assert await silent.read() == b""
         writer.close()
         other.close()
+
+
+async def test_head_that_does_not_end_is_given_up() -> None:
+    async with serving(most=2, idle_s=0.2) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD[:-2])
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_port_that_is_taken_is_told() -> None:

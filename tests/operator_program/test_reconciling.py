@@ -369,6 +369,16 @@ async def test_stats_made_by_another_are_adopted(world: World) -> None:
     assert world.reserved == ["a"]
 
 
+async def test_inventory_made_by_another_is_adopted(world: World) -> None:
+    others = world.store.put(INVENTORY, {"status": {}})
+
+    await world.settle()
+
+    stored = world.store.objects[INVENTORY]
+    assert stored["metadata"]["uid"] == others["metadata"]["uid"]
+    assert stored["status"]["disks"]
+
+
 async def test_deleted_inventory_is_made_again(world: World) -> None:
     await world.settle()
     uid = world.store.objects.pop(INVENTORY)["metadata"]["uid"]
