@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from berthmaster.cluster.errors import ClusterError
 from berthmaster_sandbox.chaos.faults import FAULTS, Fault
 from berthmaster_sandbox.chaos.load import Canaries, Load, Tally
+from berthmaster_sandbox.chaos.plan import Plan
 from berthmaster_sandbox.chaos.recount import (
     Kind,
     Violation,
@@ -86,7 +87,7 @@ class Storm:
             began_s = time.monotonic()
             plan = self._scene.plan
             while True:
-                for kind in self.order():
+                for kind in draw_order(plan, self._rng):
                     await self._make(kind)
                     if self.outcomes and time.monotonic() - began_s > plan.duration_s:
                         break
@@ -95,15 +96,6 @@ class Storm:
                     break
             for task in tasks:
                 task.cancel()
-
-    def order(self) -> Sequence[type[Fault]]:
-        """Return the faults of the next round."""
-        chosen = self._scene.plan.faults
-        if chosen:
-            return [FAULTS[name] for name in chosen]
-        kinds = [FAULTS[name] for name in sorted(FAULTS)]
-        self._rng.shuffle(kinds)
-        return kinds
 
     async def _make(self, kind: type[Fault]) -> None:
         fault = kind(self._scene, self._fault_rng)
@@ -187,3 +179,12 @@ class Storm:
         is_new = key not in self._told
         self._told.add(key)
         return is_new
+
+
+def draw_order(plan: Plan, rng: random.Random) -> Sequence[type[Fault]]:
+    """Return the faults of the next round: those of the plan in its order, or all in a random one."""
+    if plan.faults:
+        return [FAULTS[name] for name in plan.faults]
+    kinds = [FAULTS[name] for name in sorted(FAULTS)]
+    rng.shuffle(kinds)
+    return kinds
