@@ -108,7 +108,6 @@ class Load:
         self._client = scene.client
         self._rng = rng
         self._share = scene.plan.alive // (len(NAMESPACES) * len(SHAPES))
-        self._wanted: dict[tuple[str, str], int] = {}
         self._goes = asyncio.Event()
         self._jobs = 0
         self._rolls = 0
@@ -120,7 +119,6 @@ class Load:
                 await self._client.create(
                     f"/apis/apps/v1/namespaces/{namespace}/deployments", self._deployment(shape)
                 )
-                self._wanted[namespace, shape.name] = self._share // 2
         self.resume()
 
     def resume(self) -> None:
@@ -333,11 +331,6 @@ class Tally:
     async def run(self) -> None:
         """Count until cancelled."""
         await self._informer.run()
-
-    @property
-    def alive(self) -> int:
-        """Return how many pods there are now."""
-        return self.counts["created"] - self.counts["deleted"]
 
     def _see(self, kind: EventKind, pod: _Life) -> None:
         uid = pod.metadata.uid

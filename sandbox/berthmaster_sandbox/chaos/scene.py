@@ -106,14 +106,12 @@ class Scene:
         relays: Mapping[str, Relay],
         worlds: Worlds,
         clock: Clock,
-        overlay: Path,
     ) -> None:
         self.plan = plan
         self.sandbox = sandbox
         self.relays = relays
         self.worlds = worlds
         self.clock = clock
-        self.overlay = overlay
         # What nodes have beyond CPU and memory.
         self.disks: dict[str, SimulatedDisk] = {}
         self.devices: dict[str, Mapping[int, int]] = {}
@@ -285,7 +283,7 @@ async def open_scene(
             power=await stack.enter_async_context(PowerWorld(sandbox.client)),
             xpus=await stack.enter_async_context(XpuWorld(sandbox.client, seed=plan.seed)),
         )
-        scene = Scene(plan, sandbox, relays, worlds, clock, overlay)
+        scene = Scene(plan, sandbox, relays, worlds, clock)
         await _furnish(scene)
         say("every disk, zone and accelerator is known")
         yield scene

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from berthmaster.cluster.errors import ClusterError
 from berthmaster_sandbox.chaos.faults import FAULTS, Fault
@@ -14,6 +16,7 @@ from berthmaster_sandbox.chaos.load import Canaries, Load, Tally
 from berthmaster_sandbox.chaos.plan import Plan
 from berthmaster_sandbox.chaos.recount import (
     Kind,
+    Obj,
     Violation,
     failed_creations,
     is_failure,
@@ -21,6 +24,9 @@ from berthmaster_sandbox.chaos.recount import (
     recount,
 )
 from berthmaster_sandbox.chaos.scene import NAMESPACES, Scene
+from berthmaster_sandbox.errors import SandboxError
+
+T = TypeVar("T")
 
 PLACEMENT_DEADLINE_S = 180.0
 SETTLE_DEADLINE_S = 150.0
@@ -41,7 +47,7 @@ class Outcome:
 
     fault: str
     began_s: float
-    lasted_s: float
+    lasted_s: float = 0.0
     first_s: float | None = None
     settled_s: float | None = None
     creates: int = 0
@@ -74,7 +80,7 @@ class Storm:
         self._report = report
         self._say = say
         self._told: set[str] = set()
-        self._complaints = 0
+        self._complaints: set[str] = set()
 
     async def run(self) -> None:
         """Make all faults of the plan, in rounds, and count after each."""
@@ -99,13 +105,18 @@ class Storm:
 
     async def _make(self, kind: type[Fault]) -> None:
         fault = kind(self._scene, self._fault_rng)
-        await fault.prepare()
+        await self._insist(fault.prepare)
         self.canaries.resume()
         self.load.resume()
         await asyncio.sleep(self._rng.uniform(*self._scene.plan.gap_s))
         began_s = time.monotonic()
-        await fault.strike()
-        outcome = Outcome(fault=kind.name, began_s=began_s, lasted_s=time.monotonic() - began_s)
+        outcome = Outcome(fault=kind.name, began_s=began_s)
+        try:
+            await fault.strike()
+        except (ClusterError, SandboxError) as error:
+            what = f"the fault was not made or not undone: {error}"
+            outcome.violations.append(Violation(Kind.LOST, kind.name, what))
+        outcome.lasted_s = time.monotonic() - began_s
         try:
             first = await self.canaries.first_placed(
                 began_s + fault.bites_after_s, deadline_s=PLACEMENT_DEADLINE_S
@@ -140,19 +151,23 @@ class Storm:
         outcome.settled_s = now_s - began_s
         outcome.violations += lasting
         outcome.violations += [it for it, first_s in since.items() if now_s - first_s > STAYS_S]
-        complaints = self._scene.worlds.complaints()
-        fresh, self._complaints = complaints[self._complaints :], len(complaints)
+        fresh = [it for it in self._scene.worlds.complaints() if it not in self._complaints]
+        self._complaints.update(fresh)
         outcome.violations += [Violation(Kind.PAST_THE_LINE, "the world", it) for it in fresh]
 
     async def _count(self) -> tuple[list[Violation], int, int]:
+        seen = await self._insist(self._scene.look)
+        bound = sum(bool(it["spec"].get("nodeName")) for it in seen.pods)
+        return recount(seen, self._scene.lines), len(seen.pods), len(seen.pods) - bound
+
+    async def _insist(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Do it; an API server that is away is waited for."""
         while True:
             try:
-                seen = await self._scene.look()
-            except ClusterError:
+                return await act()
+            except ClusterError as error:
+                self._say(f"  trying again: {error}")
                 await asyncio.sleep(LOOK_EVERY_S)
-                continue
-            bound = sum(bool(it["spec"].get("nodeName")) for it in seen.pods)
-            return recount(seen, self._scene.lines), len(seen.pods), len(seen.pods) - bound
 
     async def _judge_creations(self, outcome: Outcome, fault: Fault) -> None:
         """Hold every create since the fault began against us that nothing else explains."""
@@ -168,13 +183,12 @@ class Storm:
             else:
                 outcome.excused += 1
         for namespace in NAMESPACES:
-            events = await self._scene.failures(namespace)
+            events = await self._insist(partial(self._scene.failures, namespace))
             fresh = [it for it in events if self._is_new(it)]
             outcome.violations += failed_creations(fresh, fault.excuses)
 
-    def _is_new(self, event: object) -> bool:
+    def _is_new(self, event: Obj) -> bool:
         """Return whether this telling of an Event has not been judged yet."""
-        assert isinstance(event, dict)  # noqa: S101 - JSON's object
         key = f"{key_of(event)} {event['metadata'].get('resourceVersion')}"
         is_new = key not in self._told
         self._told.add(key)
