@@ -32,6 +32,7 @@ from berthmaster.api.policy import PlacementPolicy, PolicySet
 from berthmaster.cluster.serving import load_pair
 from berthmaster.concerns import registry
 from berthmaster.placement.engine import Engine
+from berthmaster.placement.records import Records
 from berthmaster_sandbox.pki import Authority
 from berthmaster_webhook.admission import Term
 from berthmaster_webhook.answers import Answers
@@ -159,6 +160,7 @@ async def measure(nodes: int, requests: int) -> list[tuple[object, ...]]:
         answers=Answers(state.ledger),
         avoided=AvoidedNodes(),
         pauses=OwnerPauses(2.0, clock=time.monotonic),
+        records=Records.of(state.engine),
         metrics=Metrics(),
         clock=time.monotonic,
         own_namespace="berthmaster-system",

@@ -40,7 +40,7 @@ def rules() -> list[tuple[str, dict[str, Any]]]:
 
 def test_roles_are_found() -> None:
     assert {load(path)["metadata"]["name"] for path in ROLES} >= ACCOUNTS
-    assert len(BINDINGS) == 6
+    assert len(BINDINGS) == 7
     # Who reads metrics is the cluster's to say.
     assert len(ROLES) == len(BINDINGS) + 1
 
@@ -107,7 +107,7 @@ def test_binding_names_a_role_and_an_account_of_ours(path: Path) -> None:
 
     assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in there
     assert subject["kind"] == "ServiceAccount"
-    assert subject["name"] in ACCOUNTS
+    assert subject["name"] in ACCOUNTS | {names.VIEWER_SERVICE_ACCOUNT}
     assert subject["namespace"] == names.SYSTEM_NAMESPACE
 
 

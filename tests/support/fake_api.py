@@ -67,6 +67,8 @@ class FakeApi:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.objects: dict[str, dict[str, Json]] = {}
+        # What is answered by method and path, whatever is sent.
+        self.answers: dict[tuple[str, str], Json] = {}
         self.oldest_version = 0
         self.gone_as_event = False
         self._history: dict[str, list[tuple[int, bytes]]] = {}
@@ -203,6 +205,8 @@ class FakeApi:
 
     def _answer(self, request: Request) -> web.Response:
         path, method = request.path, request.method
+        if (method, path) in self.answers:
+            return _json(self.answers[method, path])
         body = json.loads(request.body) if request.body else {}
         if method == "POST":
             return self._create(path, body)

@@ -32,6 +32,7 @@ from berthmaster.cluster.client import Client, JsonObject, PatchKind, Query
 from berthmaster.cluster.errors import ApiError
 from berthmaster.cluster.informers import EventKind
 from berthmaster.concerns import registry
+from berthmaster.placement.records import Records
 from berthmaster_webhook.admission import Admission, Reply
 from berthmaster_webhook.answers import Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
@@ -74,6 +75,7 @@ class World:
             answers=Answers(self.state.ledger),
             avoided=AvoidedNodes(),
             pauses=OwnerPauses(2.0, clock=lambda: self.now_s),
+            records=Records.of(self.state.engine),
             metrics=Metrics(),
             clock=lambda: self.now_s,
             own_namespace="berthmaster-system",

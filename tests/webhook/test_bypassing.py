@@ -6,11 +6,12 @@ import pytest
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod, pod_from_manifest
+from berthmaster.cluster.events import EventRecorder
 from berthmaster_webhook.bypassing import BypassedPods, is_bypassed
 from berthmaster_webhook.measuring import Books
 from support.builders import make_pod_manifest
 from support.pages import scrape
-from support.webhook_world import World
+from support.webhook_world import PodServer, World
 
 ASKS = {names.PLACEMENT: "required"}
 
@@ -23,7 +24,10 @@ def make_pod(annotations: dict[str, str] | None = None, **fields: Any) -> Pod:
 async def test_bound_pods_without_allocation_are_counted_until_they_are_gone(world: World) -> None:
     metrics = world.tools.metrics
     filling = Books(world.state, metrics).filling
-    world.state.on_pod.append(BypassedPods(metrics, world.state.ledger, filling).take_pod)
+    server = PodServer(world)
+    events = EventRecorder(server, "test")
+    bypassed = BypassedPods(metrics, world.state.ledger, filling, events, may_tell=lambda: True)
+    world.state.on_pod.append(bypassed.take_pod)
     world.add_node("n1", cpu="4")
     pod, other = make_pod(cpu="3"), make_pod_manifest("plain", cpu="2", node="n1")
     cpu = 'berthmaster_bypassed_used{concern="resources",resource="cpu",unit="cores"}'
@@ -36,6 +40,12 @@ async def test_bound_pods_without_allocation_are_counted_until_they_are_gone(wor
     # Of all pods, ours or not.
     assert found[cpu.replace("bypassed", "nodes")] == 5
     assert found['berthmaster_nodes_over_capacity{concern="resources",resource="cpu"}'] == 1
+
+    await events.drain(1.0)
+    ((_, event),) = server.created
+    assert event["reason"] == "BoundPastUs"
+    assert "runs on n1 without a decision" in event["note"]
+    assert len(bypassed) == 1
 
     world.show_gone(pod.metadata.uid)
     found = scrape(metrics)

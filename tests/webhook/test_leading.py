@@ -15,6 +15,7 @@ from berthmaster.api import names
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.leases import Acquired, Acquisition, boottime_s
 from berthmaster.concerns import registry
+from berthmaster.placement.records import Records
 from berthmaster_webhook import answers, leading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
@@ -167,6 +168,7 @@ async def replica(
             answers=Answers(state.ledger),
             avoided=AvoidedNodes(),
             pauses=OwnerPauses(2.0, clock=time.monotonic),
+            records=Records.of(state.engine),
             metrics=metrics,
             clock=time.monotonic,
             own_namespace=NAMESPACE,

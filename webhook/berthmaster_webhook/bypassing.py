@@ -6,37 +6,66 @@ They are counted where they are from what they request; this tells how many ther
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from msgspec import structs
 
 from berthmaster.api import names
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode
+from berthmaster.cluster.events import EventRecorder
 from berthmaster.cluster.informers import EventKind
 from berthmaster.placement.filling import Filling, Resource
 from berthmaster.placement.ledger import Ledger
 from berthmaster.placement.opting import why_exempt
 from berthmaster_webhook.metrics import Metrics
+from berthmaster_webhook.reporting import ref_of
 
 _UNGATED_MODES = (Mode.PREFERRED, Mode.OBSERVE, Mode.OFF)
 
 
 class BypassedPods:
-    """Keeps the gauges; the mode counts that stands on the pod."""
+    """Keeps the gauges, and tells of each pod by an Event; the mode counts that stands on the pod.
 
-    def __init__(self, metrics: Metrics, ledger: Ledger, filling: Filling) -> None:
+    `may_tell` says whether this process is the one that tells, and has seen what was there before.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        ledger: Ledger,
+        filling: Filling,
+        events: EventRecorder,
+        *,
+        may_tell: Callable[[], bool],
+    ) -> None:
+        self._events = events
+        self._may_tell = may_tell
         self._metrics = metrics
         self._ledger = ledger
         self._filling = filling
         self._uids: set[str] = set()
         metrics.before_render.append(self._measure)
 
+    def __len__(self) -> int:
+        return len(self._uids)
+
     def take_pod(self, kind: EventKind, pod: Pod) -> None:
         """Count a pod in or out."""
-        if kind is not EventKind.DELETED and is_bypassed(pod):
-            self._uids.add(pod.metadata.uid)
-        else:
-            self._uids.discard(pod.metadata.uid)
+        uid = pod.metadata.uid
+        if kind is EventKind.DELETED or not is_bypassed(pod):
+            self._uids.discard(uid)
+        elif uid not in self._uids:
+            self._uids.add(uid)
+            if self._may_tell():
+                self._events.record(
+                    ref_of(pod),
+                    "BoundPastUs",
+                    f"runs on {pod.spec.node_name} without a decision: it was ungated, or bound by "
+                    "somebody else; what it requests is counted there, and was not checked before",
+                    action="Placing",
+                    type_="Warning",
+                )
         self._metrics.bypassed_pods.set(len(self._uids))
 
     def _measure(self) -> None:

@@ -24,6 +24,7 @@ from berthmaster.concerns.shape import NodeTerms, Placed
 from berthmaster.placement import affinity
 from berthmaster.placement.engine import Decision
 from berthmaster.placement.injecting import inject, keys_of, own_keys
+from berthmaster.placement.records import Records
 from berthmaster.placement.shapes import PodRequest
 from berthmaster_webhook.answers import Answer, Answers
 from berthmaster_webhook.avoiding import AvoidedNodes, OwnerPauses
@@ -66,6 +67,7 @@ class Tools:
     # Of owners whose pods kubelets turn away.
     pauses: OwnerPauses
     metrics: Metrics
+    records: Records
     clock: Callable[[], float]
     own_namespace: str
     make_id: Callable[[], str] = field(default=make_decision_id)
@@ -78,6 +80,7 @@ def decide(tools: Tools, pod: Pod, request: PodRequest) -> Decision:
         avoid = avoided_by(tools, pod)
         decision = tools.state.engine.decide(request, tools.make_id(), avoid=avoid)
     count_refusals(tools.metrics, decision)
+    tools.records.add(pod.key, decision, tools.stamp() / 1e9)
     return decision
 
 

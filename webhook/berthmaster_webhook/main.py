@@ -29,6 +29,7 @@ from berthmaster.cluster.listening import listen
 from berthmaster.cluster.reviews import Doorkeeper
 from berthmaster.concerns import registry
 from berthmaster.json_logs import set_up_logs
+from berthmaster.placement.records import Records
 from berthmaster_webhook import reading
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.answers import Answers
@@ -41,6 +42,7 @@ from berthmaster_webhook.extender.binding import Binding
 from berthmaster_webhook.extender.filtering import Filtering
 from berthmaster_webhook.extender.guarding import read_guard
 from berthmaster_webhook.extender.routes import ExtenderRoutes
+from berthmaster_webhook.harbour import Harbour
 from berthmaster_webhook.leading import Leadership
 from berthmaster_webhook.measuring import Books
 from berthmaster_webhook.metrics import Metrics
@@ -125,6 +127,7 @@ class Process:
             answers=Answers(self.state.ledger),
             avoided=AvoidedNodes(),
             pauses=OwnerPauses(REFUSED_PAUSE_S, clock=time.monotonic),
+            records=Records.of(self.state.engine),
             metrics=self.metrics,
             clock=time.monotonic,
             own_namespace=settings.namespace,
@@ -174,7 +177,13 @@ class Process:
         self.state.on_help.append(self.queue.take_help)
         self.leadership.on_ready += [self.queue.take_settings, self.pins.take_ready]
         books = Books(self.state, self.metrics)
-        bypassed = BypassedPods(self.metrics, self.state.ledger, books.filling)
+        bypassed = BypassedPods(
+            self.metrics,
+            self.state.ledger,
+            books.filling,
+            self.events,
+            may_tell=lambda: self.state.is_synced and self._is_leader(),
+        )
         self.state.on_pod.append(bypassed.take_pod)
         self.metrics.before_render.append(
             lambda: self.metrics.synced.set(1 if self.state.is_synced else 0)
@@ -194,6 +203,9 @@ class Process:
         self.certificates.serve_also(self._extender_context)
         self.certificates.serve_also(self._admission_context)
         self._readers = reading.build_app(Doorkeeper(client), self.metrics)
+        Harbour(tools, self.leadership, self.queue, books.filling, bypassed).add_routes(
+            self._readers
+        )
         self._is_stopping = False
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []

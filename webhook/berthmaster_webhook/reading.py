@@ -1,4 +1,4 @@
-"""What may be read of this replica over TLS, by those whom the API server lets: metrics.
+"""What may be read of this replica over TLS, by those whom the API server lets: metrics, the harbour.
 
 A route that is added here is guarded: the caller needs the right to its path (`nonResourceURLs`).
 """

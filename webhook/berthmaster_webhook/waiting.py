@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable
 from enum import Enum
+from typing import Any
 
 from berthmaster.api import names
 from berthmaster.api.objects import ObjectMeta, Pod
@@ -569,6 +570,19 @@ class WaitingPods:
 
     def _new_backoff(self) -> Backoff:
         return Backoff(first_s=self._first_backoff_s, cap_s=30.0, clock=self._tools.clock)
+
+    def describe(self, count: int) -> list[dict[str, Any]]:
+        """Return the first so many pods as JSON data: which, since when (seconds), why."""
+        first = heapq.nsmallest(count, self._waiters.values(), key=lambda it: it.order)
+        return [
+            {
+                "pod": it.pod.key,
+                "since": it.pod.metadata.created_s or time.time(),
+                "reason": it.why,
+                "message": it.line.message if it.line is not None else "",
+            }
+            for it in first
+        ]
 
     def _count(self) -> None:
         counts: Counter[str] = Counter()

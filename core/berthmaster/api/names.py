@@ -42,6 +42,8 @@ GATE_SERVICE = "berthmaster-gate"
 GATE_CONFIGURATION = "berthmaster-gate"
 WEBHOOK_SERVICE_ACCOUNT = "berthmaster-webhook"
 OPERATOR_SERVICE_ACCOUNT = "berthmaster-operator"
+# Who sees the harbour's page and decisions with their tables.
+VIEWER_SERVICE_ACCOUNT = "berthmaster-viewer"
 WEBHOOK_CONFIGURATION = "zz-berthmaster"
 WEBHOOK_NAME = "placement.berthmaster.io"
 WEBHOOK_PORT = 10250

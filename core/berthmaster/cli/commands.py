@@ -12,14 +12,19 @@ import msgspec
 from pydantic import ValidationError
 
 from berthmaster.api import names
+from berthmaster.api.allocation import read_allocation
 from berthmaster.api.inventory import NodeInventory, inventory_from_manifest
 from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.cli import (
+    bypass,
     capacity,
     cleaning,
+    deciding,
     inspecting,
     observe_report,
     output,
+    page,
+    reaching,
     simulate,
     ungating,
     why,
@@ -30,7 +35,7 @@ from berthmaster.cli.manifests import Manifests, read_sources
 from berthmaster.cli.observed import Tally
 from berthmaster.cli.xpu_facts import gather
 from berthmaster.cluster import kinds
-from berthmaster.cluster.client import Client
+from berthmaster.cluster.client import Client, JsonObject
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.snapshot import Snapshot, load_engine, read_all
 
@@ -51,6 +56,7 @@ async def explain(arguments: argparse.Namespace) -> int:
             _explain_missing(error, namespace, name)
         except msgspec.DecodeError as error:
             raise CommandError(f"pod {namespace}/{name} cannot be read: {error}") from error
+        told = await _ask_leader(client, arguments, pod) if arguments.full else None
         recomputed: why.Recomputed | None = None
         notes: tuple[str, ...] = ()
         if why.needs_recomputing(pod):
@@ -61,8 +67,43 @@ async def explain(arguments: argparse.Namespace) -> int:
     report = why.build_report(
         pod, recomputed, inventory=inventory, nodes_shown=arguments.nodes, notes=notes
     )
+    if told is not None:
+        report = deciding.add_table(report, told, nodes_shown=arguments.nodes)
     output.show(report, as_json=_is_json(arguments))
     return 0
+
+
+async def _ask_leader(client: Client, arguments: argparse.Namespace, pod: Pod) -> JsonObject:
+    """Return the leader's table of the decision about a pod."""
+    allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+    async with reaching.reach(client, _way(arguments)) as leader:
+        return await deciding.fetch(leader, pod.key, allocation.id if allocation else "")
+
+
+async def report_bypass(arguments: argparse.Namespace) -> int:
+    """`bypass`."""
+    async with await _connect(arguments) as client:
+        snapshot = await load_engine(client)
+        pods = await bypass.list_bound(client)
+    report = bypass.build_report(bypass.find(pods, snapshot.engine), notes=snapshot.notes)
+    output.show(report, as_json=_is_json(arguments))
+    return 0
+
+
+async def show_page(arguments: argparse.Namespace) -> int:
+    """`page`."""
+    async with (
+        await _connect(arguments) as client,
+        reaching.reach(client, _way(arguments)) as leader,
+    ):
+        await page.serve(leader, arguments.port)
+    return 0
+
+
+def _way(arguments: argparse.Namespace) -> reaching.Way:
+    return reaching.Way(
+        address=arguments.address, kubeconfig=_kubeconfig(arguments), context=_context(arguments)
+    )
 
 
 async def simulate_pods(arguments: argparse.Namespace) -> int:
@@ -174,6 +215,8 @@ async def inspect(arguments: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Command] = {
     "why": explain,
+    "bypass": report_bypass,
+    "page": show_page,
     "simulate": simulate_pods,
     "capacity": count_capacity,
     "inspect": inspect,

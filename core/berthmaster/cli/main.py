@@ -58,7 +58,8 @@ async def _run(arguments: argparse.Namespace) -> int:
     from berthmaster.cluster.errors import ApiError, ClusterError
 
     try:
-        async with asyncio.timeout(_DEADLINE_S):
+        # A page is served for as long as somebody looks at it.
+        async with asyncio.timeout(None if arguments.command == "page" else _DEADLINE_S):
             return await COMMANDS[arguments.command](arguments)
     except CommandError as error:
         return _fail(str(error))
@@ -118,6 +119,37 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of a pod that was decided tell only what stands on it; nodes are not compared anew",
     )
+    why.add_argument(
+        "--full",
+        action="store_true",
+        help="ask the leader for the whole table of the decision, as it was made",
+    )
+    _add_address(why)
+
+    add(
+        "bypass",
+        "show pods that were bound past Berthmaster, and what they took",
+        "Show by node the pods that asked for placement and run without a decision, or elsewhere than\n"
+        "decided: what they take of the node, and whether more is used there than it has.",
+        "bypass",
+        "nodes past the line first",
+        "bypass -o json",
+        "for monitoring",
+    )
+
+    page = add(
+        "page",
+        "open the page of the harbour",
+        "Serve the page of the harbour on this machine until interrupted: what nodes have and what is used\n"
+        "of it, who waits and why, the last decisions. Reads only. Needs the rights to create\n"
+        "serviceaccounts/token of berthmaster-viewer, and pods/portforward, in berthmaster-system.",
+        "page",
+        "prints the address to open",
+        "page --port 9000",
+        "at a port of your choice",
+    )
+    page.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1; default: any free")
+    _add_address(page)
 
     simulate = add(
         "simulate",
@@ -299,6 +331,22 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"nodes to show at most (default {_NODES_SHOWN})",
     )
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        default="",
+        metavar="HOST:PORT",
+        help="where the leader's port 8443 can be reached; default: by `kubectl port-forward`",
+    )
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port")
+    return port
 
 
 def _count(text: str) -> int:

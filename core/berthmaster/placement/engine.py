@@ -143,6 +143,11 @@ class Found(NamedTuple):
     unknown: list[str]
 
 
+# Shown what a decision is made from: its id, the request, what was found, the totals that counted. The
+# arrays go on being changed, so who wants to keep them copies them.
+Witness = Callable[[str, PodRequest, Results, Scores], None]
+
+
 class Engine:
     """Decides over a node table and a ledger; knows no time and no Kubernetes."""
 
@@ -150,6 +155,7 @@ class Engine:
         self, concerns: Sequence[AnyConcern], *, assume_ttl_s: float = ASSUME_TTL_S
     ) -> None:
         self.table = NodeTable(concerns)
+        self.witness: Witness | None = None
         self.ledger = Ledger(self.table, assume_ttl_s=assume_ttl_s)
         self._wide: dict[int, AnyWideConcern] = {
             index: concern
@@ -288,7 +294,7 @@ class Engine:
             totals[avoided] = -1.0
         ranking = Ranking(totals, found.ties, self.table.hashes, decision_id, _RUNNERS_UP + 1)
         row = ranking.best()
-        return Decision(
+        decision = Decision(
             id=decision_id,
             node=None if row is None else self.table.names[row],
             nodes=len(self.table),
@@ -300,6 +306,9 @@ class Engine:
             runners_up=self._runners_up(totals, ranking, row),
             is_local=found.is_local,
         )
+        if self.witness is not None:
+            self.witness(decision_id, request, found, totals)
+        return decision
 
     def needs(self, request: PodRequest) -> dict[str, int]:
         """Return what a node must have free at least for a request, by names that `free` has, too."""

@@ -86,6 +86,15 @@ class Filling:
             level = Level(float(capacity[at].sum()), float(used[at].sum()))
             yield resource, level, int(over[at])
 
+    def fullest(self, count: int) -> list[str]:
+        """Return so many nodes, by how much the resource is used of which they have least left, then name."""
+        capacity, used = self._levels
+        # Of what it has none of and uses some, a node is past the line, too.
+        shares = np.divide(used, capacity, out=np.where(used > 0, np.inf, 0.0), where=capacity > 0)
+        most = shares.max(axis=0, initial=0.0)
+        rows = sorted(self._table.rows.items(), key=lambda it: (-most[it[1]], it[0]))
+        return [name for name, _ in rows[:count]]
+
     def of_node(self, name: str) -> list[tuple[Resource, Level]]:
         """Return what a node has and what is used of it, resources that it has nothing of left out."""
         row = self._table.row_of(name)

@@ -30,6 +30,8 @@ class NodeTable:
             concern.name: concern.new_columns() for concern in self.concerns
         }
         self.tick = 0
+        # Moves when a row gets another name.
+        self.moves = 0
         self.size = 0
         self.alive: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.versions: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -79,6 +81,7 @@ class NodeTable:
             self.columns[concern.name].clear(row)
         self.alive[row] = False
         self.names[row] = ""
+        self.moves += 1
         self.touch(row)
         self._free.append(row)
 
@@ -102,6 +105,7 @@ class NodeTable:
         row = self._free.pop()
         self.rows[name] = row
         self.names[row] = name
+        self.moves += 1
         self.alive[row] = True
         digest = blake2b(name.encode(), digest_size=8).digest()
         self.hashes[row] = int.from_bytes(digest, "little")
@@ -113,6 +117,7 @@ class NodeTable:
         self.versions = np.concatenate([self.versions, np.zeros(grown, dtype=np.int64)])
         self.hashes = np.concatenate([self.hashes, np.zeros(grown, dtype=np.uint64)])
         self.names.extend("" for _ in range(grown))
+        self.moves += 1
         for concern in self.concerns:
             self.columns[concern.name].resize(rows)
         # Lowest rows first: popped from the end.
