@@ -72,6 +72,25 @@ def test_device_that_a_pod_names_and_nobody_knows_counts_as_pending() -> None:
     assert world.why(share(50))["n1"] == ""
 
 
+def test_device_that_is_past_its_memory_takes_nothing_from_what_others_have_free() -> None:
+    world = XPUWorld()
+    world.put_node(make_xpu_node(mem=200, count=2))
+    put_share(world, "over", "0", 150)
+    world.see(make_xpu_pod("lost", {MEM: 40}, node="n1", phase="Running"))
+
+    assert world.given(share(60)) == [(1, 60)]
+    assert world.why(share(60))["n1"] == ""
+    assert "60 MiB are left beside 40 MiB" in world.why(share(61))["n1"]
+
+
+def test_device_that_is_named_twice_is_none_that_is_known() -> None:
+    world = XPUWorld()
+    world.put_node(make_xpu_node(mem=200, count=2))
+    put_share(world, "odd", "0,0", 150)
+
+    assert "50 MiB are left beside 150 MiB" in world.why(share(60))["n1"]
+
+
 def test_several_reasons_of_cards_stand_in_order() -> None:
     world = XPUWorld()
     marks = {"hami.io/device-cordon": "n1-kunlun-1"}
