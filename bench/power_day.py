@@ -1,11 +1,12 @@
 """A day of load on unlike servers, placed three times: as kube-scheduler does, as WAO v2 does, as we do.
 
-    python bench/power_day.py --nodes 60 --days 3
+    python bench/power_day.py --nodes 60 --days 3 --worlds mixed small
 
-The servers, their racks' air and what they really draw are the sandbox's world (`power_machines`), minute by
+A world is which servers there are, what pods ask for and how much of that they use (`WORLDS`), so that no rule is
+tuned to one of them. The servers, their racks' air and what they really draw are the sandbox's world (`power_machines`), minute by
 minute. The same pods arrive in the same order each time, more by day than by night, and every two hours a
-workload of 40 replicas at once; each uses a part of its request that nobody is told. What is known of a node is what metrics and sensors would have said a minute
-ago, and a model that was fitted to noisy measurements of each kind of server: a polynomial of load and
+workload of 40 replicas at once; each uses a part of its request that nobody is told. What is known of a node is
+what metrics and sensors said, as far as the operator would have published it, and a model that was fitted to noisy measurements of each kind of server: a polynomial of load and
 inlet temperature, which the world's curves are not. Decisions go through inventories and the engine, as ever.
 
     kube-scheduler   LeastAllocated over the requests of CPU and memory: the concern `resources` alone
@@ -22,7 +23,7 @@ import argparse
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +34,7 @@ from benching import figures
 from berthmaster.api.inventory import (
     NodeInventory,
     NodeInventoryStatus,
+    Power,
     PowerCurve,
     PowerLink,
     Reading,
@@ -42,7 +44,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.power import CpuUsage
 from berthmaster.api.quantities import NANO
 from berthmaster.concerns import power, resources
-from berthmaster.concerns.power.inventory import USAGE_STEP, Candidate, build_power
+from berthmaster.concerns.power.inventory import Candidate, build_power
 from berthmaster.concerns.power.questions import curve_of
 from berthmaster.concerns.shape import AnyConcern
 from berthmaster.placement.engine import Engine
@@ -56,6 +58,8 @@ BEGIN_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 NOON, MIDNIGHT = 0.75, 0.25
 BURST, BURST_EVERY = 40, 120
 GRID = np.linspace(0, 1, 21)
+# A curve is asked for anew when the air moved by so much.
+CELSIUS_STEP = 0.5
 
 Floats = NDArray[np.float64]
 
@@ -68,6 +72,38 @@ class Load:
     until: int
     cpu: float
     used: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of world: its servers, the sizes of its pods in cores, the share of these that they use, how long they run.
+
+    `used` are the two parameters of a beta distribution, `minutes` is a mean.
+    """
+
+    name: str
+    machines: Sequence[Machine] = MACHINES
+    sizes: Sequence[float] = (0.5, 1, 2, 4)
+    used: tuple[float, float] = (4, 3)
+    minutes: float = 90
+
+
+OLD = Machine(
+    name="old", cores=24, idle_watts=110, full_watts=330, straight=0.7, bend=0.8, fan_watts=25
+)
+NEW = Machine(
+    name="new", cores=96, idle_watts=180, full_watts=700, straight=0.5, bend=1.8, fan_watts=60
+)
+WORLDS = {
+    it.name: it
+    for it in (
+        Kind(name="mixed"),
+        Kind(name="small", sizes=(0.1, 0.2, 0.4, 0.8), minutes=240),
+        Kind(name="modest", used=(2, 10)),
+        Kind(name="busy", used=(12, 2)),
+        Kind(name="two", machines=(OLD, NEW), sizes=(0.25, 0.5, 1, 2)),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,31 +145,29 @@ def ways() -> tuple[Way, ...]:
     )
 
 
-def make_loads(cores: int, seed: int) -> list[Load]:
+def make_loads(kind: Kind, cores: int, seed: int) -> list[Load]:
     """Return the pods of a day, in the order in which they come."""
     random = np.random.default_rng(seed)
     loads: list[Load] = []
     ending: list[tuple[int, float]] = []
     requested = 0.0
+
+    def come(at: int, until: int, cpu: float) -> float:
+        used = cpu * float(random.beta(*kind.used))
+        loads.append(Load(at=at, until=until, cpu=cpu, used=used))
+        heapq.heappush(ending, (until, cpu))
+        return cpu
+
     for minute in range(MINUTES):
         while ending and ending[0][0] <= minute:
             requested -= heapq.heappop(ending)[1]
         wave = 0.5 - 0.5 * math.cos(2 * math.pi * minute / MINUTES)
         if minute % BURST_EVERY == BURST_EVERY // 2:
-            for _ in range(BURST):
-                until, cpu = minute + 100, 1.0
-                used = float(random.beta(4, 3))
-                loads.append(Load(at=minute, until=until, cpu=cpu, used=used))
-                heapq.heappush(ending, (until, cpu))
-                requested += cpu
+            requested += sum(come(minute, minute + 100, kind.sizes[1]) for _ in range(BURST))
         wanted = cores * (MIDNIGHT + (NOON - MIDNIGHT) * wave)
         while requested < wanted:
-            cpu = float(random.choice([0.5, 1, 2, 4], p=[0.3, 0.4, 0.2, 0.1]))
-            until = minute + 1 + int(random.exponential(90))
-            used = cpu * float(random.beta(4, 3))
-            loads.append(Load(at=minute, until=until, cpu=cpu, used=used))
-            heapq.heappush(ending, (until, cpu))
-            requested += cpu
+            cpu = float(random.choice(kind.sizes, p=[0.3, 0.4, 0.2, 0.1]))
+            requested += come(minute, minute + 1 + int(random.exponential(kind.minutes)), cpu)
     return loads
 
 
@@ -162,12 +196,16 @@ class Cluster:
     nodes: list[Node]
     models: dict[str, Callable[[Floats, float], Floats]]
     used: Floats
-    known: list[tuple[int, float]] = field(default_factory=list)
+    # What was published, for which air a curve was asked, and where pods wait to be shown.
+    told: list[Power | None]
+    curves: list[tuple[float, PowerCurve | None]]
+    awaited: set[int]
 
     @classmethod
-    def build(cls, way: Way, nodes: int, seed: int) -> Cluster:
+    def build(cls, kind: Kind, way: Way, nodes: int, seed: int) -> Cluster:
         """Return a cluster of racks of unlike servers."""
-        machines = [MACHINES[(index // PER_RACK + index) % len(MACHINES)] for index in range(nodes)]
+        kinds = kind.machines
+        machines = [kinds[(index // PER_RACK + index) % len(kinds)] for index in range(nodes)]
         racks = [
             # Some stand in warmer corners.
             Rack(machines[at : at + PER_RACK], room_celsius=19 + at // PER_RACK % 4)
@@ -178,40 +216,43 @@ class Cluster:
             racks=racks,
             machines=machines,
             nodes=[_node(index, machine) for index, machine in enumerate(machines)],
-            models={it.name: fit(it, seed) for it in MACHINES},
+            models={it.name: fit(it, seed) for it in kinds},
             used=np.zeros(nodes),
-            known=[(-1, 0.0)] * nodes,
+            told=[None] * nodes,
+            curves=[(-math.inf, None)] * nodes,
+            awaited=set(),
         )
 
     def tell(self, minute: int) -> None:
-        """Publish what changed since it was published last: usage by a twentieth, inlet by a degree."""
-        for index, node in enumerate(self.nodes):
-            machine = self.machines[index]
-            inlet = self.racks[index // PER_RACK].inlet_celsius
-            nanocores = int(min(self.used[index], machine.cores) * NANO)
-            told, celsius = self.known[index]
-            if told >= 0 and abs(nanocores - told) <= machine.cores * NANO * USAGE_STEP:
-                nanocores = told
-            if told < 0 or abs(inlet - celsius) >= 1:
-                celsius = inlet
-            self.known[index] = (nanocores, celsius)
-            self.engine.ledger.write_node(
-                node, self._inventory(node, machine, nanocores, celsius, minute)
-            )
-
-    def _inventory(
-        self, node: Node, machine: Machine, nanocores: int, celsius: float, minute: int
-    ) -> NodeInventory:
+        """Publish what the operator would: what moved far enough, and usage that shows pods which came."""
         now_s = BEGIN_S + minute * MINUTE_S
-        watts = self.models[machine.name](GRID, celsius)
-        curve: PowerCurve | None = curve_of(list(GRID * machine.cores), watts.tolist())
-        built = build_power(
-            usage=CpuUsage(nanocores=nanocores, sampled_s=now_s, window_s=MINUTE_S),
-            readings={"inlet": Reading(value=celsius, sampled_s=now_s)},
-            candidates=[Candidate(link=PowerLink.MODEL_SERVER, model="fitted", curve=curve)],
-        )
-        name = node.metadata.name
-        return NodeInventory(name=name, status=NodeInventoryStatus(power=built.power))
+        for index, node in enumerate(self.nodes):
+            machine, told = self.machines[index], self.told[index]
+            celsius = self.racks[index // PER_RACK].inlet_celsius
+            if abs(celsius - self.curves[index][0]) >= CELSIUS_STEP:
+                watts = self.models[machine.name](GRID, celsius)
+                curve = curve_of(list(GRID * machine.cores), watts.tolist())
+                self.curves[index] = (celsius, curve)
+            nanocores = int(min(self.used[index], machine.cores) * NANO)
+            built = build_power(
+                usage=CpuUsage(nanocores=nanocores, sampled_s=now_s, window_s=MINUTE_S),
+                readings={"inlet": Reading(value=celsius, sampled_s=now_s)},
+                candidates=[
+                    Candidate(
+                        link=PowerLink.MODEL_SERVER, model="fitted", curve=self.curves[index][1]
+                    )
+                ],
+                previous=told,
+                capacity_nanocores=machine.cores * NANO,
+                is_awaited=index in self.awaited,
+            )
+            if built.power is not told:
+                self.awaited.discard(index)
+                self.told[index] = built.power
+                status = NodeInventoryStatus(power=built.power)
+                self.engine.ledger.write_node(
+                    node, NodeInventory(name=node.metadata.name, status=status)
+                )
 
     def step(self, day: Day) -> None:
         """Let a minute pass."""
@@ -227,9 +268,10 @@ class Cluster:
         day.peak_watts = max(day.peak_watts, total)
 
 
-def replay(way: Way, loads: Sequence[Load], nodes: int, seed: int) -> Day:
+def replay(kind: Kind, way: Way, nodes: int, seed: int) -> Day:
     """Place a day's pods in one way."""
-    cluster, day = Cluster.build(way, nodes, seed), Day()
+    cluster, day = Cluster.build(kind, way, nodes, seed), Day()
+    loads = make_loads(kind, sum(it.cores for it in cluster.machines), seed)
     row_of = {node.metadata.name: index for index, node in enumerate(cluster.nodes)}
     running: list[tuple[int, int, Pod, int, float]] = []
     coming = iter(enumerate(loads))
@@ -252,31 +294,28 @@ def replay(way: Way, loads: Sequence[Load], nodes: int, seed: int) -> Day:
                 cluster.engine.ledger.see(placed)
                 row = row_of[decision.node]
                 cluster.used[row] += load.used
+                cluster.awaited.add(row)
                 heapq.heappush(running, (load.until, number, placed, row, load.used))
             waiting = next(coming, None)
         cluster.step(day)
     return day
 
 
-def idle_kilowatt_hours(nodes: int, seed: int) -> float:
+def idle_kilowatt_hours(kind: Kind, nodes: int, seed: int) -> float:
     """Return what the servers draw in a day without any pod."""
     day = Day()
-    cluster = Cluster.build(ways()[0], nodes, seed)
+    cluster = Cluster.build(kind, ways()[0], nodes, seed)
     for _ in range(MINUTES):
         cluster.step(day)
     return day.kilowatt_hours
 
 
-def rows(nodes: int, seeds: Sequence[int]) -> Iterator[tuple[str, ...]]:
+def rows(kind: Kind, nodes: int, seeds: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """Yield a row per way; ranges are over the days."""
-    idle = {seed: idle_kilowatt_hours(nodes, seed) for seed in seeds}
+    idle = {seed: idle_kilowatt_hours(kind, nodes, seed) for seed in seeds}
     first: list[Day] = []
     for way in ways():
-        days = []
-        for seed in seeds:
-            cluster = Cluster.build(way, nodes, seed)
-            cores = sum(it.cores for it in cluster.machines)
-            days.append(replay(way, make_loads(cores, seed), nodes, seed))
+        days = [replay(kind, way, nodes, seed) for seed in seeds]
         first = first or days
         pairs = list(zip(days, first, strict=True))
         above = [day.kilowatt_hours - idle[seed] for day, seed in zip(days, seeds, strict=True)]
@@ -284,6 +323,7 @@ def rows(nodes: int, seeds: Sequence[int]) -> Iterator[tuple[str, ...]]:
         base_above = [it.kilowatt_hours - idle[seed] for it, seed in zip(first, seeds, strict=True)]
         of_load = [100 * (1 - it / base) for it, base in zip(above, base_above, strict=True)]
         yield (
+            kind.name,
             way.name,
             figures.spread([it.kilowatt_hours for it in days]),
             f"{np.mean(saved):.1f} %",
@@ -296,7 +336,7 @@ def rows(nodes: int, seeds: Sequence[int]) -> Iterator[tuple[str, ...]]:
 
 
 HEADER = (
-    *("way", "kWh a day", "saved", "saved of what the load costs", "peak kW"),
+    *("world", "way", "kWh a day", "saved", "saved of what the load costs", "peak kW"),
     *("hottest inlet", "overloaded node-minutes", "unplaced"),
 )
 
@@ -334,9 +374,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--nodes", type=int, default=30)
     parser.add_argument("--days", type=int, default=1)
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["mixed"])
     arguments = parser.parse_args()
     print(f"\nA day of load on {arguments.nodes} servers, {arguments.days} day(s)\n")
-    print(figures.table(HEADER, rows(arguments.nodes, range(arguments.days))))
+    for name in arguments.worlds:
+        found = rows(WORLDS[name], arguments.nodes, range(arguments.days))
+        print(figures.table(HEADER, found), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from support.power_reference import (
     compare_v1,
     compare_v2,
     least_increase,
+    used_share,
     v1_cost,
     v2_cost,
 )
@@ -35,6 +36,8 @@ from support.power_reference import (
 # Sizes of which floating-point numbers hold every sum, product and quotient that is needed here.
 EIGHTH = Fraction(1, 8)
 CAPACITY = Fraction(16)
+# Watts, and a share of the least: the smaller counts.
+BANDS = (Fraction(1), Fraction(1, 4))
 DOUBLING = tuple(map(Fraction, (0, 1, 2, 4, 8, 16)))
 TENTHS = tuple(Fraction(tenth, 10) * CAPACITY for tenth in range(16))
 SAMPLED_S, WINDOW_S = 1_000_000.0, 30.0
@@ -152,28 +155,41 @@ def same(found: list[float], expected: Sequence[Fraction]) -> bool:
 @given(
     clusters(DOUBLING),
     cores.filter(bool),
-    st.sampled_from([Fraction(0), Fraction(1), Fraction(5, 2)]),
+    st.sampled_from([(Fraction(0), Fraction(1)), (Fraction(5, 2), Fraction(1)), BANDS]),
     st.sampled_from([None, Fraction(20)]),
     st.sampled_from(["Neutral", "Last"]),
+    st.booleans(),
 )
 def test_least_increase(
-    nodes: list[RefNode], need: Fraction, band: Fraction, zero: Fraction | None, unknown: str
+    nodes: list[RefNode],
+    need: Fraction,
+    bands: tuple[Fraction, Fraction],
+    zero: Fraction | None,
+    unknown: str,
+    learns: bool,
 ) -> None:
+    band, band_share = bands
     found = scores_of(
         engine_of(nodes),
         asking(need, Fraction(0)),
         minDifferenceWatts=float(band),
+        minDifferenceShare=float(band_share),
+        learnUsage=learns,
         wattsForZero=None if zero is None else float(zero),
         unknownNodes=unknown,
     )
 
-    costs = [least_increase(node, need) for node in nodes]
+    share = used_share(nodes) if learns else Fraction(1)
+    costs = [least_increase(node, need, share) for node in nodes]
     neutral = Fraction(50 if unknown == "Neutral" else 0)
     if all(node.usage is None or all(y is None for _, y in node.points) for node in nodes):
         # Nothing is known: power asks nothing, and all nodes are as good.
         assert found == [100.0] * len(nodes)
     else:
-        assert same(found, compare_increases(costs, band=band, neutral=neutral, zero=zero))
+        assert same(
+            found,
+            compare_increases(costs, band=band, band_share=band_share, neutral=neutral, zero=zero),
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,16 +221,48 @@ def test_wao_v1(nodes: list[RefNode], request: Fraction, limit: Fraction) -> Non
     assert same(found, compare_v1(costs))
 
 
-def test_a_dead_band_ties_and_the_rest_falls_by_ratio() -> None:
+@pytest.mark.parametrize(
+    ("need", "setting", "expected"),
+    [
+        (Fraction(1), {"minDifferenceShare": 1}, [100.0, 100.0, 40.0]),
+        (Fraction(1), {}, [100.0, pytest.approx(5.04 / 5.5 * 100), pytest.approx(5.04 / 15 * 100)]),
+        # A pod that costs half a watt is no tie either.
+        (
+            EIGHTH,
+            {},
+            [100.0, pytest.approx(1.505 / 1.5625 * 100), pytest.approx(1.505 / 2.75 * 100)],
+        ),
+    ],
+    ids=["watts alone", "share", "small"],
+)
+def test_a_dead_band_ties_and_the_rest_falls_by_ratio(
+    need: Fraction, setting: dict[str, Any], expected: list[Any]
+) -> None:
     points = [
         [(Fraction(0), Fraction(0)), (CAPACITY, rise * CAPACITY)]
         for rise in (Fraction(4), Fraction(9, 2), Fraction(14))
     ]
     nodes = [RefNode(CAPACITY, Fraction(1), it) for it in points]
 
-    found = scores_of(engine_of(nodes), asking(Fraction(1), Fraction(0)))
+    assert scores_of(engine_of(nodes), asking(need, Fraction(0)), **setting) == expected
 
-    assert found == [100.0, 100.0, 40.0]
+
+def test_share_of_requests_that_pods_use_is_learned_and_unlearned() -> None:
+    """12 cores are used where pods ask for 30: a pod of 1 core at 10 W each costs 8 / 20 of them."""
+    points = [(Fraction(0), Fraction(0)), (CAPACITY, 10 * CAPACITY)]
+    pod = RefPod(cpu=Fraction(15), is_pending=False, is_shown=True)
+    engine = engine_of([RefNode(CAPACITY, Fraction(6), points, [pod])] * 2)
+    request = engine.read_request(asking(Fraction(1), Fraction(0)), PlacementPolicySpec())
+
+    def watts() -> float:
+        return float(engine.decide(request, "d").allocated["power"]["watts"])
+
+    learned = watts()
+    engine.ledger.forget(_held("p0-0", "n0", pod))
+    of_one = watts()
+    engine.ledger.forget(_held("p1-0", "n1", pod))
+
+    assert (learned, of_one, watts()) == (4.0, 4.0, 10.0)
 
 
 def test_unknown_node_is_never_first() -> None:

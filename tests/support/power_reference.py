@@ -51,11 +51,25 @@ def tenths(ratio: Fraction) -> Fraction:
     return Fraction(math.floor(ratio * 10 + Fraction(1, 2)), 10)
 
 
-def least_increase(node: RefNode, need: Fraction) -> Value:
+def used_share(nodes: Sequence[RefNode]) -> Fraction:
+    """What of their requests pods use, in twentieths rounded up, a tenth at least; 1 if too few are shown."""
+    used = asked = Fraction(0)
+    for node in nodes:
+        shown = sum((it.cpu for it in node.pods if it.is_shown), Fraction(0))
+        if node.usage is not None and shown:
+            used, asked = used + node.usage, asked + shown
+    if asked < 10:
+        return Fraction(1)
+    return min(max(Fraction(math.ceil(20 * used / asked), 20), Fraction(1, 10)), Fraction(1))
+
+
+def least_increase(node: RefNode, need: Fraction, share: Fraction = Fraction(1)) -> Value:
     if node.usage is None:
         return ERROR
-    before = node.usage + sum((it.cpu for it in node.pods if not it.is_shown), Fraction(0))
-    return _increase(node, before, before + need)
+    before = node.usage + share * sum((it.cpu for it in node.pods if not it.is_shown), Fraction(0))
+    if before + need > node.capacity:
+        return OVERLOADED
+    return _increase(node, before, before + share * need)
 
 
 def v2_cost(node: RefNode, need: Fraction, assumption: Fraction) -> Value:
@@ -100,10 +114,12 @@ def compare_increases(
     values: Sequence[Value],
     *,
     band: Fraction,
+    band_share: Fraction,
     neutral: Fraction,
     zero: Fraction | None = None,
 ) -> list[Fraction]:
     known = [it for it in values if not isinstance(it, str)]
+    band = min(band, band_share * min(known, default=Fraction(0)))
     scores = []
     for value in values:
         if value == ERROR:

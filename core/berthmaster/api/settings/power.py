@@ -56,9 +56,25 @@ class PowerSettings(Model):
             ge=0,
             le=10000,
             description="LeastIncrease: nodes that cost at most so much more than the best tie with "
-            "it, at 100.",
+            "it, at 100. The smaller of this and minDifferenceShare counts.",
         ),
     ] = 1.0
+    min_difference_share: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="LeastIncrease: the same as a share of what the pod costs on the best node, "
+            "so that small pods, which cost less than a watt, find their node too.",
+        ),
+    ] = 0.01
+    learn_usage: Annotated[
+        bool,
+        Field(
+            description="LeastIncrease: count the share of its request that pods of the cluster use "
+            "by the metrics, a tenth at least; false: the whole request."
+        ),
+    ] = True
     watts_for_zero: Annotated[
         float | None,
         Field(

@@ -23,7 +23,7 @@ from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.settings.power import PowerRule
 from berthmaster.concerns.power import placement, request
 from berthmaster.concerns.power.columns import PowerColumns
-from berthmaster.concerns.power.request import PowerRequest, PowerUsage
+from berthmaster.concerns.power.request import SHARE_PARTS, PowerRequest, PowerUsage
 from berthmaster.concerns.shape import (
     Allocated,
     Codes,
@@ -78,9 +78,11 @@ class PowerConcern:
         return 0
 
     def resolve(self, columns: PowerColumns, request: PowerRequest) -> PowerRequest:
-        """Note whether anything is known; upstream's rules answer also where nothing is."""
-        is_answerable = request.rule is not PowerRule.LEAST_INCREASE or columns.known > 0
-        return request._replace(is_answerable=is_answerable)
+        """Note whether anything is known, and what share pods use; upstream's rules need neither."""
+        if request.rule is not PowerRule.LEAST_INCREASE:
+            return request
+        parts = columns.used_parts() if request.learns else SHARE_PARTS
+        return request._replace(is_answerable=columns.known > 0, used_parts=parts)
 
     def local(self, request: PowerRequest) -> PowerRequest | None:
         """Return the request, None where nothing is known of any node."""

@@ -3,9 +3,12 @@
 A pod counts from the answer that places it until the node's usage was sampled, window and all, after it
 began to run. What it counts meanwhile depends on the rule, so three sums stand side by side:
 
-    unseen    LeastIncrease: the whole request of each such pod
+    unseen    LeastIncrease: the whole request of each such pod, of which it counts `used_parts`
     pending   WAOv2: the request of each pod that is bound or on its way and not running
     recent    WAOv1: v - p of each pod with an assumed usage v whose own usage p is below v / 2
+
+What share of its request a pod uses is learned from the pods that metrics show, of all nodes together: the
+usage of those nodes by what the pods there ask for. System daemons are in the usage too, so it is never too low.
 
 Amounts are billionths of a core, -1 for a usage that is not known. Curves are padded on the right.
 """
@@ -22,12 +25,16 @@ from numpy.typing import NDArray
 from berthmaster.api.inventory import NodeInventory, Power
 from berthmaster.api.objects import Node
 from berthmaster.api.quantities import NANO, QuantityError, parse_nanocores
-from berthmaster.concerns.power.request import PowerUsage
+from berthmaster.concerns.power.request import SHARE_PARTS, PowerUsage
 from berthmaster.concerns.shape import Holder, Rows
 
 UNKNOWN_USAGE = -1
 # Inputs that differ by less are the same question to a model: it computes with 32-bit numbers.
 TOLERANCE_CORES = 1e-4
+
+# No share is learned from pods that ask for less in all, and none below a tenth.
+_LEAST_ASKED = 10 * NANO
+_LEAST_PARTS = SHARE_PARTS // 10
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -46,6 +53,10 @@ class _Row:
     name: str = ""
     points: list[tuple[float, float]] = field(default_factory=list)
     held: dict[str, PowerUsage] = field(default_factory=dict)
+    # The whole requests of pods that the usage shows, or would if it were known.
+    shown: dict[str, int] = field(default_factory=dict)
+    # What the row adds to what is learned: its usage, and what `shown` comes to.
+    learned: tuple[int, int] = (0, 0)
 
 
 class PowerColumns:
@@ -59,13 +70,15 @@ class PowerColumns:
         self.unseen: Integers = np.zeros(0, dtype=np.int64)
         self.pending: Integers = np.zeros(0, dtype=np.int64)
         self.recent: Integers = np.zeros(0, dtype=np.int64)
-        # Watts before a pod comes, as LeastIncrease reckons them; NaN where they are not known.
+        # Watts before a pod comes, with the share that was learned; NaN where they are not known.
         self.before: Floats = np.zeros(0)
         self.cores: Floats = np.zeros((0, _FIRST_POINTS))
         self.watts: Floats = np.zeros((0, _FIRST_POINTS))
         self.exponential: Floats = np.zeros((3, 0))
         self.known = 0
         self._rows: list[_Row] = []
+        self._used = self._asked = 0
+        self._parts = SHARE_PARTS
 
     def resize(self, rows: int) -> None:
         """Make room for rows 0..rows-1."""
@@ -88,12 +101,13 @@ class PowerColumns:
         self.is_node[row] = True
         self.capacity[row] = _capacity(node)
         self._write_power(row, it.power)
-        it.held = {key: usage for key, usage in it.held.items() if not _is_shown(usage, it.power)}
+        for key in [key for key, usage in it.held.items() if _is_shown(usage, it.power)]:
+            it.shown[key] = it.held.pop(key).whole
         self._add_up(row)
 
     def clear(self, row: int) -> None:
         """Forget the node and everything that counts there."""
-        self._rows[row] = _Row()
+        self._rows[row] = _Row(learned=self._rows[row].learned)
         self.is_node[row] = False
         self.capacity[row] = 0
         self._write_power(row, None)
@@ -102,14 +116,42 @@ class PowerColumns:
     def charge(self, row: int, holder: Holder, usage: PowerUsage) -> None:
         """Let a pod or an answer count, unless metrics show it already."""
         it = self._rows[row]
-        if not _is_shown(usage, it.power):
+        if _is_shown(usage, it.power):
+            it.shown[holder.key] = usage.whole
+        else:
             it.held[holder.key] = usage
-            self._add_up(row)
+        self._add_up(row)
 
     def release(self, row: int, holder: Holder) -> None:
         """Let a holder count no more; unknown holders are ignored."""
-        if self._rows[row].held.pop(holder.key, None) is not None:
+        it = self._rows[row]
+        if it.held.pop(holder.key, None) is not None or it.shown.pop(holder.key, None) is not None:
             self._add_up(row)
+
+    def used_parts(self) -> int:
+        """Return how many of `SHARE_PARTS` of their requests pods use, rounded up; all until enough is known.
+
+        Worked: nodes use 12 cores, and the pods that they show ask for 30 -> 8 of 20.
+        """
+        parts = SHARE_PARTS
+        if self._asked >= _LEAST_ASKED:
+            parts = min(max(-(-SHARE_PARTS * self._used // self._asked), _LEAST_PARTS), SHARE_PARTS)
+        if parts != self._parts:
+            self._parts = parts
+            every = np.arange(len(self._rows), dtype=np.intp)
+            self.before = self.watts_at(every, self.usage_before(every, parts) / NANO)
+        return parts
+
+    def usage_before(self, rows: Rows, parts: int) -> Integers:
+        """Return each row's CPU usage with what pods add that it does not show."""
+        usage: Integers = self.usage[rows] + self.unseen[rows] * parts // SHARE_PARTS
+        return usage
+
+    def watts_before(self, rows: Rows, parts: int) -> Floats:
+        """Return each row's watts at that usage; NaN where they are not known."""
+        if parts == self._parts:
+            return self.before[rows]
+        return self.watts_at(rows, self.usage_before(rows, parts) / NANO)
 
     def power(self, row: int) -> Power | None:
         """Return what is known of the row's power."""
@@ -202,7 +244,17 @@ class PowerColumns:
             if 2 * own < usage.assumed:
                 recent += usage.assumed - own
         self.unseen[row], self.pending[row], self.recent[row] = unseen, pending, recent
-        self.before[row] = self._watts_of(row, (int(self.usage[row]) + unseen) / NANO)
+        before = int(self.usage[row]) + unseen * self._parts // SHARE_PARTS
+        self.before[row] = self._watts_of(row, before / NANO)
+        self._learn(row)
+
+    def _learn(self, row: int) -> None:
+        it = self._rows[row]
+        usage, asked = int(self.usage[row]), sum(it.shown.values())
+        learned = (usage, asked) if usage != UNKNOWN_USAGE and asked else (0, 0)
+        self._used += learned[0] - it.learned[0]
+        self._asked += learned[1] - it.learned[1]
+        it.learned = learned
 
 
 def _is_shown(usage: PowerUsage, power: Power | None) -> bool:

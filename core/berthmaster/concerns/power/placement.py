@@ -24,7 +24,7 @@ from berthmaster.concerns.power.columns import (
     Integers,
     PowerColumns,
 )
-from berthmaster.concerns.power.request import PowerRequest, allocation_of
+from berthmaster.concerns.power.request import SHARE_PARTS, PowerRequest, allocation_of
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
 UNKNOWN, OVERLOADED = -1.0, -2.0
@@ -91,11 +91,14 @@ def explain(columns: PowerColumns, code: int) -> Reason:
 
 
 def _least_increase(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Scores:
-    after = columns.usage[rows] + columns.unseen[rows] + request.need
-    watts = columns.watts_at(rows, after / NANO) - columns.before[rows]
+    parts = request.used_parts
+    before = columns.usage_before(rows, parts)
+    after = before + request.need * parts // SHARE_PARTS
+    watts = columns.watts_at(rows, after / NANO) - columns.watts_before(rows, parts)
     # More usage never costs less; a model that says so is noise.
     costs = np.where(np.isnan(watts), UNKNOWN, np.maximum(watts, 0.0))
-    return _marked(costs, columns, rows, after)
+    # What must fit is the whole pod: it may come to use all that it asked for.
+    return _marked(costs, columns, rows, before + request.need)
 
 
 def _compare_increases(values: Scores, request: PowerRequest) -> Scores:
@@ -106,7 +109,8 @@ def _compare_increases(values: Scores, request: PowerRequest) -> Scores:
     if not known.any():
         return scores
     watts = values[known]
-    tie = watts.min() + request.band_watts
+    least = watts.min()
+    tie = least + min(request.band_watts, request.band_share * least)
     if request.zero_watts:
         scores[known] = 100 - (watts - tie) * (100 / request.zero_watts)
     else:

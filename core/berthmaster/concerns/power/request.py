@@ -2,7 +2,8 @@
 
 All amounts are billionths of a core. The rules differ in what of a pod they look at:
 
-    LeastIncrease   the whole pod: containers, sidecars, init containers, overhead, pod-level requests
+    LeastIncrease   the whole pod: containers, sidecars, init containers, overhead, pod-level requests;
+                    of that the share that pods use, as far as it was learned
     WAOv1           the first container: its limit must fit, its request counts, else 0.85 of its limit
     WAOv2           all containers: of each its request, else its limit; no init containers
     Peaks           as LeastIncrease, requests alone, and none where none is written
@@ -33,6 +34,9 @@ LIMIT_SHARE = Fraction(85, 100)
 # v2 takes a share of 0 for this one.
 DEFAULT_ASSUMPTION = Fraction(1, 2)
 
+# The share of its request that a pod uses is told apart no finer, so that results are remembered.
+SHARE_PARTS = 20
+
 _CPU = "cpu"
 _SETTLED_PHASES = frozenset({"Running", "Succeeded", "Failed", "Unknown"})
 # Starts are told apart no finer, so that pods of a burst share what stands for them.
@@ -48,13 +52,17 @@ class PowerRequest(NamedTuple):
     assumption: Fraction = DEFAULT_ASSUMPTION
     score_base: int = 0
     band_watts: float = 0.0
+    band_share: float = 0.0
     zero_watts: float = 0.0
     unknown: UnknownNodes = UnknownNodes.NEUTRAL
     is_strict: bool = False
     # v1: cores that the pod counts until its usage shows.
     assumed: int = 0
-    # Set when the request is resolved: whether anything is known of any node.
+    learns: bool = False
+    # Set when the request is resolved: whether anything is known of any node, and how many of
+    # `SHARE_PARTS` of their requests pods use.
     is_answerable: bool = True
+    used_parts: int = SHARE_PARTS
 
 
 class PowerUsage(NamedTuple):
@@ -90,6 +98,8 @@ def read_request(pod: Pod, policy: PlacementPolicySpec) -> PowerRequest:
         rule,
         whole_request(pod) or settings.default_request,
         band_watts=settings.min_difference_watts,
+        band_share=settings.min_difference_share,
+        learns=settings.learn_usage,
         zero_watts=settings.watts_for_zero or 0.0,
         unknown=settings.unknown_nodes,
     )
