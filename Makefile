@@ -17,6 +17,8 @@ SBOM ?= dist/berthmaster.cdx.json
 SBOM_OPTIONS ?=
 SBOM_VENV := .venv-sbom
 SBOM_READY := $(SBOM_VENV)/.ready
+PEERS_VENV := .venv-peers
+PEERS_READY := $(PEERS_VENV)/.ready
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .PHONY: help
@@ -39,6 +41,12 @@ $(SBOM_READY): requirements-sbom.lock
 	@$(SBOM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-sbom.lock
 	@touch $@
 
+$(PEERS_READY): requirements-peers.lock
+	@echo "[setup] MLServer into $(PEERS_VENV) (half a gigabyte, about a minute)"
+	@test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	@touch $@
+
 .PHONY: binaries
 binaries: $(READY) ## Kubernetes, etcd and kwok into the cache (a cold build takes about 12 minutes)
 	@$(RUN)/berthmaster-sandbox binaries
@@ -54,6 +62,11 @@ test: binaries $(SBOM_READY) ## all tests, against the real control plane too
 .PHONY: chaos
 chaos: binaries ## faults under load, and an independent count after each (about 20 minutes); OPTIONS="--seed 2"
 	@$(RUN)/python -m berthmaster_sandbox.chaos $(OPTIONS)
+
+.PHONY: test-peers
+test-peers: binaries $(PEERS_READY) ## tests against a real metrics-server and MLServer, fetched first; from then on `make test` has them too
+	@$(RUN)/berthmaster-sandbox binaries --metrics-server
+	@$(RUN)/python -m pytest tests/peers tests/end_to_end/test_metrics_server.py
 
 .PHONY: cases
 cases: $(READY) ## decision cases: make cases CASES=<file or folder>
@@ -129,7 +142,8 @@ lock: $(READY) ## resolve the lock files anew (needs uv)
 	@$(LOCK) pyproject.toml --extra operator --extra webhook -c requirements.lock -o requirements-runtime.lock
 	@$(RUN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | $(LOCK) - -c requirements.lock -o requirements-build.lock
 	@$(LOCK) --group sbom -o requirements-sbom.lock
+	@$(LOCK) --group peers -o requirements-peers.lock
 
 .PHONY: clean
 clean: ## remove what the targets above made in this folder
-	@rm -rf $(VENV) $(SBOM_VENV) .work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@rm -rf $(VENV) $(SBOM_VENV) $(PEERS_VENV) .work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
+from berthmaster.api.power import NodeConfig, NodeConfigTemplate
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError, UnreachableError
 from berthmaster_operator.datasets.mapping import DatasetMap
@@ -36,6 +38,8 @@ from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.power.book import ObjectKey, PowerBook
 
 logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
 
 
 class _Page(msgspec.Struct):
@@ -109,43 +113,29 @@ async def _audit_datasets(client: Client, found: DatasetMap, group: str, plural:
 async def _audit_power(client: Client, book: PowerBook) -> int:
     dropped = 0
     for (group, plural), path in node_configs.PATHS.items():
-        is_config = plural == node_configs.CONFIGS
-        before: Mapping[ObjectKey, object] = dict(book.configs if is_config else book.templates)
-        seen: set[ObjectKey] = set()
-
-        def take(
-            manifest: Mapping[str, Any],
-            group: str = group,
-            plural: str = plural,
-            seen: set[ObjectKey] = seen,
-        ) -> None:
-            seen.add(node_configs.key_of(group, manifest))
-            node_configs.TAKES[plural](book, group, manifest)
-
-        await _take_all(client, path, take)
-        now: Mapping[ObjectKey, object] = book.configs if is_config else book.templates
-        for key, known in before.items():
-            if key[0] == group and key not in seen and now.get(key) is known:
-                (book.lose_config if is_config else book.lose_template)(key)
-                dropped += 1
-    models = dict(book.models)
-    listed: set[str] = set()
-
-    def take_model(manifest: Mapping[str, Any]) -> None:
-        listed.add(str((manifest.get("metadata") or {}).get("name", "")))
-        power_models.take(book, manifest)
-
-    await _take_all(client, power_models.PATH, take_model)
-    for name, model in models.items():
-        if name not in listed and book.models.get(name) is model:
-            book.lose_model(name)
+        before = _known_configs(book, group, plural)
+        uids = await _take_all(client, path, partial(node_configs.TAKES[plural], book, group))
+        lose = book.lose_config if plural == node_configs.CONFIGS else book.lose_template
+        for key in _vanished(before, _known_configs(book, group, plural), uids):
+            lose(key)
             dropped += 1
+    models = {name: it.uid for name, it in book.models.items()}
+    uids = await _take_all(client, power_models.PATH, partial(power_models.take, book))
+    now = {name: it.uid for name, it in book.models.items()}
+    for name in _vanished(models, now, uids):
+        book.lose_model(name)
+        dropped += 1
     return dropped
 
 
-def _vanished(
-    before: Mapping[tuple[str, str], str], now: Mapping[tuple[str, str], str], uids: set[str]
-) -> list[tuple[str, str]]:
+def _known_configs(book: PowerBook, group: str, plural: str) -> dict[ObjectKey, str]:
+    known: Mapping[ObjectKey, NodeConfig | NodeConfigTemplate] = (
+        book.configs if plural == node_configs.CONFIGS else book.templates
+    )
+    return {key: it.uid for key, it in known.items() if key[0] == group}
+
+
+def _vanished(before: Mapping[Key, str], now: Mapping[Key, str], uids: set[str]) -> list[Key]:
     return [key for key, uid in before.items() if uid not in uids and now.get(key) == uid]
 
 

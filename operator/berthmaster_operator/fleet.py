@@ -32,6 +32,7 @@ from berthmaster_operator.datasets.mapping import DatasetMap
 from berthmaster_operator.datasets.overload import Load
 from berthmaster_operator.metrics import InventoryFigures
 from berthmaster_operator.power.book import PowerBook
+from berthmaster_operator.power.pod_usages import AssumedPod
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (
     ConfigMapSeen,
@@ -311,6 +312,18 @@ class Fleet:
             started_s = pod.started_s if known.started_s is None else known.started_s
             pod = replace(pod, is_first=known.is_first, started_s=started_s)
         state.pods[pod.uid] = pod
+        if pod.is_finished:
+            self.power.pods.lose(pod.uid)
+        elif pod.assumed and pod.started_s is not None:
+            self.power.pods.see(
+                AssumedPod(
+                    uid=pod.uid,
+                    namespace=pod.namespace,
+                    name=pod.name,
+                    node=pod.node,
+                    assumed=pod.assumed,
+                )
+            )
         self._node_of_pod[pod.uid] = pod.node
         if known != pod:
             self._on_dirty(pod.node)
@@ -611,6 +624,7 @@ class Fleet:
 
     def _remove_pod(self, uid: str, node: str) -> None:
         del self._node_of_pod[uid]
+        self.power.pods.lose(uid)
         state = self._nodes.get(node)
         gone = state.pods.pop(uid, None) if state is not None else None
         if state is not None and gone is not None:

@@ -24,6 +24,7 @@ from berthmaster.concerns import xpu
 from berthmaster.concerns.numa.amounts import is_extended, read_request
 from berthmaster.concerns.numa.inventory import HeldByContainer
 from berthmaster.concerns.numa.request import GUARANTEED, exclusive
+from berthmaster.concerns.power.request import assumed_of
 from berthmaster.concerns.xpu.holdings import read_holding
 from berthmaster_operator.xpus.planning import XPUPod
 
@@ -57,6 +58,8 @@ class PodSeen:
     held: tuple[HeldByContainer, ...] = ()
     # What it says of accelerators, None for nothing.
     xpu: XPUPod | None = None
+    # CPU that rule WAOv1 assumed for it, in billionths of a core.
+    assumed: int = 0
     # Whether no other pod of its name was on the node lately; the fleet knows.
     is_first: bool = False
 
@@ -239,6 +242,7 @@ def decode_pod(raw: bytes) -> PodSeen:
         is_guaranteed=pod.status.qos_class == GUARANTEED,
         devices=(devices := _devices(pod.spec)),
         held=_held(pod) if devices or pod.status.qos_class == GUARANTEED else (),
+        assumed=assumed_of(allocation.allocated.get("power")) if allocation is not None else 0,
         xpu=_xpu(raw, pod, node, allocation) if devices or _has_xpus(pod) else None,
     )
 

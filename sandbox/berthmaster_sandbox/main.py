@@ -28,6 +28,7 @@ from berthmaster_sandbox.binaries import (
     FOLDER_VARIABLE,
     Binaries,
     ensure_binaries,
+    ensure_metrics_server,
     find_architecture,
 )
 from berthmaster_sandbox.building import format_duration, print_progress
@@ -127,6 +128,9 @@ def _build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only print what may be downloaded: program, SHA-256 or '-', address",
     )
+    binaries.add_argument(
+        "--metrics-server", action="store_true", help="only metrics-server, which few need"
+    )
     binaries.set_defaults(run=_run_binaries)
     return parser
 
@@ -153,6 +157,9 @@ def _run_binaries(options: argparse.Namespace) -> int:
         checksums = Checksums(os.environ)
         for file in list_release_files(find_architecture(), os.environ):
             print(file.program, checksums.find(file.path) or "-", file.url)
+        return 0
+    if options.metrics_server:
+        print(ensure_metrics_server())
         return 0
     binaries = ensure_binaries(options.folder)
     print(binaries.folder)

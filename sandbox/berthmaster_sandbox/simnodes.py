@@ -25,6 +25,7 @@ from berthmaster_sandbox.slots import Slot
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 KWOK = "kwok"
 KWOK_ANNOTATION = "kwok.x-k8s.io/node"
+_KWOK_FILES = ("kwok_stages.yaml", "kwok_metrics.yaml")
 KIND_LABEL = "berthmaster.io/sandbox"
 SIMULATED = "simulated"
 
@@ -70,13 +71,13 @@ _NODES = msgspec.json.Decoder(_NodeList)
 
 def start_kwok(folder: Path, *, binaries: Binaries, slot: Slot, kubeconfig: Path) -> ManagedProcess:
     """Start kwok; nodes that it is to play may be created before or after."""
-    stages = folder / "kwok_stages.yaml"
-    source = resources.files("berthmaster_sandbox") / "kwok_stages.yaml"
-    stages.write_bytes(source.read_bytes())
+    for name in _KWOK_FILES:
+        source = resources.files("berthmaster_sandbox") / name
+        (folder / name).write_bytes(source.read_bytes())
     command = [
         str(binaries.kwok),
         f"--kubeconfig={kubeconfig}",
-        f"--config={stages}",
+        *(f"--config={folder / name}" for name in _KWOK_FILES),
         "--manage-all-nodes=false",
         f"--manage-nodes-with-annotation-selector={KWOK_ANNOTATION}=fake",
         "--node-ip=10.0.0.1",

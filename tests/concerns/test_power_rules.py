@@ -50,7 +50,7 @@ pods = st.builds(
         cpu=cpu,
         is_pending=state == "pending",
         is_shown=state == "shown",
-        assumed=assumed if state != "shown" else Fraction(0),
+        assumed=assumed,
         own_usage=own,
     ),
     cores.filter(bool),

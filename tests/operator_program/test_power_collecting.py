@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from berthmaster.api.inventory import NodeInventoryStatus, PowerLink
+from berthmaster.api.inventory import NodeInventoryStatus, PodUsage, PowerLink
 from berthmaster.api.power import CpuUsage, PowerNode
 from berthmaster.api.quantities import NANO
 from berthmaster.api.settings.power import CpuUsageFormat
@@ -22,6 +22,7 @@ from berthmaster_operator.power.asking import Asker
 from berthmaster_operator.power.book import PowerBook, Source
 from berthmaster_operator.power.collecting import NODE_METRICS, Collector
 from berthmaster_operator.power.fetching import Fetcher
+from berthmaster_operator.power.pod_usages import AssumedPod
 from support.meters import Meters, serve_meters
 
 GROUP = "wao.bitmedia.co.jp"
@@ -41,8 +42,13 @@ class Secrets:
 
     def __init__(self) -> None:
         self.pages: list[bytes] = []
+        self.pods: dict[str, dict[str, Any]] = {}
 
     async def get(self, path: str, query: object = None, *, timeout_s: float) -> dict[str, Any]:
+        if path.startswith("/apis/metrics.k8s.io/"):
+            if path not in self.pods:
+                raise ApiError(404, "NotFound", "no")
+            return self.pods[path]
         if path != "/api/v1/namespaces/wao-system/secrets/bmc":
             raise ApiError(403, "Forbidden", "no")
         data = {"username": "u", "password": "p"}
@@ -135,7 +141,7 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    fetcher = Fetcher(timeout_s=0.5)
+    fetcher = Fetcher(timeout_s=2.0)
     async with serve_meters() as meters:
         yield World(meters, fetcher)
     await fetcher.close()
@@ -403,6 +409,29 @@ async def test_usage_is_news_when_it_moves_or_shows_a_pod(world: World) -> None:
     world.now_s += 15
     world.use(3)
     assert world.dirty == ["n1", "n1"]
+
+
+async def test_usage_of_a_pod_that_v1_placed_is_asked_for_until_it_is_known(world: World) -> None:
+    world.configure()
+    pods = [
+        AssumedPod(uid=it, namespace="ns", name=it, node="n1", assumed=2 * NANO)
+        for it in ("gone", "odd", "busy")
+    ]
+    for pod in pods:
+        world.book.pods.see(pod)
+    found = {
+        "timestamp": "1970-01-12T13:46:40Z",
+        "window": "15s",
+        "containers": [{"name": "c", "usage": {"cpu": "600m"}}, {"usage": {"cpu": "700m"}}],
+    }
+    world.secrets.pods = {pods[1].metrics_path: {"containers": 3}, pods[2].metrics_path: found}
+
+    await world.collector.take_pod_metrics()
+
+    power = world.built().power
+    assert power is not None
+    assert power.pod_usage == (PodUsage(uid="busy", usage=2 * NANO),)
+    assert [it.uid for it in world.book.pods.next(9)] == ["gone", "odd"]
 
 
 async def test_metrics_are_read_page_by_page(world: World) -> None:

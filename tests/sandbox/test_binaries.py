@@ -17,6 +17,7 @@ from berthmaster_sandbox.binaries import (
     FOLDER_VARIABLE,
     REQUIRED_NAMES,
     ensure_binaries,
+    ensure_metrics_server,
     fill_cache,
     find_cache,
 )
@@ -77,6 +78,19 @@ def test_kwok_may_come_from_the_cache(tmp_path: Path) -> None:
     binaries = ensure_binaries(named, environment=environment)
 
     assert (binaries.folder, binaries.kwok) == (named, cache / "kwok")
+
+
+@pytest.mark.usefixtures("fake_go")
+def test_metrics_server_is_built_once_beside_the_other_programs(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path)
+    lines: list[str] = []
+
+    built = ensure_metrics_server(environment=environment, report=lines.append)
+    again = ensure_metrics_server(environment=environment, report=lines.append)
+
+    assert built == again == find_cache(environment).parent / built.parent.name / "metrics-server"
+    assert [it.startswith("built ") for it in lines] == [False, True]
+    assert not find_cache(environment).exists()
 
 
 def test_missing_go_names_both_ways_out(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class PowerModel(Model):
     """A named model."""
 
     name: str
+    uid: str = ""
     spec: PowerModelSpec = PowerModelSpec()
 
 
@@ -74,6 +75,7 @@ def power_model_from_manifest(manifest: Mapping[str, Any]) -> PowerModel:
     metadata = manifest.get("metadata") or {}
     return PowerModel(
         name=metadata.get("name", ""),
+        uid=metadata.get("uid", ""),
         spec=PowerModelSpec.model_validate(manifest.get("spec") or {}),
     )
 

@@ -45,6 +45,7 @@ from berthmaster.concerns.power.questions import (
     ask_by_term,
 )
 from berthmaster.concerns.power.templates import render_template
+from berthmaster_operator.power.pod_usages import AssumedPod, PodUsages
 
 ObjectKey = tuple[str, str, str]
 
@@ -152,6 +153,7 @@ class PowerBook:
         self.is_watched: Callable[[str], bool] = lambda _: False
         # Whether a pod on the node began to run after the first time and until the second.
         self._begins = begins
+        self.pods = PodUsages()
         self.usage_format = CpuUsageFormat.RAW
         self.stale_after_s = 90.0
         # How long it takes to read everything once, as whoever reads it finds.
@@ -195,9 +197,14 @@ class PowerBook:
     def lose_config(self, key: ObjectKey) -> None:
         """Forget a NodeConfig."""
         name = self._node_of_config.pop(key, None)
-        if name is not None:
-            self._nodes[name].configs.pop(key, None)
-            self._changed(name)
+        if name is None:
+            return
+        self._nodes[name].configs.pop(key, None)
+        self._changed(name)
+        state = self._nodes[name]
+        if state.node is None and not state.configs:
+            # It named a node that never came, or is gone.
+            del self._nodes[name]
 
     def see_template(self, key: ObjectKey, template: NodeConfigTemplate) -> None:
         """Take over a NodeConfigTemplate."""
@@ -269,6 +276,11 @@ class PowerBook:
             return None
         percent = 100 * state.usage.nanocores / state.node.capacity_nanocores
         return CpuLoad(percent=percent, lasts_s=lasts_s)
+
+    def take_pod_usage(self, pod: AssumedPod, usage: CpuUsage) -> None:
+        """Take over what `metrics.k8s.io` says of one pod."""
+        if self.pods.take(pod, usage.nanocores):
+            self.on_dirty(pod.node)
 
     def take_readings(self, job: Job, values: Mapping[str, float], *, now_s: float) -> None:
         """Take over what a sensor gave."""
@@ -380,6 +392,7 @@ class PowerBook:
             usage=usage,
             readings=fresh,
             candidates=self._candidates(state, state.node, effective, now_s),
+            pod_usage=self.pods.of_node(name),
             problems=(*effective.problems, *stale),
             previous=previous,
             capacity_nanocores=state.node.capacity_nanocores,

@@ -22,6 +22,7 @@ import msgspec
 from berthmaster.api import names
 from berthmaster.api.power import CpuUsage, EndpointTerm, node_of_metrics, usage_from_metrics
 from berthmaster.cluster.backoffs import Backoff
+from berthmaster.cluster.client import JsonObject, Query
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.concerns.power.questions import UnaskableError
 from berthmaster_operator.metrics import Metrics
@@ -34,8 +35,11 @@ logger = logging.getLogger(__name__)
 NODE_METRICS = f"/apis/{names.METRICS_API_VERSION}/nodes"
 # metrics-server itself samples about as often.
 METRICS_INTERVAL_S = 15.0
+_POD_TIMEOUT_S = 5.0
 _TURN_S = 1.0
 JOBS_PER_TURN = 40
+# PodMetrics are asked for one by one, only for pods that rule WAOv1 placed lately.
+PODS_PER_ROUND = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 # Of a fleet that was just seen, nothing is asked all at once.
 _SPREAD_S = 5.0
@@ -48,6 +52,10 @@ class Lists(Protocol):
 
     def list_pages(self, path: str) -> AsyncIterator[bytes]:
         """Yield each page of a list as JSON."""
+        ...
+
+    async def get(self, path: str, query: Query | None = None, *, timeout_s: float) -> JsonObject:
+        """Read one object."""
         ...
 
 
@@ -177,11 +185,28 @@ class Collector:
                     found.append((node_of_metrics(manifest), usage))
         self._book.take_usages(found, now_s=self._wall_clock())
 
+    async def take_pod_metrics(self) -> None:
+        """Ask for what some of the pods use that rule WAOv1 placed.
+
+        Raises ClusterError: it cannot be had now. A pod without PodMetrics is asked for again in its turn.
+        """
+        for pod in self._book.pods.next(PODS_PER_ROUND):
+            try:
+                found = await self._lists.get(pod.metrics_path, timeout_s=_POD_TIMEOUT_S)
+            except ApiError as error:
+                if not error.is_not_found:
+                    raise
+                continue
+            usage = usage_from_metrics(found)
+            if usage is not None:
+                self._book.take_pod_usage(pod, usage)
+
     async def _follow_metrics(self) -> None:
         while True:
             if self._may_collect():
                 try:
                     await self.take_metrics()
+                    await self.take_pod_metrics()
                     self._metrics.count_fetch("usage", "ok")
                 except (ClusterError, msgspec.DecodeError) as error:
                     # 404: nobody serves metrics.k8s.io; 503: who serves it is away.

@@ -81,6 +81,7 @@ RIGHTS: tuple[Right, ...] = (
     *_rights(_OPERATOR, "list watch", names.WAO_GROUPS[0], "nodeconfigs nodeconfigtemplates"),
     *_rights(_OPERATOR, "list watch", names.WAO_GROUPS[1], "nodeconfigs nodeconfigtemplates"),
     *_rights(_OPERATOR, "list", "metrics.k8s.io", "nodes"),
+    *_rights(_OPERATOR, "get", "metrics.k8s.io", "pods"),
     *_rights(_OPERATOR, "list watch", names.GROUP, "powermodels"),
     *_rights(_OPERATOR, "get list watch create", names.GROUP, "nodeinventories"),
     *_rights(_OPERATOR, "patch", names.GROUP, "nodeinventories/status"),

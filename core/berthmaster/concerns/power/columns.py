@@ -5,7 +5,8 @@ began to run. What it counts meanwhile depends on the rule, so three sums stand 
 
     unseen    LeastIncrease: the whole request of each such pod, of which it counts `used_parts`
     pending   WAOv2: the request of each pod that is bound or on its way and not running
-    recent    WAOv1: v - p of each pod with an assumed usage v whose own usage p is below v / 2
+    recent    WAOv1: v - p of each pod with an assumed usage v until its own usage p, 0 where it is not known,
+              reaches v / 2, whatever the node's usage shows
 
 What share of its request a pod uses is learned from the pods that metrics show, of all nodes together: the
 usage of those nodes by what the pods there ask for. System daemons are in the usage too, so it is never too low.
@@ -55,6 +56,8 @@ class _Row:
     held: dict[str, PowerUsage] = field(default_factory=dict)
     # The whole requests of pods that the usage shows, or would if it were known.
     shown: dict[str, int] = field(default_factory=dict)
+    # v1's assumed usages that pods have not reached half of.
+    assumed: dict[str, int] = field(default_factory=dict)
     # What the row adds to what is learned: its usage, and what `shown` comes to.
     learned: tuple[int, int] = (0, 0)
 
@@ -116,6 +119,8 @@ class PowerColumns:
     def charge(self, row: int, holder: Holder, usage: PowerUsage) -> None:
         """Let a pod or an answer count, unless metrics show it already."""
         it = self._rows[row]
+        if usage.assumed:
+            it.assumed[holder.key] = usage.assumed
         if _is_shown(usage, it.power):
             it.shown[holder.key] = usage.whole
         else:
@@ -125,6 +130,7 @@ class PowerColumns:
     def release(self, row: int, holder: Holder) -> None:
         """Let a holder count no more; unknown holders are ignored."""
         it = self._rows[row]
+        it.assumed.pop(holder.key, None)
         if it.held.pop(holder.key, None) is not None or it.shown.pop(holder.key, None) is not None:
             self._add_up(row)
 
@@ -234,15 +240,15 @@ class PowerColumns:
 
     def _add_up(self, row: int) -> None:
         it = self._rows[row]
-        unseen = pending = recent = 0
         used = {own.uid: own.usage for own in it.power.pod_usage} if it.power is not None else {}
-        for key, usage in it.held.items():
+        # Half reached once is reached for good.
+        it.assumed = {key: own for key, own in it.assumed.items() if 2 * used.get(key, 0) < own}
+        recent = sum(own - used.get(key, 0) for key, own in it.assumed.items())
+        unseen = pending = 0
+        for usage in it.held.values():
             unseen += usage.whole
             if usage.is_pending:
                 pending += usage.plain
-            own = used.get(key, 0)
-            if 2 * own < usage.assumed:
-                recent += usage.assumed - own
         self.unseen[row], self.pending[row], self.recent[row] = unseen, pending, recent
         before = int(self.usage[row]) + unseen * self._parts // SHARE_PARTS
         self.before[row] = self._watts_of(row, before / NANO)

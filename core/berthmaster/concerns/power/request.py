@@ -110,7 +110,7 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> PowerUsage | No
     usage = PowerUsage(
         whole=whole_request(pod),
         plain=plain_request(pod),
-        assumed=_nanocores((allocated or {}).get("assumed")),
+        assumed=assumed_of(allocated),
         is_pending=pod.status.phase not in _SETTLED_PHASES,
         since_s=_running_since_s(pod),
     )
@@ -120,6 +120,11 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> PowerUsage | No
 def allocation_of(request: PowerRequest) -> dict[str, Any]:
     """Return what of a request stands on the pod, for `read_usage`."""
     return {"assumed": format_nanocores(request.assumed)} if request.assumed else {}
+
+
+def assumed_of(allocated: object) -> int:
+    """Return what rule WAOv1 assumed that a pod uses, by what `allocation_of` wrote; 0 for nothing."""
+    return _nanocores(allocated.get("assumed")) if isinstance(allocated, Mapping) else 0
 
 
 def plain_request(pod: Pod) -> int:
