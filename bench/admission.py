@@ -123,9 +123,10 @@ def make_pods(plan: Plan, seconds: float, first: int) -> list[tuple[objects.NewP
     return pods
 
 
-async def _load(
+async def send(
     plan: Plan, world: PaperWorld, target: load.Target, pods: list[objects.NewPod]
 ) -> tuple[list[load.Exchange], int, Counter[str]]:
+    """Send reviews of pods as planned; return the exchanges, the connections made, and how they ended."""
     creator = Creator(world, pods)
     creating = asyncio.create_task(creator.run())
     bodies = [pod.review() for pod in pods]
@@ -146,7 +147,7 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
             url = f"http://127.0.0.1:{probe_port}/readyz"
             await wait_answer(process, session, url, deadline_s=300)
             page = MetricsPage(session=session, port=metrics_port)
-            path = await _leading(world, page)
+            path = await find_path(world, page)
             target = load.Target(
                 host="127.0.0.1",
                 port=port,
@@ -155,10 +156,10 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
                 context=world.server_context(),
             )
             warm = make_pods(plan, WARM_UP_S, 0)
-            await _load(plan, world, target, [pod for pod, _ in warm])
+            await send(plan, world, target, [pod for pod, _ in warm])
             pods = make_pods(plan, plan.seconds, len(warm))
             before, metrics = Usage.of(process.pid), await page.read()
-            exchanges, connections, outcomes = await _load(
+            exchanges, connections, outcomes = await send(
                 plan, world, target, [pod for pod, _ in pods]
             )
             usage = Usage.of(process.pid).since(before)
@@ -174,7 +175,7 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
             return [_row(plan, shape, its, usage) for shape, its in parts if its]
 
 
-async def _leading(world: PaperWorld, page: MetricsPage) -> str:
+async def find_path(world: PaperWorld, page: MetricsPage) -> str:
     """Wait until the webhook decides; return the path that it turned requests to."""
     async with asyncio.timeout(60):
         while (await page.read()).get("berthmaster_leader") != 1:

@@ -59,12 +59,13 @@ async def _serve(pipe: Connection) -> None:
     await asyncio.Event().wait()
 
 
-def _play(pipe: Connection) -> None:
+def play(pipe: Connection) -> None:
+    """Be every meter and model server; send the port, then serve until ended."""
     with suppress(KeyboardInterrupt):
         asyncio.run(_serve(pipe))
 
 
-class _Api:
+class PaperMetrics:
     """Pages of NodeMetrics, as the API server would send them."""
 
     def __init__(self, nodes: int) -> None:
@@ -89,7 +90,8 @@ class _Api:
             yield json.dumps({"items": items}).encode()
 
 
-def _config(index: int, origin: str) -> dict[str, Any]:
+def node_config(index: int, origin: str) -> dict[str, Any]:
+    """Return a node's NodeConfig."""
     name = f"node-{index}"
     return {
         "metadata": {"name": name, "namespace": "wao-system"},
@@ -109,17 +111,17 @@ def _config(index: int, origin: str) -> dict[str, Any]:
     }
 
 
-async def measure(nodes: int, seconds: float, origin: str) -> tuple[float, float, int]:
-    """Return percent of a core, MiB, and how many nodes were told of."""
-    gc.collect()
-    before = resident_mib(os.getpid())
-    dirty: set[str] = set()
-    book = PowerBook(on_dirty=dirty.add)
+def fill(book: PowerBook, nodes: int, origin: str) -> None:
+    """Give the book so many nodes, each with a NodeConfig."""
     for index in range(nodes):
         book.see_node(PowerNode(name=f"node-{index}", capacity_nanocores=CORES * NANO))
-        node_configs.take_config(book, "wao.bitmedia.co.jp", _config(index, origin))
-    fetcher, api = Fetcher(), _Api(nodes)
-    collector = Collector(
+        node_configs.take_config(book, "wao.bitmedia.co.jp", node_config(index, origin))
+
+
+def make_collector(book: PowerBook, fetcher: Fetcher, nodes: int) -> Collector:
+    """Return what reads all of it."""
+    api = PaperMetrics(nodes)
+    return Collector(
         book,
         Asker(fetcher, api),
         api,
@@ -128,7 +130,17 @@ async def measure(nodes: int, seconds: float, origin: str) -> tuple[float, float
         clock=time.monotonic,
         wall_clock=time.time,
     )
-    task = asyncio.create_task(collector.run())
+
+
+async def measure(nodes: int, seconds: float, origin: str) -> tuple[float, float, int]:
+    """Return percent of a core, MiB, and how many nodes were told of."""
+    gc.collect()
+    before = resident_mib(os.getpid())
+    dirty: set[str] = set()
+    book = PowerBook(on_dirty=dirty.add)
+    fill(book, nodes, origin)
+    fetcher = Fetcher()
+    task = asyncio.create_task(make_collector(book, fetcher, nodes).run())
     await asyncio.sleep(seconds / 4)
     started, cpu = time.monotonic(), _cpu_s()
     await asyncio.sleep(seconds)
@@ -152,7 +164,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     options = parser.parse_args()
     here, there = multiprocessing.Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=_play, args=(there,))
+    server = multiprocessing.get_context("spawn").Process(target=play, args=(there,))
     server.start()
     origin = f"http://127.0.0.1:{here.recv()}"
     rows = []
