@@ -93,7 +93,7 @@ bench: binaries ## speed figures, side by side on this machine; LONG=1: at full 
 	@$(RUN)/python bench/decision.py $(if $(LONG),500 5000 50000)
 	@$(RUN)/python bench/datasets.py $(if $(LONG),500 5000 50000,500)
 	@$(RUN)/python bench/observe_report.py $(if $(LONG),,--nodes 500 --pods 5000 --judge 500)
-	@$(RUN)/python bench/power_day.py --nodes 30 --days $(if $(LONG),3,1)
+	@$(RUN)/python bench/power_day.py --nodes $(if $(LONG),30 --days 3 --worlds mixed small modest busy two,20)
 	@$(RUN)/python bench/burst.py $(if $(LONG),,--nodes 40 --pods 400)
 	@$(RUN)/python bench/memory.py $(if $(LONG),--runs 3,--nodes 1000 --pods 30000)
 	@$(RUN)/python bench/admission.py $(if $(LONG),,--nodes 1000 --pods 8000 --rate 100 --seconds 15)

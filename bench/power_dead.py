@@ -47,6 +47,8 @@ INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
 GRID = np.linspace(0, power_collecting.CORES, 27)
 # The collector is in the middle of its pauses by then.
 SETTLE_S = 10.0
+# The webhook has taken over what was published once it uses less of a core.
+_QUIET_SHARE, _LOOK_S, _LONGEST_S = 0.05, 3.0, 300.0
 _WRITERS = 16
 
 
@@ -113,6 +115,16 @@ async def publish(world: PaperWorld, nodes: int, *, is_alive: bool) -> None:
     await asyncio.gather(*(some() for _ in range(_WRITERS)))
 
 
+async def until_quiet(pid: int) -> None:
+    """Return when the process has nothing to do."""
+    async with asyncio.timeout(_LONGEST_S):
+        while True:
+            before = Usage.of(pid)
+            await asyncio.sleep(_LOOK_S)
+            if Usage.of(pid).since(before).cpu_s < _QUIET_SHARE * _LOOK_S:
+                return
+
+
 async def measure(plan: Plan, turns: int, servers_pid: int) -> list[tuple[object, ...]]:
     """Return a row per turn."""
     rows: list[tuple[object, ...]] = []
@@ -139,6 +151,7 @@ async def measure(plan: Plan, turns: int, servers_pid: int) -> list[tuple[object
                 os.kill(servers_pid, signal.SIGCONT if is_alive else signal.SIGSTOP)
                 await publish(world, plan.nodes, is_alive=is_alive)
                 await asyncio.sleep(SETTLE_S)
+                await until_quiet(process.pid)
                 for seconds in (WARM_UP_S, plan.seconds):
                     pods = [pod for pod, _ in make_pods(plan, seconds, first)]
                     first += len(pods)
