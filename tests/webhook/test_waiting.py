@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from berthmaster.cluster.events import EventRecorder
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.reporting import Reporter
+from berthmaster_webhook.state import Help
 from berthmaster_webhook.turns import Turns
 from berthmaster_webhook.waiting import WaitingPods
 from support.builders import make_container
@@ -459,6 +461,54 @@ async def test_unknown_outcome_is_repeated_identically(world: World, fault: Exce
     bodies = [body for _, body in server.patches]
     assert len(bodies) == 3
     assert bodies[0] == bodies[1] == bodies[2]
+
+
+async def test_after_an_outage_no_pod_is_decided_anew_before_its_fate_is_known(
+    world: World,
+) -> None:
+    """Whatever the API server answers; only what was refused gets another decision."""
+    server, count = PodServer(world), 300
+    random = Random(1)  # noqa: S311 - for a test
+    for index in range(10):
+        world.add_node(f"n{index}", cpu="30")
+    for index in range(count):
+        store(world, server, f"p{index:03}", cpu="1", priority=index % 3)
+    refused, sent = Counter[str](), defaultdict[str, list[str]](list)
+
+    def fail(path: str) -> Exception | None:
+        name = path.rpartition("/")[2]
+        sent[name].append(json.dumps(server.patches[-1][1]))
+        answers = (
+            OutcomeUnknownError("timed out"),
+            UnreachableError("refused"),
+            ApiError(500, "InternalError", "etcd"),
+            ApiError(504, "Timeout", "later"),
+            ApiError(429, "TooManyRequests", "slow"),
+            CutAfter(OutcomeUnknownError("cut")),
+            ApiError(409, "Conflict", "the object has been modified"),
+        )
+        fault = random.choice((*(None,) * 14, *answers))
+        if isinstance(fault, ApiError) and fault.status == 409:
+            refused[name] += 1
+        return fault
+
+    server.fails = fail
+    async with queue_of(world, server) as queue:
+        while len(queue):
+            await asyncio.sleep(0.05)
+            # What was refused is decided again after a pause; where an earlier copy had no answer, the
+            # room that it may still take is held until it lapses.
+            world.now_s += 1
+            world.state.ledger.watch_passed(world.now_s)
+            for entry in world.state.ledger.lapse(world.now_s):
+                world.state.tell_help(Help(entry.node))
+
+    assert sum(refused.values()) > 10
+    for name, bodies in sent.items():
+        assert len(set(bodies)) <= 1 + refused[name], name
+        assert not is_gated(server, name)
+    used = Counter(node_pin(server.get_pod(f"p{index:03}")) for index in range(count))
+    assert set(used.values()) == {30}
 
 
 async def test_lost_answer_of_a_success_is_found_out(world: World) -> None:
