@@ -419,7 +419,7 @@ class WaitingPods:
         waiter = self._lines.first(line)
         if waiter is None:
             return False
-        began_s, had_words = time.monotonic(), bool(line.codes)
+        began_s, had_words = time.thread_time(), bool(line.codes)
         try:
             is_placed = self._serve_one(line, waiter)
         # As in `_sort_one`.
@@ -431,7 +431,7 @@ class WaitingPods:
             is_placed = False
         # The first decision of a line is not in vain: its pods have to be told something.
         if not is_placed and had_words:
-            self._waking.rest(time.monotonic() - began_s)
+            self._waking.rest(time.thread_time() - began_s)
         return is_placed
 
     def _serve_one(self, line: Line, waiter: Waiter) -> bool:

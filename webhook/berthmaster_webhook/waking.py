@@ -69,7 +69,7 @@ class Waking:
         return bool(self._roomier or self._has_news or self._is_anything)
 
     def rest(self, seconds: float) -> None:
-        """Note for how long something was done in vain."""
+        """Note how much CPU time was used in vain."""
         now_s = time.monotonic()
         self._rest_until_s = min(
             max(self._rest_until_s, now_s) + REST * seconds, now_s + LONGEST_REST_S
@@ -95,17 +95,17 @@ class Waking:
                     self._lines.open(line, anywhere=True)
         lines: set[Line] = set()
         for node in nodes:
-            began_s = time.monotonic()
+            began_s = time.thread_time()
             having = self._having_room(node)
             if having:
                 self._offered[node] = None
                 lines.update(having)
-            self.rest(time.monotonic() - began_s)
+            self.rest(time.thread_time() - began_s)
             await breathe()
-        began_s = time.monotonic()
+        began_s = time.thread_time()
         for line in lines:
             self._lines.open(line)
-        self.rest(time.monotonic() - began_s)
+        self.rest(time.thread_time() - began_s)
         return True
 
     def withdraw_offers(self) -> None:
