@@ -34,6 +34,7 @@ from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.effective import read_effective
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.sending import pod_path
+from berthmaster_webhook.telling import about
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ class FailedPins:
         )
         message = f"placed on {failing.node}, but kube-scheduler cannot bind it ({said}); {what}"
         self._tools.metrics.pin_failures.inc()
-        logger.warning("pin failed", extra={"pod": pod.key, "node": failing.node})
+        logger.warning("pin failed", extra=about(pod, node=failing.node))
         await self._reporter.tell_now(pod, REASON, message)
 
     def _release_owner(self, uid: str) -> None:
@@ -289,4 +290,4 @@ def _is_unschedulable(pod: Pod) -> bool:
 
 
 def _log(failing: _Failing, error: ClusterError) -> None:
-    logger.warning("eviction failed", extra={"pod": failing.pod.key, "error": str(error)})
+    logger.warning("eviction failed", extra=about(failing.pod, error=str(error)))

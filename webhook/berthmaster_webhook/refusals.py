@@ -23,6 +23,7 @@ from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook.avoiding import AVOID_S
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.reporting import ref_of
+from berthmaster_webhook.telling import about
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class KubeletRefusals:
         node = pod.spec.node_name
         logger.warning(
             "refused by the kubelet",
-            extra={"pod": pod.key, "node": node, "reason": pod.status.reason},
+            extra=about(pod, node=node, reason=pod.status.reason),
         )
         consequence = self._learn(pod)
         if self._may_write():

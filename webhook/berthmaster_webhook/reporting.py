@@ -25,6 +25,7 @@ from berthmaster.cluster.conditions import Condition, condition_patch
 from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster.cluster.events import EventRecorder, ObjectRef
 from berthmaster_webhook.sending import PodStore, pod_path
+from berthmaster_webhook.telling import about
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Reporter:
                         is_written = await self._write(uid, report)
                     # The boundary of one pod: what cannot be said of it must not silence the others.
                     except Exception:
-                        logger.exception("report failed", extra={"pod": report.pod.key})
+                        logger.exception("report failed", extra=about(report.pod))
                     await asyncio.sleep(self._pace_s if is_written else 0)
                     now_s = self._clock()
             try:
@@ -191,7 +192,7 @@ class Reporter:
 
     def _put_off(self, uid: str, report: Report, error: ClusterError, *, is_lasting: bool) -> None:
         """Say it later: the reasons may stay as they are, so nothing else would bring it up again."""
-        logger.warning("condition not written", extra={"pod": report.pod.key, "error": str(error)})
+        logger.warning("condition not written", extra=about(report.pod, error=str(error)))
         # A pod that does not wait any more was forgotten meanwhile.
         if is_lasting or self._told.pop(uid, None) is None or uid in self._pending:
             return

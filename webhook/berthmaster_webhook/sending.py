@@ -21,6 +21,7 @@ from berthmaster.cluster.client import JsonObject, PatchKind
 from berthmaster.cluster.errors import ApiError, ClusterError, OutcomeUnknownError
 from berthmaster.cluster.stores import Gets, Patches
 from berthmaster.placement import affinity
+from berthmaster_webhook.telling import about
 
 logger = logging.getLogger(__name__)
 
@@ -117,4 +118,4 @@ async def _look(store: PodStore, pod: Pod, is_done: Callable[[JsonObject], bool]
 
 
 def _log(pod: Pod, error: ClusterError) -> None:
-    logger.warning("patch not through yet", extra={"pod": pod.key, "error": str(error)})
+    logger.warning("patch not through yet", extra=about(pod, error=str(error)))

@@ -50,6 +50,7 @@ from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.sending import Fate, PodStore, raw_of, send_until_known
 from berthmaster_webhook.state import ANYTHING, Help
+from berthmaster_webhook.telling import about
 from berthmaster_webhook.turns import Turns
 from berthmaster_webhook.waking import Waking
 
@@ -307,7 +308,7 @@ class WaitingPods:
     def _set_aside(self, waiter: Waiter, error: Exception) -> None:
         """Let a pod wait that our code trips over, say so, and try again later."""
         uid = waiter.pod.metadata.uid
-        logger.exception("deciding failed", extra={"pod": waiter.pod.key})
+        logger.exception("deciding failed", extra=about(waiter.pod))
         self._lines.leave(waiter)
         waiter.why = "failed"
         waiter.not_before_s = self._tools.clock() + waiter.backoff.next_s()
@@ -380,7 +381,7 @@ class WaitingPods:
                 answer = self._prefer(waiter.pod)
             # As in `_sort_one`, but such a pod never waits.
             except Exception:
-                logger.exception("deciding failed", extra={"pod": waiter.pod.key})
+                logger.exception("deciding failed", extra=about(waiter.pod))
         operations = (
             deciding.placing(raw, answer, is_stored=True) if answer else deciding.ungating(raw)
         )
@@ -533,7 +534,7 @@ class WaitingPods:
             )
         # The boundary of one pod's task: the others go on, what it assumed stays until it lapses.
         except Exception:
-            logger.exception("placing failed", extra={"pod": pod.key})
+            logger.exception("placing failed", extra=about(pod, _id_of(answer)))
         finally:
             self._give_slot()
             self._busy -= 1
@@ -556,11 +557,11 @@ class WaitingPods:
                 self._tools.metrics.wait_duration.observe(_age_s(sent.metadata))
             else:
                 self._tools.metrics.decisions.labels("none", str(Outcome.UNGATED)).inc()
-                logger.info("ungated unchanged", extra={"pod": sent.key})
+                logger.info("ungated unchanged", extra=about(sent))
             return
         if answer is not None and fate in (Fate.REFUSED, Fate.GONE):
             deciding.give_back(self._tools, answer.decision_id)
-        logger.info("patch without effect", extra={"pod": sent.key, "fate": fate.value})
+        logger.info("patch without effect", extra=about(sent, _id_of(answer), fate=fate.value))
         waiter.is_busy = False
         if waiter.pod is sent:
             # A fresh version of the pod goes at once, the same one after a pause.
@@ -599,6 +600,10 @@ class WaitingPods:
         for why, count in counts.items():
             metrics.waiting_pods.labels(why).set(count)
             metrics.oldest_waiting.labels(why).set(_age_s(oldest[why]))
+
+
+def _id_of(answer: Answer | None) -> str:
+    return answer.decision_id if answer is not None else ""
 
 
 def _created(metadata: ObjectMeta) -> str:
