@@ -82,9 +82,9 @@ def test_every_setting_is_mentioned_or_has_its_words_in_the_schema() -> None:
 def test_worked_example_is_so() -> None:
     request = read_request(make_pod(cpu="1"), PlacementPolicySpec())
 
-    scores = compare(np.array([4.0, 4.5, 14.0, -1.0]), request)
+    scores = compare(np.array([4.0, 4.03, 14.0, -1.0]), request)
 
-    assert scores.tolist() == [100.0, 100.0, 40.0, 50.0]
+    assert scores.tolist() == pytest.approx([100.0, 100.0, 33.6, 50.0])
 
 
 def test_flags_and_metrics_exist() -> None:
