@@ -122,6 +122,30 @@ def test_nodes_of_different_sizes_and_pending_memory() -> None:
     assert lines[at + 1].split() == ["lost", "default", "0", "0", "700"]
 
 
+def test_columns_are_as_wide_as_their_longest_cell_also_where_rows_are_empty() -> None:
+    found = facts(
+        [
+            node("gpu-17.example.com", "10.11.12.113", mem=2400, count=1),
+            node("a", mem=1100, count=11),
+        ],
+        share("x", "10", 99, on="a"),
+        share("lost", "", 5, on="gpu-17.example.com"),
+    )
+    lines = render_summary(found).split("\n")
+    headers = "".join(f"XPU{it}(Allocated/Total)@@" for it in range(11))
+    free, none = "0/100".ljust(23, "@"), "0/0".ljust(23, "@")
+
+    assert [it.replace(" ", "@") for it in lines[:3]] == [
+        f"NAME@@@@@@@@@@@@@@@@IPADDRESS@@@@@{headers}PENDING(Allocated)@@XPU@Memory(MiB)",
+        f"a{'@' * 19}10.0.0.1{'@' * 6}{free * 10}99/100{'@' * 18}{'@' * 20}99/1100",
+        f"gpu-17.example.com@@10.11.12.113@@0/2400{'@' * 17}{none * 9}0/0{'@' * 21}5{'@' * 19}5/2400",
+    ]
+    assert lines[3] == "-" * (
+        len("a 10.0.0.1 ") + 10 * len("0/100 ") + len("99/100  99/1100 ") + 20
+    )
+    assert lines[4:] == ["Allocated/Total XPU Memory In Cluster:", "104/3500 (2%)  ", ""]
+
+
 def test_details_without_pods_have_ten_dashes() -> None:
     assert "\n----------\n" in render_details(facts([node("a", mem=800, count=1)]))
 
