@@ -303,7 +303,9 @@ def test_failed_creations_are_told_from_quotas_and_outages() -> None:
     outage = refused("dial tcp 127.0.0.1:20000: connect: connection refused")
     ours = refused("admission webhook placement.berthmaster.io denied: connection refused")
 
-    assert failed_creations([quota, outage], ["connection refused"]) == []
+    busy = refused('Operation cannot be fulfilled on resourcequotas "tight": try again')
+
+    assert failed_creations([quota, busy, outage], ["connection refused"]) == []
     assert [it.kind for it in failed_creations([quota, outage])] == [Kind.FAILED_CREATION]
     # What names us is never excused.
     assert "placement" in str(failed_creations([ours], ["connection refused"])[0])

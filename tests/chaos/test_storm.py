@@ -16,6 +16,7 @@ PLAN = Plan(
     alive=120,
     faults=("leader-killed", "watches-cut"),
     gap_s=(1.0, 2.0),
+    request_timeout_s=10.0,
 )
 
 
