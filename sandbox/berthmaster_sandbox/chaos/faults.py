@@ -303,7 +303,7 @@ class KindsDeleted(Fault):
         await self.scene.sandbox.kubectl("delete", "-k", crds, "--wait=true")
         await asyncio.sleep(self.rng.uniform(0.0, 5.0))
         await self.scene.sandbox.kubectl("apply", "-k", crds)
-        await self.scene.sandbox.kubectl("wait", "--for=condition=Established", "-k", crds)
+        await self.scene.sandbox.kubectl("wait", "--for=condition=Established", "crd", "--all")
         await self.scene.write_policies()
         await self.scene.publish_anew()
 

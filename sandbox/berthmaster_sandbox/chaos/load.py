@@ -61,6 +61,10 @@ def _dataset(name: str) -> dict[str, str]:
     return {"dataset.0.id": name, "dataset.0.useas": "mount"}
 
 
+# Where no topology is known, such a pod waits: by default it would pass there, as upstream's do, and
+# could be turned away while the kinds are deleted.
+_STRICT = {names.NUMA: "strict"}
+
 # Disk, NUMA and XPU nodes hold less than all of theirs want: some pods wait.
 SHAPES = (
     Shape(name="plain", part="plain", requests={CPU: "500m", MEMORY: "256Mi"}),

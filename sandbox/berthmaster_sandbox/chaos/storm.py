@@ -80,6 +80,7 @@ class Storm:
         self._report = report
         self._say = say
         self._told: set[str] = set()
+        self._turned_away: set[Violation] = set()
         self._complaints: set[str] = set()
 
     async def run(self) -> None:
@@ -137,19 +138,25 @@ class Storm:
         """Count until nothing is wrong, or only what was not a look ago; what stays is wrong."""
         began_s = time.monotonic()
         since: dict[Violation, float] = {}
+        # What was past the line at one look is so for good.
+        lasting: dict[Violation, None] = {}
         while True:
             found, outcome.pods, outcome.waiting = await self._count()
             now_s = time.monotonic()
             passing = {it for it in found if it.kind.may_pass}
             is_moving = not any(it in since for it in passing) and (since or not passing)
             since = {it: since.get(it, now_s) for it in passing}
-            lasting = [it for it in found if it not in passing]
-            if lasting or is_moving or now_s - began_s > SETTLE_DEADLINE_S:
+            lasting |= {it: None for it in found if it not in passing}
+            if is_moving or now_s - began_s > SETTLE_DEADLINE_S:
                 break
             self._say(f"  {len(found)} are not settled, such as {found[0]}")
             await asyncio.sleep(LOOK_EVERY_S)
         outcome.settled_s = now_s - began_s
-        outcome.violations += lasting
+        # A pod that was turned away stays to be seen; it is told once.
+        outcome.violations += [
+            it for it in lasting if it.kind is not Kind.TURNED_AWAY or it not in self._turned_away
+        ]
+        self._turned_away.update(lasting)
         outcome.violations += [it for it, first_s in since.items() if now_s - first_s > STAYS_S]
         fresh = [it for it in self._scene.worlds.complaints() if it not in self._complaints]
         self._complaints.update(fresh)
