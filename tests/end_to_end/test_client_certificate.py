@@ -21,7 +21,7 @@ from support.overlays import CONFIG, write_overlay
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 NAMESPACE = "callers"
@@ -30,8 +30,12 @@ NAMESPACE = "callers"
 async def roll_out(harbour: Sandbox, folder: Path) -> None:
     await harbour.kubectl("apply", "-k", str(folder))
     program = "deployment/berthmaster-webhook"
-    await harbour.kubectl("-n", SYSTEM, "rollout", "status", program, "--timeout=60s")
-    await until(lambda: leaders(harbour), lambda found: len(found) == 1, 60)
+    await harbour.kubectl("-n", SYSTEM, "rollout", "status", program, "--timeout=120s")
+    await until(lambda: leaders(harbour), lambda found: len(found) == 1, 120)
+    # Who comes next counts processes: the replaced one is to be gone.
+    await until(
+        lambda: program_pods(harbour, "berthmaster-webhook"), lambda found: len(found) == 1, 120
+    )
 
 
 async def leaders(harbour: Sandbox) -> list[dict[str, Any]]:
@@ -61,7 +65,7 @@ async def test_the_api_server_gets_through_and_nobody_else(harbour: Sandbox, str
         pod = await create(harbour, NAMESPACE, make_pod(f"pod-{next(numbers)}"))
         return names.ALLOCATION in pod["metadata"].get("annotations", {})
 
-    await until(was_placed, bool, 40)
+    await until(was_placed, bool, 120)
 
     (leader,) = await leaders(harbour)
     ip = leader["status"]["podIP"]
