@@ -83,6 +83,7 @@ class ControlPlane:
         self.kubeconfig = self._write_kubeconfig("admin", self._admin)
         self._api_server_flags = dict(api_server_flags or {})
         self._commands = self._build_commands()
+        self._first_api_server = self._commands[API_SERVER]
 
     async def start(self, *, deadline_s: float = BOOT_DEADLINE_S) -> None:
         """Start everything and return when all of it is healthy. Raises BootError."""
@@ -119,6 +120,15 @@ class ControlPlane:
         if name == API_SERVER:
             deadline = time.monotonic() + deadline_s
             await self._wait_healthy(name, f"{self.server}/readyz", deadline=deadline)
+
+    async def configure_api_server(self, flags: Mapping[str, object]) -> None:
+        """Start the API server anew with these flags besides those it began with; none: as it began.
+
+        Raises BootError.
+        """
+        self._commands[API_SERVER] = [*self._first_api_server, *_build_flags(flags)]
+        await self.kill(API_SERVER)
+        await self.launch(API_SERVER)
 
     async def configure_scheduler(
         self, configuration: Mapping[str, Any] | None, *, deadline_s: float = BOOT_DEADLINE_S
@@ -340,4 +350,8 @@ class ControlPlane:
 
 
 def _build_command(program: Path, flags: Mapping[str, object]) -> list[str]:
-    return [str(program), *(f"--{key}={value}" for key, value in flags.items())]
+    return [str(program), *_build_flags(flags)]
+
+
+def _build_flags(flags: Mapping[str, object]) -> list[str]:
+    return [f"--{key}={value}" for key, value in flags.items()]
