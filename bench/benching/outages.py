@@ -147,7 +147,7 @@ async def stream(
                 for number in range(1_000_000):
                     for name, like in (
                         (f"{prefix}{number:05d}", pod),
-                        (f"{PLAIN}{number:05d}", plain),
+                        (f"{PLAIN}{prefix}{number:05d}", plain),
                     ):
                         await slots.acquire()
                         creating.create_task(create(name, like))
