@@ -49,7 +49,10 @@ def complete(log: Path | None, *words: str) -> tuple[list[str], str]:
 
 def test_commands_and_options_are_completed(log: Path) -> None:
     assert complete(log, "") == (
-        ["why", "simulate", "capacity", "inspect", "doctor", "completion", "ungate", "clean"],
+        [
+            *("why", "bypass", "page", "simulate", "capacity", "inspect", "doctor"),
+            *("observe-report", "completion", "ungate", "clean"),
+        ],
         ":4",
     )
     assert complete(log, "d") == (["doctor"], ":4")

@@ -55,7 +55,7 @@ def test_plain_text_has_a_column_for_each_concern() -> None:
 Concerns by node, the best first:
   NODE   TOTAL   NUMA   XPU   DISK IO   DATA   POWER   CPU AND MEMORY
   near      68     25    75        90     50     100             93.4
-  far     60.1     25    75        90     25    85.7             93.4
+  far     59.3     25    75        90     25    81.7             93.4
   full       -     no    ok        no     ok      ok               ok
   gate       -     ok    ok        ok     ok      ok               no
 

@@ -66,7 +66,8 @@ def roles() -> set[Right]:
     for binding in (it for it in manifests if "roleRef" in it):
         role = by_key[binding["roleRef"]["kind"], binding["roleRef"]["name"]]
         namespace = role["metadata"].get("namespace", "")
-        for rule in role["rules"]:
+        # Paths that are no resources are for readers, and nothing of ours needs them.
+        for rule in (it for it in role["rules"] if "nonResourceURLs" not in it):
             granted |= {
                 Right(subject["name"], verb, group, resource, namespace, name)
                 for subject in binding["subjects"]
