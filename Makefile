@@ -9,6 +9,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 CASES ?= ../shared/cases
+# Tests wait for clusters more than they compute.
+WORKERS ?= 2
 # From `pyproject.toml`, so that both are one release.
 IMAGE ?= berthmaster:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # More words for the image's build, such as --build-arg BASE=... or --secret id=pip,src=...
@@ -57,7 +59,7 @@ demo: binaries ## a real control plane, the real config, sample pods, and where 
 
 .PHONY: test
 test: binaries $(SBOM_READY) ## all tests, against the real control plane too
-	@$(RUN)/python -m pytest
+	@$(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: chaos
 chaos: binaries ## faults under load, and an independent count after each (about 20 minutes); OPTIONS="--seed 2"

@@ -10,7 +10,8 @@ objects as it found them. A test that needs a cluster of its own enters `Sandbox
 
 The cluster's kubelets and proxy are tasks of the session's event loop and stand still whenever
 another loop or a synchronous test runs. Tests that share it are therefore moved to the end of the
-run, behind one another, and are asynchronous, without blocking calls of more than a few seconds.
+run, behind one another (on one worker, where there are several), and are asynchronous, without blocking calls
+of more than a few seconds.
 """
 
 from __future__ import annotations
@@ -26,15 +27,35 @@ from berthmaster_sandbox.cluster import Sandbox
 SIMULATED_NODES = 4
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests without a cluster first, then those with their own, then those that share one."""
-    items.sort(key=_rank)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests in order, and say which go to one worker where there are several.
+
+    Alone, tests without a cluster come first, then those with their own, then those that share one. With
+    workers those with clusters of their own come first, since they take longest.
+    """
+    has_workers = hasattr(config, "workerinput")
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    order = (_OWN, _NONE, _SHARED) if has_workers else (_NONE, _OWN, _SHARED)
+    items.sort(key=lambda item: order.index(_cluster(item)))
 
 
-def _rank(item: pytest.Item) -> int:
+_NONE, _OWN, _SHARED = "none", "own", "shared"
+
+
+def _cluster(item: pytest.Item) -> str:
+    """Return which cluster a test needs."""
     if item.get_closest_marker("cluster") is None:
-        return 0
-    return 2 if "sandbox" in getattr(item, "fixturenames", ()) else 1
+        return _NONE
+    return _SHARED if "sandbox" in getattr(item, "fixturenames", ()) else _OWN
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what stays together: those that share a cluster, else those of one file."""
+    if _cluster(item) == _SHARED:
+        return "sandbox"
+    is_shared = "harbour" in getattr(item, "fixturenames", ())
+    return str(item.path.parent if is_shared else item.path)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
