@@ -54,7 +54,8 @@ def _group(item: pytest.Item) -> str:
     """Return what stays together: those that share a cluster, else those of one file."""
     if _cluster(item) == _SHARED:
         return "sandbox"
-    is_shared = "harbour" in getattr(item, "fixturenames", ())
+    has_own = hasattr(getattr(item, "module", None), "harbour")
+    is_shared = "harbour" in getattr(item, "fixturenames", ()) and not has_own
     return str(item.path.parent if is_shared else item.path)
 
 

@@ -221,7 +221,9 @@ async def test_service_selects_somebody_else(harbour: Sandbox, world: DiskWorld)
 async def test_role_binding_deleted(harbour: Sandbox, world: DiskWorld) -> None:
     await harbour.kubectl("delete", "clusterrolebinding", "berthmaster-webhook")
 
-    finding = await until_found(harbour, "rights", "berthmaster-webhook may not get pods")
+    finding = await until_found(
+        harbour, "rights", "the service account berthmaster-webhook may not"
+    )
     await follow(harbour, finding)
     await until_well(harbour)
 

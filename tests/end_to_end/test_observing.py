@@ -19,6 +19,7 @@ import pytest_asyncio
 from berthmaster_sandbox.addresses import bind_address
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
+from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.processes import build_environment
 from berthmaster_sandbox.scraping import make_reader, read_metrics
 from berthmaster_sandbox.world.diskio import DiskWorld
@@ -74,6 +75,14 @@ async def scrape(harbour: Sandbox) -> list[Page]:
             labels = {"job": f"berthmaster-system/{program}", "pod": pod}
             pages.append(Page(time.time(), labels, text))
     return pages
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def harbour() -> AsyncIterator[Sandbox]:
+    """An installation of our own, in which there is nothing that others left: it is counted."""
+    async with Sandbox.start(process_nodes=2, images=IMAGES) as running:
+        await install(running)
+        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
