@@ -13,7 +13,7 @@ from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.pod_watch import NAMESPACE, PODS, PodWatch
 from berthmaster_sandbox.demo.stage import FUNCTIONS, Stage, Worlds
 from berthmaster_sandbox.demo.together_stories import LIMITS, NODES, REQUEST, train
-from berthmaster_sandbox.installing import PROJECT
+from berthmaster_sandbox.installing import IMAGES, PROJECT, install
 from berthmaster_sandbox.world.datashim import install_datashim
 from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld
@@ -27,6 +27,14 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(240),
 ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def harbour() -> AsyncIterator[Sandbox]:
+    """An installation of our own: these nodes would suit pods of others, too."""
+    async with Sandbox.start(process_nodes=2, images=IMAGES) as running:
+        await install(running)
+        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
