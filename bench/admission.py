@@ -17,6 +17,8 @@ import asyncio
 import base64
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -135,8 +137,19 @@ async def send(
     return exchanges, connections, creator.outcomes
 
 
-async def measure(plan: Plan) -> list[tuple[object, ...]]:
-    """Return the rows of the table: all requests, repeated shapes, new shapes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deciding:
+    """A webhook that decides: its world and process, where its metrics are, and where to send reviews."""
+
+    world: PaperWorld
+    pid: int
+    page: MetricsPage
+    target: load.Target
+
+
+@asynccontextmanager
+async def deciding(plan: Plan, *, deadline_s: float = 300) -> AsyncIterator[Deciding]:
+    """Start a webhook, wait at most so long until it is ready, and then until it decides."""
     async with (
         paper_world(plan.nodes, plan.pods, life_s=plan.life_s) as world,
         aiohttp.ClientSession() as session,
@@ -145,37 +158,40 @@ async def measure(plan: Plan) -> list[tuple[object, ...]]:
         process = world.start_webhook(port, probe_port, metrics_port)
         async with stopped_at_end(process):
             url = f"http://127.0.0.1:{probe_port}/readyz"
-            await wait_answer(process, session, url, deadline_s=300)
+            await wait_answer(process, session, url, deadline_s=deadline_s)
             page = MetricsPage(session=session, port=metrics_port)
-            path = await find_path(world, page)
             target = load.Target(
                 host="127.0.0.1",
                 port=port,
-                path=f"{path}?timeout=1s",
+                path=f"{await _find_path(world, page)}?timeout=1s",
                 server_name=SERVICE,
                 context=world.server_context(),
             )
-            warm = make_pods(plan, WARM_UP_S, 0)
-            await send(plan, world, target, [pod for pod, _ in warm])
-            pods = make_pods(plan, plan.seconds, len(warm))
-            before, metrics = Usage.of(process.pid), await page.read()
-            exchanges, connections, outcomes = await send(
-                plan, world, target, [pod for pod, _ in pods]
-            )
-            usage = Usage.of(process.pid).since(before)
-            moved = _moved(metrics, await page.read())
-            print(
-                _remarks(exchanges, outcomes, usage, moved, connections, resident_mib(process.pid))
-            )
-            parts = [
-                ("all", exchanges),
-                ("repeated", [exchanges[i] for i, (_, new) in enumerate(pods) if not new]),
-                ("new", [exchanges[i] for i, (_, new) in enumerate(pods) if new]),
-            ]
-            return [_row(plan, shape, its, usage) for shape, its in parts if its]
+            yield Deciding(world=world, pid=process.pid, page=page, target=target)
 
 
-async def find_path(world: PaperWorld, page: MetricsPage) -> str:
+async def measure(plan: Plan) -> list[tuple[object, ...]]:
+    """Return the rows of the table: all requests, repeated shapes, new shapes."""
+    async with deciding(plan) as it:
+        warm = make_pods(plan, WARM_UP_S, 0)
+        await send(plan, it.world, it.target, [pod for pod, _ in warm])
+        pods = make_pods(plan, plan.seconds, len(warm))
+        before, metrics = Usage.of(it.pid), await it.page.read()
+        exchanges, connections, outcomes = await send(
+            plan, it.world, it.target, [pod for pod, _ in pods]
+        )
+        usage = Usage.of(it.pid).since(before)
+        moved = _moved(metrics, await it.page.read())
+        print(_remarks(exchanges, outcomes, usage, moved, connections, resident_mib(it.pid)))
+        parts = [
+            ("all", exchanges),
+            ("repeated", [exchanges[i] for i, (_, new) in enumerate(pods) if not new]),
+            ("new", [exchanges[i] for i, (_, new) in enumerate(pods) if new]),
+        ]
+        return [_row(plan, shape, its, usage) for shape, its in parts if its]
+
+
+async def _find_path(world: PaperWorld, page: MetricsPage) -> str:
     """Wait until the webhook decides; return the path that it turned requests to."""
     async with asyncio.timeout(60):
         while (await page.read()).get("berthmaster_leader") != 1:

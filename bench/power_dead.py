@@ -19,21 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import aiohttp
 import numpy as np
 
 import power_collecting
-from admission import WARM_UP_S, Plan, find_path, make_pods, send
+from admission import WARM_UP_S, Plan, deciding, make_pods, send
 from benching import figures, load, objects
 from benching.readings import Usage
 from benching.worlds import (
-    SERVICE,
-    MetricsPage,
     PaperWorld,
-    free_port,
-    paper_world,
-    stopped_at_end,
-    wait_answer,
 )
 from berthmaster.api.inventory import PowerLink
 from berthmaster.api.power import CpuUsage
@@ -128,37 +121,21 @@ async def until_quiet(pid: int) -> None:
 async def measure(plan: Plan, turns: int, servers_pid: int) -> list[tuple[object, ...]]:
     """Return a row per turn."""
     rows: list[tuple[object, ...]] = []
-    async with (
-        paper_world(plan.nodes, plan.pods, life_s=plan.life_s) as world,
-        aiohttp.ClientSession() as session,
-    ):
-        port, probe_port, metrics_port = free_port(), free_port(), free_port()
-        process = world.start_webhook(port, probe_port, metrics_port)
-        async with stopped_at_end(process):
-            url = f"http://127.0.0.1:{probe_port}/readyz"
-            await wait_answer(process, session, url, deadline_s=600)
-            target = load.Target(
-                host="127.0.0.1",
-                port=port,
-                path=await find_path(world, MetricsPage(session=session, port=metrics_port))
-                + "?timeout=1s",
-                server_name=SERVICE,
-                context=world.server_context(),
-            )
-            first = 0
-            for turn in range(2 * turns):
-                is_alive = turn % 2 == 0
-                os.kill(servers_pid, signal.SIGCONT if is_alive else signal.SIGSTOP)
-                await publish(world, plan.nodes, is_alive=is_alive)
-                await asyncio.sleep(SETTLE_S)
-                await until_quiet(process.pid)
-                for seconds in (WARM_UP_S, plan.seconds):
-                    pods = [pod for pod, _ in make_pods(plan, seconds, first)]
-                    first += len(pods)
-                    before = Usage.of(process.pid)
-                    exchanges, _, outcomes = await send(plan, world, target, pods)
-                    used = Usage.of(process.pid).since(before)
-                rows.append(_row("alive" if is_alive else "dead", exchanges, outcomes, used))
+    async with deciding(plan, deadline_s=600) as it:
+        first = 0
+        for turn in range(2 * turns):
+            is_alive = turn % 2 == 0
+            os.kill(servers_pid, signal.SIGCONT if is_alive else signal.SIGSTOP)
+            await publish(it.world, plan.nodes, is_alive=is_alive)
+            await asyncio.sleep(SETTLE_S)
+            await until_quiet(it.pid)
+            for seconds in (WARM_UP_S, plan.seconds):
+                pods = [pod for pod, _ in make_pods(plan, seconds, first)]
+                first += len(pods)
+                before = Usage.of(it.pid)
+                exchanges, _, outcomes = await send(plan, it.world, it.target, pods)
+                used = Usage.of(it.pid).since(before)
+            rows.append(_row("alive" if is_alive else "dead", exchanges, outcomes, used))
     return rows
 
 

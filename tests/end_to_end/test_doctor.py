@@ -24,7 +24,7 @@ from berthmaster.cli.doctor.reporting import diagnose
 from berthmaster_operator import certificates
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
-from berthmaster_sandbox.installing import CONFIG, IMAGES, PROJECT, install
+from berthmaster_sandbox.installing import CONFIG, PROJECT
 from berthmaster_sandbox.processes import build_environment
 from berthmaster_sandbox.world.diskio import DiskWorld
 from support.commands import BERTH, run
@@ -34,6 +34,7 @@ from support.harbour import (
     apply_models,
     apply_policy,
     new_namespace,
+    own_installation,
     scale_program,
     until,
     until_reason,
@@ -58,8 +59,7 @@ TLS_SECRET = f"/api/v1/namespaces/{SYSTEM}/secrets/berthmaster-webhook-tls"
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def harbour() -> AsyncIterator[Sandbox]:
     """An installation of our own, in which nothing that others left is wrong."""
-    async with Sandbox.start(process_nodes=2, images=IMAGES) as running:
-        await install(running)
+    async with own_installation() as running:
         yield running
 
 

@@ -19,7 +19,6 @@ import pytest_asyncio
 from berthmaster_sandbox.addresses import bind_address
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import disk
-from berthmaster_sandbox.installing import IMAGES, install
 from berthmaster_sandbox.processes import build_environment
 from berthmaster_sandbox.scraping import make_reader, read_metrics
 from berthmaster_sandbox.world.diskio import DiskWorld
@@ -31,6 +30,7 @@ from support.harbour import (
     io,
     make_pod,
     new_namespace,
+    own_installation,
     program_pods,
     until,
     until_bound,
@@ -80,8 +80,7 @@ async def scrape(harbour: Sandbox) -> list[Page]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def harbour() -> AsyncIterator[Sandbox]:
     """An installation of our own, in which there is nothing that others left: it is counted."""
-    async with Sandbox.start(process_nodes=2, images=IMAGES) as running:
-        await install(running)
+    async with own_installation() as running:
         yield running
 
 

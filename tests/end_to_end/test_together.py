@@ -13,14 +13,14 @@ from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.pod_watch import NAMESPACE, PODS, PodWatch
 from berthmaster_sandbox.demo.stage import FUNCTIONS, Stage, Worlds
 from berthmaster_sandbox.demo.together_stories import LIMITS, NODES, REQUEST, train
-from berthmaster_sandbox.installing import IMAGES, PROJECT, install
+from berthmaster_sandbox.installing import PROJECT
 from berthmaster_sandbox.world.datashim import install_datashim
 from berthmaster_sandbox.world.diskio import DiskWorld
 from berthmaster_sandbox.world.numa import NumaWorld
 from berthmaster_sandbox.world.power import PowerWorld
 from berthmaster_sandbox.world.xpu import XpuWorld
 from support.commands import ask, ask_for_data
-from support.harbour import apply_models, create, make_pod, new_namespace
+from support.harbour import apply_models, create, make_pod, new_namespace, own_installation
 
 pytestmark = [
     pytest.mark.cluster,
@@ -32,8 +32,7 @@ pytestmark = [
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def harbour() -> AsyncIterator[Sandbox]:
     """An installation of our own: these nodes would suit pods of others, too."""
-    async with Sandbox.start(process_nodes=2, images=IMAGES) as running:
-        await install(running)
+    async with own_installation() as running:
         yield running
 
 

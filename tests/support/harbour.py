@@ -9,13 +9,15 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from berthmaster.cluster.errors import ClusterError
 from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.installing import IMAGES, install
 
 SYSTEM = "berthmaster-system"
 PROGRAMS = ("berthmaster-operator", "berthmaster-webhook")
@@ -24,6 +26,14 @@ INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
 POLICIES = "/apis/berthmaster.io/v1alpha1/placementpolicies"
 _PATIENCE = 4
 MODELS = json.dumps([{"vendor": "Intel", "model": "P4510", "readRatio": {}, "writeRatio": {}}])
+
+
+@asynccontextmanager
+async def own_installation() -> AsyncIterator[Sandbox]:
+    """A cluster of a module's own with Berthmaster installed, in which nothing is that others left."""
+    async with Sandbox.start(process_nodes=2, images=IMAGES) as running:
+        await install(running)
+        yield running
 
 
 async def until(

@@ -186,9 +186,10 @@ class _Case:
         self._epoch = epoch
         self._has_gate = names.GATE in pod.gates
         self._prepared: Operations = []
-        # The pod as JSON data, or the parts of it that answers change, once somebody has asked for
-        # it; to be read only.
+        # The pod as JSON data, or at first the parts of it that answers change, once somebody has asked
+        # for it; to be read only.
         self._decoded: Mapping[str, Any] | None = None
+        self._is_whole = False
 
     def answer(self) -> Reply:
         state, pod = self._tools.state, self._pod
@@ -364,7 +365,10 @@ class _Case:
         return deciding.ungating(self._raw()) if self._has_gate else []
 
     def _whole(self) -> Mapping[str, Any]:
-        return _read_any(_decode_any, self._request.object)
+        if self._decoded is None or not self._is_whole:
+            self._decoded = _read_any(_decode_any, self._request.object)
+            self._is_whole = True
+        return self._decoded
 
     def _raw(self) -> Mapping[str, Any]:
         if self._decoded is None:

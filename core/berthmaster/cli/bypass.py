@@ -17,7 +17,6 @@ from berthmaster.api import names
 from berthmaster.api.allocation import read_allocation
 from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.api.policy import Mode
-from berthmaster.api.quantities import describe_size
 from berthmaster.cli import words
 from berthmaster.cli.doctor.pods import is_past_us
 from berthmaster.cli.output import Report, Table
@@ -28,7 +27,6 @@ from berthmaster.placement.filling import Filling, Level, Resource
 # Pods that hold something: bound, and not at their end.
 _RUNNING = {"fieldSelector": "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"}
 NO_DECISION, ELSEWHERE = "without a decision", "elsewhere than decided"
-_SIZES = {"bytes": describe_size, "bytes_per_second": describe_size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +161,7 @@ def _name(it: Resource) -> str:
 
 
 def _amount(it: Resource, amount: float) -> str:
-    describe = _SIZES.get(it.unit)
-    if describe is not None:
-        return describe(round(amount)) + ("/s" if it.unit == "bytes_per_second" else "")
-    return f"{amount:.3f}".rstrip("0").rstrip(".")
+    return words.amount(amount, it.unit) or f"{amount:.3f}".rstrip("0").rstrip(".")
 
 
 def _data(node: PastNode) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from berthmaster.api.quantities import describe_size
 from berthmaster.cli import savings, words
 from berthmaster.cli.observed import Counts, Gain, Past, Tally
 from berthmaster.cli.output import Report, Table
@@ -124,18 +123,8 @@ def _saved(concern: str, gain: Gain, past: dict[Resource, Past]) -> Iterator[str
             yield savings.describe(name, figure)
     for resource, it in past.items():
         if resource.concern == concern:
-            amount = _amount(it.amount, resource.unit)
+            amount = words.amount(it.amount, resource.unit) or f"{it.amount:.4g} {resource.unit}"
             yield f"{amount} of {resource.resource} past the line of {words.nodes(it.nodes)}"
-
-
-def _amount(amount: float, unit: str) -> str:
-    match unit:
-        case "bytes_per_second":
-            return f"{describe_size(round(amount))}/s"
-        case "bytes":
-            return describe_size(round(amount))
-        case _:
-            return f"{amount:.4g} {unit}"
 
 
 def _remarks(tally: Tally) -> Iterator[str]:

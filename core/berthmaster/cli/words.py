@@ -47,6 +47,17 @@ def nodes(count: int) -> str:
     return f"{count} node" if count == 1 else f"{count} nodes"
 
 
+def amount(value: float, unit: str) -> str | None:
+    """Return an amount of bytes, or of bytes per second, in words; None of another unit."""
+    match unit:
+        case "bytes_per_second":
+            return f"{describe_size(round(value))}/s"
+        case "bytes":
+            return describe_size(round(value))
+        case _:
+            return None
+
+
 def join(parts: Iterable[str]) -> str:
     """Return `a`, `a and b`, `a, b and c`."""
     *first, last = parts
