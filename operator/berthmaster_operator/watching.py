@@ -5,9 +5,11 @@ annotation on an object; it posts no Events and knows no peers (we elect a leade
 sends its requests through a session that carries our client's credentials, so a rotated token is
 used at once.
 
-Two of Kopf's habits are answered here. It takes over SIGTERM and SIGINT: `run` puts our handler back.
-And when it ends it cancels every task that began after it: so its end, for whatever reason, is
-the end of the process. A third one, that it forgets deletions which happened while a watch was
+Three of Kopf's habits are answered here. It takes over SIGTERM and SIGINT: `run` puts our handler back.
+When it ends it cancels every task that began after it: so its end, for whatever reason, is
+the end of the process. And when a CRD has changed it asks the API server at once which kinds there are,
+and not again, while the API server tells of a new kind only some moments after its CRD's last event:
+so the session waits before it asks. A fourth one, that it forgets deletions which happened while a watch was
 broken, is the business of `auditing`.
 """
 
@@ -34,6 +36,8 @@ PAGE_LIMIT = 500
 # Between attempts while the API server cannot be reached; the last one again and again, because the
 # end of Kopf is the end of the process and with it of all that was seen.
 RETRY_PAUSES_S = (1.0, 1.0, 2.0, 3.0, 5.0)
+# Between the last event of a CRD and the kind's place in the API server's own list, with room to spare.
+DISCOVERY_LAG_S = 2.0
 # Kopf installs its signal handlers about when it says that it is ready, before or after.
 _SIGNALS_PAUSE_S = 0.5
 
@@ -70,20 +74,24 @@ def register_login(registry: kopf.OperatorRegistry) -> None:
 
     Kopf calls this at start and after a refusal (401); each time the configuration is read anew.
     """
+    looks = itertools.count()
 
     async def login(**_: object) -> kopf.AiohttpSession:
         connection = await load_connection()
         return kopf.AiohttpSession(
-            server=connection.base_url, aiohttp_session=_open_session(connection)
+            server=connection.base_url, aiohttp_session=_open_session(connection, looks)
         )
 
     kopf.on.login(registry=registry, errors=kopf.ErrorsMode.TEMPORARY, backoff=5.0)(login)
 
 
-def _open_session(connection: Connection) -> aiohttp.ClientSession:
+def _open_session(connection: Connection, looks: Iterator[int]) -> aiohttp.ClientSession:
     async def authorize(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
+        # The first look for kinds is that of the start, which no CRD has caused.
+        if request.url.path.endswith("/apis") and next(looks):
+            await _settle()
         value = await connection.authorization(False)
         if value is not None:
             request.headers["Authorization"] = value
@@ -99,6 +107,10 @@ def _open_session(connection: Connection) -> aiohttp.ClientSession:
         proxy=connection.proxy,
         trust_env=False,
     )
+
+
+async def _settle() -> None:
+    await asyncio.sleep(DISCOVERY_LAG_S)
 
 
 async def run(
