@@ -129,12 +129,20 @@ async def is_placed(harbour: Sandbox, name: str) -> bool:
 
 
 async def until_led(harbour: Sandbox) -> dict[str, object]:
-    """Wait until a leader that is there keeps its Lease and its marks; return the Lease's spec."""
+    """Wait until a leader that is there keeps its Lease and its marks; return the Lease's spec.
+
+    A leader that lost its Lease while the API server restarted takes it anew with the next renewal.
+    """
     await until(lambda: find_leader(harbour), bool, 120)
-    spec: dict[str, object] = (await harbour.client.get(LEASE))["spec"]
+    seen: list[dict[str, object]] = []
 
-    async def renewed() -> object:
-        return (await harbour.client.get(LEASE))["spec"]["renewTime"]
+    async def renewals() -> list[dict[str, object]]:
+        spec = (await harbour.client.get(LEASE))["spec"]
+        if not seen or spec["renewTime"] != seen[-1]["renewTime"]:
+            seen.append(spec)
+        return seen
 
-    await until(renewed, lambda it: it != spec["renewTime"], 60)
-    return spec
+    def is_kept(specs: list[dict[str, object]]) -> bool:
+        return len(specs) > 1 and len({it["leaseTransitions"] for it in specs[-2:]}) == 1
+
+    return (await until(renewals, is_kept, 60))[-1]  # type: ignore[no-any-return]

@@ -87,7 +87,7 @@ async def test_a_burst_goes_where_it_costs_least_and_does_not_pile_up(
     harbour: Sandbox, world: PowerWorld, namespace: str
 ) -> None:
     """3.75, 4.7 and 6.25 W a core: four pods fill the frugal node, the others go to the lean one."""
-    await until_decided(harbour, namespace)
+    await until_decided(harbour, namespace, "pw-frugal", watts=15.0)
     names = [f"burst-{number}" for number in range(7)]
 
     for name in names:
@@ -100,16 +100,16 @@ async def test_a_burst_goes_where_it_costs_least_and_does_not_pile_up(
     assert allocation["allocated"]["power"] == {"watts": 15.0, "by": "ModelServer"}
 
 
-async def until_decided(harbour: Sandbox, namespace: str) -> None:
-    """Wait until the webhook knows of every node's power."""
+async def until_decided(harbour: Sandbox, namespace: str, node: str, *, watts: float) -> None:
+    """Wait until the webhook knows of a node's power and would choose it."""
 
-    async def watts() -> str:
+    async def decided() -> str:
         created = await harbour.client.create(
             f"/api/v1/namespaces/{namespace}/pods", working("probe"), {"dryRun": "All"}
         )
         return str(created["metadata"]["annotations"].get("berthmaster.io/allocation", ""))
 
-    await until(watts, lambda text: '"node":"pw-frugal"' in text and '"watts":15.0' in text, 60)
+    await until(decided, lambda text: f'"node":"{node}"' in text and f'"watts":{watts}' in text, 60)
 
 
 async def test_dead_servers_delay_no_pod_and_a_model_takes_over(
@@ -129,5 +129,7 @@ async def test_dead_servers_delay_no_pod_and_a_model_takes_over(
     message = await until_reason(harbour, "pw-new", "Model", 60, condition=READY)
 
     assert message.startswith("watts by PowerModel any; ")
+    # 60 W over 32 cores.
+    await until_decided(harbour, namespace, "pw-new", watts=7.5)
     await create(harbour, namespace, working("late"))
     assert await until_bound(harbour, namespace, "late") == "pw-new"

@@ -220,12 +220,14 @@ async def until_bound(harbour: Sandbox, namespace: str, name: str, deadline_s: f
 
 
 async def why_waiting(harbour: Sandbox, namespace: str, name: str) -> tuple[str, str]:
-    """Return reason and message of a pod's condition Placed, while it is False."""
+    """Return reason and message of a pod's condition Placed while it is False, else "" and the pod's state."""
     pod = await harbour.client.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
     for it in pod["status"].get("conditions", ()):
         if it["type"] == "berthmaster.io/Placed" and it["status"] == "False":
             return it["reason"], it["message"]
-    return "", ""
+    spec = pod["spec"]
+    told = {key: spec.get(key) for key in ("nodeName", "schedulingGates", "affinity")}
+    return "", json.dumps([told, pod["status"], pod["metadata"].get("annotations")])
 
 
 async def until_waiting(

@@ -52,7 +52,7 @@ async def queue_of(
     reporter = Reporter(
         server,
         events,
-        may_write=lambda: True,
+        may_write=lambda: world.term.why_not() is None,
         clock=lambda: world.now_s,
         pace_s=0.0,
         patience_s=0.0,
@@ -818,6 +818,37 @@ async def test_reason_that_could_not_be_written_is_told_later(world: World) -> N
             queue._reporter._wake.set()
 
     assert len(conditions(server)) == 4
+
+
+async def test_reason_that_was_due_while_we_did_not_lead_is_told_afterwards(world: World) -> None:
+    """Nothing else would bring it up again: the pod's line has its reason already."""
+    server = PodServer(world)
+    store(world, server, "a", cpu="9")
+    world.add_node("n1", cpu="1")
+
+    async with queue_of(world, server) as queue:
+        reporter = queue._reporter
+        reporter._patience_s = 1.0
+        await until(lambda: bool(reporter._pending))
+        world.term.forbids = Outcome.NOT_LEADER
+        world.now_s += 2
+        reporter._wake.set()
+        await settled()
+        assert conditions(server) == []
+        world.term.forbids = None
+        await until(lambda: len(conditions(server)) == 1, limit_s=3.0)
+
+    assert conditions(server)[0]["reason"] == "NoNodeFits"
+
+
+async def test_pod_is_told_that_there_are_no_nodes(world: World) -> None:
+    server = PodServer(world)
+    store(world, server, "a")
+
+    async with queue_of(world, server):
+        await until(lambda: len(conditions(server)) == 1)
+
+    assert conditions(server)[0]["message"] == "0/0 nodes: there are none"
 
 
 async def test_one_pods_unheard_of_fault_does_not_silence_the_others(world: World) -> None:

@@ -33,6 +33,8 @@ PAUSE_S = 30.0
 PATIENCE_S = 1.0
 # Between two writes: 20 in a second leave a small API server room for placing.
 PACE_S = 0.05
+# Looking again whether we may write; nobody tells us.
+RETRY_S = 1.0
 TIMEOUT_S = 10.0
 PLACED = "Placed"
 _COUNTS = re.compile(r"\d+/\d+ nodes: |\d+ \([^()]*\) ")
@@ -123,13 +125,13 @@ class Reporter:
             del self._pending[uid]
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write until cancelled. What is due while we may not write is written when we may."""
         while True:
             now_s = self._clock()
-            while self._due and self._due[0][0] <= now_s:
+            while self._due and self._due[0][0] <= now_s and self._may_write():
                 _, uid = heapq.heappop(self._due)
                 report = self._pending.pop(uid, None)
-                if report is not None and self._may_write():
+                if report is not None:
                     is_written = True
                     try:
                         is_written = await self._write(uid, report)
@@ -153,7 +155,10 @@ class Reporter:
             self._wake.set()
 
     def _idle_s(self) -> float | None:
-        return max(0.0, self._due[0][0] - self._clock()) if self._due else None
+        if not self._due:
+            return None
+        wait_s = self._due[0][0] - self._clock()
+        return wait_s if wait_s > 0 or self._may_write() else RETRY_S
 
     async def _write(self, uid: str, report: Report) -> bool:
         """Write a report; return False if the pod says it already, and nothing was sent."""

@@ -409,7 +409,7 @@ class WaitingPods:
         avoided = deciding.avoided_by(self._tools, waiter.pod)
         line = self._lines.join(request, avoided, uid, waiter)
         waiter.why = "in_line"
-        if line.codes:
+        if line.message:
             # Why those before it wait; if it is served soon, nothing is written.
             self._tell_nowhere(waiter, line)
 
@@ -483,7 +483,8 @@ class WaitingPods:
 
     def _close(self, line: Line, decision: Decision) -> None:
         codes = frozenset(it.group for it in decision.refusals)
-        is_news = line.codes != codes
+        # Where there are no nodes there are no codes either.
+        is_news = not line.message or line.codes != codes
         line.message, line.codes = decision.describe(), codes
         line.is_local = decision.is_local
         self._waking.note_decided(line)
