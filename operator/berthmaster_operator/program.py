@@ -101,6 +101,7 @@ class Program:
         self.settings = settings
         self.metrics = Metrics()
         client.on_answer = self.metrics.count_request
+        client.on_doubt = self._renew_watches
         self._client = client
         self.events = EventRecorder(client, f"{names.GROUP}/operator", instance=settings.pod_name)
         clock = asyncio.get_running_loop().time
@@ -434,19 +435,30 @@ class Program:
             await self._meters.close()
             await served.close()
 
+    @property
+    def _informers(self) -> list[Informer[Any]]:
+        """Return all watches that are not Kopf's, which gives up its own when they are silent."""
+        return [
+            self._pods,
+            self._failures,
+            *self._cache_pods,
+            self._nodes_seen,
+            self._inventories,
+            self._disk_models,
+            self._unhealthy,
+            *self._guarded,
+            self._replicas,
+        ]
+
+    def _renew_watches(self) -> None:
+        for informer in self._informers:
+            informer.renew()
+
     def _background(self) -> list[Coroutine[Any, Any, None]]:
         return [
             self.events.run(),
             self.elector.run(),
-            self._pods.run(),
-            self._failures.run(),
-            *(informer.run() for informer in self._cache_pods),
-            self._nodes_seen.run(),
-            self._inventories.run(),
-            self._disk_models.run(),
-            self._unhealthy.run(),
-            *(informer.run() for informer in self._guarded),
-            self._replicas.run(),
+            *(informer.run() for informer in self._informers),
             self._complete(),
             self.collector.run(),
             self._pair.run(),

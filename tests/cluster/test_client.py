@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from berthmaster.cluster import client as clients
 from berthmaster.cluster import connections
 from berthmaster.cluster.client import Client, PatchKind
 from berthmaster.cluster.errors import (
@@ -168,6 +172,62 @@ async def test_late_write_has_unknown_outcome(api: FakeApi, client: Client) -> N
 
     with pytest.raises(OutcomeUnknownError):
         await client.create(PODS, pod("p"), timeout_s=0.05)
+
+
+async def test_connections_that_died_without_a_sign_cost_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All connections of before give no more answers, but for one that is still under way."""
+    monkeypatch.setattr(clients, "POOL_PAUSE_S", 0.0)
+    all_came, ends, is_gone = asyncio.Barrier(3), asyncio.Event(), asyncio.Event()
+    seen: set[asyncio.BaseTransport] = set()
+    dead: set[asyncio.BaseTransport] = set()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        assert transport is not None
+        if transport in dead:
+            await is_gone.wait()
+        seen.add(transport)
+        if request.path == "/together":
+            await all_came.wait()
+        if request.path == "/slow":
+            seen.remove(transport)
+            await ends.wait()
+        return web.json_response({"from": "server"})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server, Client.at(str(server.make_url("")).rstrip("/")) as client:
+        await asyncio.gather(*(client.get("/together") for _ in range(3)))
+        slow = asyncio.create_task(client.get("/slow"))
+        while len(seen) == 3:
+            await asyncio.sleep(0)
+        dead |= seen
+        doubts: list[str] = []
+        client.on_doubt = lambda: doubts.append("doubt")
+
+        with pytest.raises(UnreachableError):
+            await client.get("/first", timeout_s=0.05)
+        assert await client.get("/second", timeout_s=5) == {"from": "server"}
+        assert doubts == ["doubt"]
+
+        ends.set()
+        assert await slow == {"from": "server"}
+        async with asyncio.timeout(5):
+            while not all(it.is_closing() for it in dead):
+                await asyncio.sleep(0.01)
+        is_gone.set()
+
+
+async def test_slow_server_is_not_pressed_by_new_connections(client: Client, api: FakeApi) -> None:
+    pool = client._pool
+    api.fail_next("GET", PODS, Hang.FOREVER)
+
+    with pytest.raises(UnreachableError):
+        await client.get(PODS, timeout_s=0.05)
+
+    assert client._pool is pool
 
 
 async def test_cut_read_is_unreachable(api: FakeApi, client: Client) -> None:

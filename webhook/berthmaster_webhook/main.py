@@ -122,6 +122,7 @@ class Process:
         self.state = ClusterState(
             client, registry.load(), self.metrics, assume_ttl_s=settings.assume_ttl_s
         )
+        client.on_doubt = self.state.renew
         tools = Tools(
             state=self.state,
             answers=Answers(self.state.ledger),

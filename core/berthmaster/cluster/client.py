@@ -1,6 +1,6 @@
 """The one door to the API server: a thin HTTP client that tells apart what callers must tell apart.
 
-It owns one aiohttp session for the process. Objects go in and come out as plain JSON values, or
+It owns one pool of connections. Objects go in and come out as plain JSON values, or
 as bytes for those who decode into their own types. It keeps no cache and retries nothing but a
 request that met a 401, once, with renewed credentials: the API server refused that one before
 looking at it.
@@ -10,7 +10,9 @@ without effect (`UnreachableError`), and unknown (`OutcomeUnknownError`, writes 
 silent repetition of PUT and DELETE on a connection that was cut is switched off, because a repeated
 PUT turns a success into a conflict.
 
-Every request has a time limit in seconds; watches have a limit on silence instead of a total.
+Every request has a time limit in seconds; watches have a limit on silence instead of a total. Where no
+answer came in time the connection may be dead without a sign of it, and so may all others of its pool:
+later requests get a new one.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ CONNECT_TIMEOUT_S = 5.0
 # One page of 500 pods is about 5 MB and may come from a busy API server.
 LIST_TIMEOUT_S = 60.0
 WATCH_IDLE_S = 180.0
+# Between two new pools: to an API server that is only slow, each means handshakes on top.
+POOL_PAUSE_S = 5.0
 # Watches hold a connection each; the rest bounds how hard we can press the API server.
 MAX_CONNECTIONS = 64
 READ_BUFFER_BYTES = 1 << 20
@@ -109,14 +113,13 @@ def read_items(page: bytes) -> Sequence[msgspec.Raw]:
     return _ITEMS_DECODER.decode(page).items or ()
 
 
-class Client:
-    """Talk to one API server; make it with `connect` or `at` inside a running event loop."""
+class _Pool:
+    """One aiohttp session, with how many requests and watches use it."""
 
-    def __init__(self, connection: Connection, *, user_agent: str = "berthmaster") -> None:
-        self._connection = connection
-        # Told of each request's end: its method, and the status or `error` where no answer came.
-        self.on_answer: Callable[[str, str], None] = _ignore
-        self._session = aiohttp.ClientSession(
+    def __init__(self, connection: Connection, user_agent: str) -> None:
+        self.opened_s = time.monotonic()
+        self.users = 0
+        self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=MAX_CONNECTIONS,
                 ssl=connection.ssl_context if connection.ssl_context is not None else True,
@@ -133,7 +136,22 @@ class Client:
             read_bufsize=READ_BUFFER_BYTES,
         )
         # No public switch exists; see the module docstring for why it must be off.
-        self._session._retry_connection = False
+        self.session._retry_connection = False
+
+
+class Client:
+    """Talk to one API server; make it with `connect` or `at` inside a running event loop."""
+
+    def __init__(self, connection: Connection, *, user_agent: str = "berthmaster") -> None:
+        self._connection = connection
+        # Told of each request's end: its method, and the status or `error` where no answer came.
+        self.on_answer: Callable[[str, str], None] = _ignore
+        # Told that no answer came in time: watches that are silent may be dead as well.
+        self.on_doubt: Callable[[], None] = _ignore_doubt
+        self._user_agent = user_agent
+        self._pool = _Pool(connection, user_agent)
+        # Those that get no new requests and have old ones.
+        self._retired: set[_Pool] = set()
 
     @classmethod
     async def connect(
@@ -163,7 +181,8 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections; watches in progress end with UnreachableError."""
-        await self._session.close()
+        for pool in (self._pool, *self._retired):
+            await pool.session.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -356,16 +375,19 @@ class Client:
             if authorization is not None:
                 headers["Authorization"] = authorization
             try:
-                async with self._session.request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    timeout=timeout,
-                    proxy=connection.proxy,
-                    server_hostname=connection.server_hostname,
-                    allow_redirects=False,
-                ) as response:
+                async with (
+                    self._pooled() as session,
+                    session.request(
+                        method,
+                        url,
+                        data=body,
+                        headers=headers,
+                        timeout=timeout,
+                        proxy=connection.proxy,
+                        server_hostname=connection.server_hostname,
+                        allow_redirects=False,
+                    ) as response,
+                ):
                     self.on_answer(method, str(response.status))
                     if response.status == 401 and attempt == 1 and authorization is not None:
                         continue
@@ -376,6 +398,31 @@ class Client:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.on_answer(method, NO_ANSWER)
                 raise self._translated(method, path, error) from error
+
+    @asynccontextmanager
+    async def _pooled(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Yield the session of the present pool; it is closed by the last user of one that was retired."""
+        pool = self._pool
+        pool.users += 1
+        try:
+            yield pool.session
+        except TimeoutError as error:
+            if not isinstance(error, _NEVER_SENT):
+                self._retire(pool)
+            raise
+        finally:
+            pool.users -= 1
+            if pool in self._retired and not pool.users:
+                self._retired.remove(pool)
+                await pool.session.close()
+
+    def _retire(self, pool: _Pool) -> None:
+        """Let later requests open connections anew."""
+        if pool is self._pool and time.monotonic() - pool.opened_s > POOL_PAUSE_S:
+            logger.warning("no answer in time, opening new connections")
+            self._retired.add(pool)
+            self._pool = _Pool(self._connection, self._user_agent)
+            self.on_doubt()
 
     def _translated(self, method: str, path: str, error: Exception) -> ClusterError:
         detail = str(error) or type(error).__name__
@@ -392,6 +439,10 @@ class Client:
 
 
 def _ignore(method: str, code: str) -> None:
+    """Tell nobody."""
+
+
+def _ignore_doubt() -> None:
     """Tell nobody."""
 
 
