@@ -448,3 +448,13 @@ def test_of_two_groups_the_newer_says_how_far_a_dataset_is(engine: Engine) -> No
     assert decide(engine, spec, pod).node is not None
     engine.observe(announced("Disabled"), is_gone=True)
     assert decide(engine, spec, pod).node is None
+
+
+def test_nodes_that_came_and_went_leave_nothing_behind() -> None:
+    engine = Engine([CONCERN])
+    columns = engine.table.columns["dataset"]
+    for number in range(20):
+        labels = {"kubernetes.io/hostname": f"host-{number}"}
+        engine.ledger.write_node(make_node("n1", uid=str(number), labels=labels), None)
+
+    assert {host for host in columns.hostnames if host} == {"host-19"}

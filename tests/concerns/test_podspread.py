@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berthmaster.api import names
-from berthmaster.api.objects import Pod, ReplicaSet, pod_from_manifest, replica_set_from_manifest
+from berthmaster.api.objects import (
+    ObjectMeta,
+    Pod,
+    ReplicaSet,
+    pod_from_manifest,
+    replica_set_from_manifest,
+)
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns import podspread
 from berthmaster.concerns.podspread.request import parse_rate
@@ -103,6 +109,19 @@ def test_finished_pods_make_room_unless_upstream_is_wanted() -> None:
     assert offered(engine, strictUpstream=True) == {"b1", "c1"}
 
     engine.observe(done, is_gone=True)
+
+    assert offered(engine, strictUpstream=True) == set(ZONES)
+
+
+def test_finished_pod_of_which_only_the_end_is_seen_counts_no_more() -> None:
+    """One that vanished between two lists is known by its name and uid alone."""
+    engine = zoned()
+    engine.observe(replica_set(8))
+    done = replica("p", node="a1", phase="Succeeded")
+    engine.observe(done)
+
+    vanished = Pod(metadata=ObjectMeta(name="p", namespace="default", uid=done.metadata.uid))
+    engine.observe(vanished, is_gone=True)
 
     assert offered(engine, strictUpstream=True) == set(ZONES)
 

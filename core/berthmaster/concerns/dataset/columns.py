@@ -254,8 +254,10 @@ class DatasetColumns:
         if before == place:
             return
         self.places[row] = place
-        self.hostnames[before.hostname] -= 1
         self.hostnames[place.hostname] += 1
+        self.hostnames[before.hostname] -= 1
+        if not self.hostnames[before.hostname]:
+            del self.hostnames[before.hostname]
         self._pairs[row], self._regions[row] = place.pair, place.region
         self._stamp += 1
         for key in self._here[row]:

@@ -52,6 +52,8 @@ class PodSpreadColumns:
         self._names: list[str] = []
         # By owner and uid: the node of each finished pod.
         self._finished: dict[str, dict[str, str]] = {}
+        # By uid: the owner of each of them.
+        self._owner_of: dict[str, str] = {}
 
     def resize(self, rows: int) -> None:
         """Make room for rows 0..rows-1."""
@@ -138,12 +140,16 @@ class PodSpreadColumns:
             self.changes += 1
 
     def _take_finished(self, pod: Pod, *, is_gone: bool) -> None:
-        owner, uid = owner_of(pod), pod.metadata.uid
-        if not owner:
-            return
+        uid = pod.metadata.uid
         if is_gone:
-            finished = self._finished.get(owner)
-            if finished is not None and finished.pop(uid, None) is not None and not finished:
-                del self._finished[owner]
-        elif pod.spec.node_name and is_scheduled(pod):
+            # Of a pod that vanished between two lists nothing but its name and uid is known.
+            owner = self._owner_of.pop(uid, "")
+            if owner:
+                del self._finished[owner][uid]
+                if not self._finished[owner]:
+                    del self._finished[owner]
+            return
+        owner = owner_of(pod)
+        if owner and pod.spec.node_name and is_scheduled(pod):
             self._finished.setdefault(owner, {})[uid] = pod.spec.node_name
+            self._owner_of[uid] = owner
