@@ -6,6 +6,7 @@ that has neither asks nothing here and costs nothing. Amounts are those of `amou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import dropwhile
@@ -43,6 +44,9 @@ _MODES = (STRICT, PREFER, IGNORE)
 _FIELD = f"metadata.annotations[{names.NUMA}]"
 
 _PODS_REMEMBERED = 16384
+# What is longer is read each time, so that nobody can fill the memory with such.
+_REMEMBERED_BYTES = 4096
+_ZONE_ID = re.compile(r"[0-9]{1,4}")
 _SHAPES = 2**62
 
 Amounts = tuple[tuple[str, int], ...]
@@ -202,9 +206,11 @@ def _reading(pod: Pod) -> _Reading:
     )
     found = _readings.get(key)
     if found is None:
+        found = _read_spec(pod)
         if len(_readings) >= _PODS_REMEMBERED:
             _readings.clear()
-        found = _readings[key] = _read_spec(pod)
+        if len(key) <= _REMEMBERED_BYTES:
+            _readings[key] = found
     return found
 
 
@@ -477,7 +483,7 @@ def _read_zones(
     found = []
     for id_, amounts in zones.items():
         # An allocation that was forged before our policies were there may hold anything.
-        if not (isinstance(id_, str) and id_.isdecimal() and isinstance(amounts, Mapping)):
+        if not (_ZONE_ID.fullmatch(id_) and isinstance(amounts, Mapping)):
             return None
         pairs = [(name, it) for name, it in amounts.items() if isinstance(it, str)]
         found.append((int(id_), _sorted({name: read_offer(name, it) for name, it in pairs})))

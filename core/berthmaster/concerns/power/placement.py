@@ -24,6 +24,7 @@ from berthmaster.concerns.power.columns import (
     Integers,
     PowerColumns,
 )
+from berthmaster.concerns.power.questions import MOST_WATTS
 from berthmaster.concerns.power.request import SHARE_PARTS, PowerRequest, allocation_of
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
@@ -192,8 +193,11 @@ def _peaks_cost(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Sco
     after = usage + request.need
     percent = [100 * (it / np.maximum(capacity, 1)) for it in (usage, after)]
     _, k1, k2 = columns.exponential[:, rows]
-    watts = k1 * (np.exp(k2 * percent[1]) - np.exp(k2 * percent[0]))
-    costs: Scores = np.trunc(np.nan_to_num(watts) * _PEAKS_SCALE)
+    with np.errstate(over="ignore", invalid="ignore"):
+        watts = k1 * (np.exp(k2 * percent[1]) - np.exp(k2 * percent[0]))
+    # Numbers of a model may be so steep that it says more than can be reckoned with.
+    watts[np.isnan(watts) & np.isfinite(k1 + k2)] = MOST_WATTS
+    costs: Scores = np.trunc(np.clip(np.nan_to_num(watts), -MOST_WATTS, MOST_WATTS) * _PEAKS_SCALE)
     costs[(usage == UNKNOWN_USAGE) | (after > capacity)] = 0.0
     return costs
 

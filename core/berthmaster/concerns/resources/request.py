@@ -140,11 +140,12 @@ def read_holding(pod: Pod) -> ResourcesUsage:
     whole_key = key + _encode(peer_basis(pod))
     found = _holdings.get(whole_key)
     if found is None:
-        if len(_holdings) >= _USAGES_REMEMBERED:
-            _holdings.clear()
         usage, _ = _read(basis, key)
         found = msgspec.structs.replace(usage, peer=read_peer(pod))
-        _holdings[whole_key] = found
+        if len(_holdings) >= _USAGES_REMEMBERED:
+            _holdings.clear()
+        if len(whole_key) <= _REMEMBERED_BYTES:
+            _holdings[whole_key] = found
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 
@@ -38,6 +38,8 @@ _LONGEST_ANNOTATION = 4096
 _MOST_ANNOTATIONS = 64
 _OTHERS = (f"{GROUP}/", "kubectl.kubernetes.io/")
 _ALLOCATED = ("true", "success", "failed")
+# More than any device has; what all devices of a node come to stays within 64 bits.
+_HIGHEST_MIB = 2**40
 _BY_PHASE = "hami"
 
 _decode = msgspec.json.Decoder(dict[str, dict[str, int]]).decode
@@ -183,7 +185,7 @@ def _read_shares(annotations: Mapping[str, str], asks: Asks, names: XPUNames) ->
     if by_container:
         try:
             return tuple(
-                Share(int(index), max(0, mib))
+                Share(int(index), min(max(0, mib), _HIGHEST_MIB))
                 for amounts in _decode(by_container).values()
                 for index, mib in amounts.items()
                 if _INDEX.fullmatch(index)
@@ -267,14 +269,14 @@ def _read_allocated(allocated: Mapping[str, Any]) -> tuple[tuple[Share, ...] | N
         if not isinstance(device, Mapping):
             return None, ""
         index, mib, position = device.get("i"), device.get("mem"), device.get("c", 0)
-        if not (isinstance(index, int) and all(_is_amount(it) for it in (index, mib, position))):
+        if not (_is_amount(index) and _is_amount(mib) and _is_amount(position)):
             return None, ""
         is_whole = dialect == CARD_DIALECT or device.get("x") is True
-        shares.append(Share(index, None if is_whole else mib, position))
+        shares.append(Share(index, None if is_whole else min(mib, _HIGHEST_MIB), position))
     return tuple(shares), dialect
 
 
-def _is_amount(value: object) -> bool:
+def _is_amount(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
