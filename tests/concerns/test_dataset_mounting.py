@@ -73,6 +73,7 @@ def test_no_word_is_lost_after_a_repeated_one() -> None:
         ({"dataset.0.id.x": "a"}, "label dataset.0.id.x is not in the right format"),
         ({"dataset.1x.id": "a"}, "could not convert dataset index 1x to int"),
         ({"dataset.0.id": "a", "dataset.0.useas": "mount."}, "useas for this dataset is not recog"),
+        ({"dataset.0.id": "a", "dataset.0.useas": ""}, "useas for this dataset is not recognized"),
     ],
 )
 def test_a_pod_that_cannot_be_understood_is_refused(labels: dict[str, str], words: str) -> None:

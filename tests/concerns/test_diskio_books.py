@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from berthmaster.api.diskio import device_from_manifest, stats_from_manifest
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import node_from_manifest
+from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.api.settings.diskio import Strategy
 from berthmaster.concerns.diskio import CONCERN, reasons
 from berthmaster.concerns.diskio.columns import DiskIOColumns
@@ -254,6 +255,26 @@ def test_policy_lets_a_disk_without_a_model_count_bytes_as_they_are() -> None:
     assert list(CONCERN.filter(columns, ROW, ask(1001, needs_model=False))) == [
         reasons.SHORT_OF_READ
     ]
+
+
+def test_odd_block_size_of_a_bound_pod_counts_where_a_policy_understands_it() -> None:
+    columns = new_columns()
+    capacity = {it: str(100 * 2**20) for it in ("read", "write", "total")}
+    columns.write_node(0, NODE, inventory(None, capacity=capacity))
+    columns.charge(0, holder("p"), Usage(40 * 2**20, 0, "32k", needs_nearest=True))
+
+    strict = PlacementPolicySpec()
+    nearest = PlacementPolicySpec.model_validate(
+        {"concerns": {"diskio": {"blockSizePolicy": "Nearest"}}}
+    )
+    # The model's read ratio at 32k is that at 4k, which is 2.
+    for policies, used in (([], 5), ([strict], 5), ([strict, nearest], 80), ([strict], 5)):
+        CONCERN.configure(columns, policies)
+        assert (columns.capacity - columns.free)[0, 0] == used * 2**20
+    assert CONCERN.amounts(columns, 0, holder("p"), Usage(0, 0, "32k", needs_nearest=True)) == {
+        "read": 5 * 2**20,
+        "write": 5 * 2**20,
+    }
 
 
 def test_reserve_stays_free() -> None:

@@ -262,10 +262,17 @@ def test_default_block_size_counts_where_none_is_given() -> None:
     )
 
 
-def test_pod_bound_by_another_counts_in_any_spelling() -> None:
+def test_pod_bound_by_another_is_read_in_any_spelling() -> None:
     pod = pod_from_manifest({"metadata": {"annotations": typed(size="64Ki")}})
 
-    assert read_usage(pod, None) == Usage(MIB, 2 * MIB, "32k")
+    assert read_usage(pod, None) == Usage(MIB, 2 * MIB, "32k", needs_nearest=True)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"rbps": "-1", "wbps": "1Mi", "blocksize": "64k"}'])
+def test_pod_bound_by_another_with_a_fault_counts_as_default(text: str) -> None:
+    pod = pod_from_manifest({"metadata": {"annotations": {KEY: text}}})
+
+    assert read_usage(pod, None) == BEST_EFFORT
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.diskio import BlockSizePolicy
 from berthmaster.concerns.diskio import placement, request
 from berthmaster.concerns.diskio.columns import NO_MODEL, READY, DiskIOColumns
 from berthmaster.concerns.diskio.request import DiskIORequest
@@ -57,9 +58,11 @@ class DiskIOConcern:
         return DiskIOColumns()
 
     def configure(self, columns: DiskIOColumns, policies: Sequence[PlacementPolicySpec]) -> None:
-        """Take the white lists of all policies together out of the books."""
-        columns.set_white_list(
-            frozenset(name for policy in policies for name in policy.concerns.diskio.ns_white_list)
+        """Take the white lists of all policies together out of the books, and how block sizes are read."""
+        settings = [policy.concerns.diskio for policy in policies]
+        columns.configure(
+            frozenset(name for it in settings for name in it.ns_white_list),
+            takes_nearest=any(it.block_size_policy is BlockSizePolicy.NEAREST for it in settings),
         )
 
     def charge(self, columns: DiskIOColumns, row: int, holder: Holder, usage: Usage) -> None:

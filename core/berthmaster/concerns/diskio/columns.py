@@ -19,7 +19,7 @@ from berthmaster.api.inventory import Bandwidth, Disk, DiskModel, NodeInventory
 from berthmaster.api.objects import Node
 from berthmaster.concerns.diskio.inventory import find_default
 from berthmaster.concerns.diskio.models import compile_ratios, normalise
-from berthmaster.concerns.diskio.shapes import Usage
+from berthmaster.concerns.diskio.shapes import BEST_EFFORT, Usage
 from berthmaster.concerns.shape import Holder
 
 UNREGISTERED, NO_DISK, NO_MODEL, READY = 0, 1, 2, 3
@@ -58,6 +58,7 @@ class DiskIOColumns:
         # Index 0: no function is known, requests count un-scaled.
         self.models: list[Ratios | None] = [None]
         self.white_list: frozenset[str] = frozenset()
+        self.takes_nearest = False
         self._model_index: dict[tuple[object, ...], int] = {}
         self._needs: dict[Usage, NDArray[np.int64]] = {}
         self._rows: list[_Row] = []
@@ -124,11 +125,15 @@ class DiskIOColumns:
             it.pending = self._shift(row, it.pending, usage, -1)
         self._write_free(row)
 
-    def set_white_list(self, namespaces: frozenset[str]) -> None:
-        """Leave the pods of these namespaces out of the books, and recount every row."""
-        if namespaces == self.white_list:
+    def configure(self, white_list: frozenset[str], *, takes_nearest: bool) -> None:
+        """Leave the pods of these namespaces out of the books, and recount every row.
+
+        `takes_nearest`: pods in which only the policy `Nearest` sees no fault count as it says, too;
+        otherwise they count as the default.
+        """
+        if (white_list, takes_nearest) == (self.white_list, self.takes_nearest):
             return
-        self.white_list = namespaces
+        self.white_list, self.takes_nearest = white_list, takes_nearest
         for row in range(len(self._rows)):
             self._recount(row)
 
@@ -138,6 +143,8 @@ class DiskIOColumns:
 
     def needed(self, row: int, usage: Usage) -> tuple[int, int]:
         """Return a usage as read and write in the units of the row's disk."""
+        if usage.needs_nearest and not self.takes_nearest:
+            usage = BEST_EFFORT
         return normalise(usage, self.models[self.model[row]])
 
     def needs(self, usage: Usage) -> NDArray[np.int64]:

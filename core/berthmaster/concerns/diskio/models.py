@@ -225,7 +225,7 @@ def normalise(
     usage: Usage, ratios: tuple[dict[str, Fraction], dict[str, Fraction]] | None
 ) -> tuple[int, int]:
     """Return read and write in the disk's units; the default request and unknown disks un-scaled."""
-    read, write, block_size = usage
+    read, write, block_size, _ = usage
     if not block_size or ratios is None:
         return read, write
     return _scale(read, ratios[0][block_size]), _scale(write, ratios[1][block_size])

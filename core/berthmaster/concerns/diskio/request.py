@@ -25,8 +25,7 @@ from berthmaster.concerns.diskio.shapes import (
 )
 from berthmaster.concerns.shape import InvalidRequestError
 
-# What a pod holds must not depend on which policy selects it, so every spelling counts.
-_LENIENT = Rules(BlockSizePolicy.NEAREST)
+_STRICT, _NEAREST = Rules(BlockSizePolicy.STRICT), Rules(BlockSizePolicy.NEAREST)
 
 
 class DiskIORequest(NamedTuple):
@@ -74,7 +73,7 @@ def _default_of(settings: DiskIOSettings) -> Usage:
 def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> Usage:
     """Return what a pod holds: as allocated, else as annotated, else the default; never raises."""
     if not allocated:
-        return read_annotations(pod.annotations, _LENIENT)[0] or BEST_EFFORT
+        return _annotated(pod)
     read, write = allocated.get("rbps"), allocated.get("wbps")
     block_size = allocated.get("blockSize")
     # An allocation that was forged before our policies were there may hold anything.
@@ -83,6 +82,16 @@ def read_usage(pod: Pod, allocated: Mapping[str, Any] | None) -> Usage:
     if _is_rate(read) and _is_rate(write):
         return Usage(read, write, block_size)
     return BEST_EFFORT
+
+
+def _annotated(pod: Pod) -> Usage:
+    """Return what a pod asks, by whichever policy; with any fault the default."""
+    usage, problems = read_annotations(pod.annotations, _STRICT)
+    if problems:
+        usage, problems = read_annotations(pod.annotations, _NEAREST)
+        if usage is not None and not problems:
+            return usage._replace(needs_nearest=True)
+    return usage or BEST_EFFORT
 
 
 def write_for_drivers(pod: Pod, allocated: Mapping[str, Any]) -> dict[str, str]:

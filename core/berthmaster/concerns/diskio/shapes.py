@@ -42,11 +42,15 @@ _VOLUME_EXAMPLE = '{"requests": {"rbps": "100Mi/4k", "wbps": "50Mi/4k"}}'
 
 
 class Usage(NamedTuple):
-    """Bytes per second at a block size; an empty block size is the un-scaled default."""
+    """Bytes per second at a block size; an empty block size is the un-scaled default.
+
+    `needs_nearest`: the block size stands for one that only the policy `Nearest` understands.
+    """
 
     read_bytes_per_s: int
     write_bytes_per_s: int
     block_size: str
+    needs_nearest: bool = False
 
 
 class Rules(NamedTuple):
