@@ -43,7 +43,7 @@ ARG SOURCE_DATE_EPOCH=0
 RUN set -eu; \
     # A base that lacks a library is found out here and not on a cluster.
     /opt/berthmaster/bin/python -B -c \
-        'import berthmaster_operator.main, berthmaster_webhook.main, berthmaster.cli.main'; \
+        'import berthmaster_operator.main, berthmaster_webhook.main, berthmaster.cli.main, grpc'; \
     stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"; \
     # Installers, toys and tests: nothing in the image installs, draws or tests anything.
     rm -rf "$stdlib/ensurepip" "$stdlib/idlelib" "$stdlib/tkinter" "$stdlib/turtledemo" \

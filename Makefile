@@ -141,7 +141,7 @@ crds: $(READY) ## write crds/ from the models
 .PHONY: lock
 lock: $(READY) ## resolve the lock files anew (needs uv)
 	@$(LOCK) pyproject.toml --all-extras -o requirements.lock
-	@$(LOCK) pyproject.toml --extra operator --extra webhook -c requirements.lock -o requirements-runtime.lock
+	@$(LOCK) pyproject.toml --extra operator --extra grpc --extra webhook -c requirements.lock -o requirements-runtime.lock
 	@$(RUN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | $(LOCK) - -c requirements.lock -o requirements-build.lock
 	@$(LOCK) --group sbom -o requirements-sbom.lock
 	@$(LOCK) --group peers -o requirements-peers.lock

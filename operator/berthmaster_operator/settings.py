@@ -14,7 +14,7 @@ from typing import Any
 
 from berthmaster.api import names
 from berthmaster_operator.model_fetching import DEFAULT_TIMEOUT_S, read_origin
-from berthmaster_operator.power.fetching import read_hosts
+from berthmaster_operator.power.trust import read_hosts
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # Who issues the webhook's certificate: we, or somebody who puts it into `names.ISSUED_SECRET`.

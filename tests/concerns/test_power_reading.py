@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,11 @@ def test_go_durations(text: str, seconds: float | None) -> None:
         ({"cpu1/max": "24"}, "labels cpu1/min and cpu1/max: both are 24"),
         ({"cpu1/max": "nan"}, 'label cpu1/max: found "nan"'),
         ({"tensorflow/port": None}, "tensorflow/port: false"),
+        ({"tensorflow/port": "grpc"}, 'label tensorflow/port: found "grpc", expected a number'),
+        (
+            {"berthmaster.io/tensorflow-scheme": "rest"},
+            'label berthmaster.io/tensorflow-scheme: found "rest", expected grpc, grpcs, http or https',
+        ),
     ],
 )
 def test_labels_that_cannot_be_used(change: dict[str, str | None], words: str) -> None:
@@ -206,15 +212,69 @@ def test_labels_that_cannot_be_used(change: dict[str, str | None], words: str) -
 
 def test_v1_asks_by_rest_with_rounded_features() -> None:
     labels = {**LABELS, "tensorflow/version": "1218", "tensorflow/signature": "konohana"}
+    labels["tensorflow/port"] = "8501"
     question = ask_by_labels(label_config_of(labels), V1_READINGS, EIGHT)
 
-    assert question.ref.url == "http://10.9.0.1:8500/v1/models/konohana/versions/1218:predict"
+    assert question.ref.url == "http://10.9.0.1:8501/v1/models/konohana/versions/1218:predict"
     assert question.inputs[5] == (0.5, 0.5, 0.5, 0.5)
     assert question.cores[5] == 4.0
     assert question.body()["signature_name"] == "konohana"
     answer = [[100.0 + at] for at in range(len(question.inputs))]
     assert question.read_answer({"outputs": answer})[1] == 101.0
     assert question.read_answer({"predictions": answer})[1] == 101.0
+
+
+@pytest.mark.parametrize(
+    ("port", "scheme", "base"),
+    [
+        ("8500", None, "grpc://10.9.0.1:8500"),
+        ("30500", None, "grpc://10.9.0.1:30500"),
+        ("8501", None, "http://10.9.0.1:8501"),
+        ("8501", "grpc", "grpc://10.9.0.1:8501"),
+        ("8443", "grpcs", "grpcs://10.9.0.1:8443"),
+        ("30501", "http", "http://10.9.0.1:30501"),
+        ("443", "https", "https://10.9.0.1:443"),
+    ],
+)
+def test_v1_is_asked_by_grpc_unless_the_port_or_a_label_says_rest(
+    port: str, scheme: str | None, base: str
+) -> None:
+    labels = {**LABELS, "tensorflow/port": port}
+    if scheme is not None:
+        labels["berthmaster.io/tensorflow-scheme"] = scheme
+
+    ref = ask_by_labels(label_config_of(labels), V1_READINGS, EIGHT).ref
+
+    assert (ref.base, ref.url == ref.base) == (base, base.startswith("grpc"))
+
+
+@pytest.mark.parametrize(
+    ("version", "signature", "sent"),
+    [
+        (None, None, b"\x0a\x0a\x0a\x08konohana"),
+        ("1218", "s", b"\x0a\x12\x0a\x08konohana\x12\x03\x08\xc2\x09\x1a\x01s"),
+        ("newest", None, b"\x0a\x0a\x0a\x08konohana"),
+    ],
+)
+def test_v1_names_model_version_and_signature_in_its_message(
+    version: str | None, signature: str | None, sent: bytes
+) -> None:
+    given = {"tensorflow/version": version, "tensorflow/signature": signature}
+    labels = {**LABELS, **{key: it for key, it in given.items() if it is not None}}
+
+    message = ask_by_labels(label_config_of(labels), V1_READINGS, EIGHT).message()
+
+    assert message.startswith(sent + b"\x12")
+
+
+def test_answer_by_grpc_is_read_and_counted() -> None:
+    question = ask_by_labels(label_config_of(LABELS), V1_READINGS, EIGHT)
+    # A float tensor of shape 2x1: outputs 1, key 1, value 2, dtype 1, shape 2, float_val 5.
+    answer = bytes.fromhex("0a210a076f75747075747312160801120812020802120208012a080000164300004843")
+
+    with pytest.raises(ValueError, match="found 2 numbers, expected 16"):
+        question.read_answer(answer)
+    assert replace(question, inputs=question.inputs[:2]).read_answer(answer) == (150.0, 200.0)
 
 
 def test_v2_asks_for_the_curve_in_percent() -> None:
@@ -254,6 +314,12 @@ def test_last_model_and_version_of_an_endpoint_count(endpoint: str, url: str) ->
         ("V2InferenceProtocol", "file:///etc/passwd", "expected http(s)://host:port"),
         ("V2InferenceProtocol", "http://[", "expected http(s)://host:port"),
         ("v2", "http://h/v2/models/m", "unknown endpoint type: v2"),
+        ("V2InferenceProtocol", "grpc://h:8500/models/m", "expected http(s)://host:port"),
+        ("TensorFlowServing", "unix:///run/s/models/m", "expected grpc(s) or http(s)://host:port"),
+        ("TensorFlowServing", "grpc:///models/m", "expected grpc(s) or http(s)://host:port"),
+        ("TensorFlowServing", "grpc://h:port/models/m", "expected grpc(s) or http(s)://host:port"),
+        ("TensorFlowServing", "grpc://h:8500/", "model name is not specified"),
+        ("TensorFlowServing", "grpc://h/models/m/versions/v1", 'version "v1", expected a whole'),
     ],
 )
 def test_endpoints_that_cannot_be_asked(type_: str, endpoint: str, words: str) -> None:
@@ -261,6 +327,29 @@ def test_endpoints_that_cannot_be_asked(type_: str, endpoint: str, words: str) -
         ref_of_term(EndpointTerm(type=type_, endpoint=endpoint))
 
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url", "sent"),
+    [
+        ("grpc://h:9/v1/models/m", "grpc://h:9", ("m", "", "")),
+        ("grpc://u:p@h/models/m/versions/7", "grpc://h:8500", ("m", "7", "")),
+        ("grpcs://[fd00::1]/models/m", "grpcs://[fd00::1]:8500", ("m", "", "")),
+        ("grpc://h:9/models/m?signature_name=s&x=1", "grpc://h:9", ("m", "", "s")),
+        ("https://h/v1/models/m:predict", "https://h/v1/models/m:predict", ("m", "", "")),
+        (
+            "http://h:8501/v1/models/m/versions/7:predict",
+            "http://h:8501/v1/models/m/versions/7:predict",
+            ("m", "7", ""),
+        ),
+    ],
+)
+def test_tensorflow_serving_in_an_endpoint(
+    endpoint: str, url: str, sent: tuple[str, str, str]
+) -> None:
+    ref = ref_of_term(EndpointTerm(type="TensorFlowServing", endpoint=endpoint))
+
+    assert (ref.url, (ref.model, ref.version, ref.signature)) == (url, sent)
 
 
 def test_redfish_names_the_model_and_the_secret_stays() -> None:

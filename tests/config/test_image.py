@@ -35,7 +35,7 @@ def test_image_holds_what_was_tested(name: str) -> None:
 def test_image_holds_no_tools() -> None:
     installed = {pin.partition("==")[0] for pin in pins("requirements-runtime.lock")}
 
-    assert {"aiohttp", "kopf", "cryptography", "prometheus-client"} <= installed
+    assert {"aiohttp", "kopf", "cryptography", "grpcio", "prometheus-client"} <= installed
     assert not {"pytest", "mypy", "ruff", "hypothesis", "hatchling"} & installed
 
 

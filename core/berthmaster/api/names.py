@@ -128,6 +128,8 @@ WAO_MODEL = "tensorflow/name"
 WAO_PREDICTOR = (WAO_HOST, WAO_PORT, WAO_MODEL)
 WAO_MODEL_VERSION = "tensorflow/version"
 WAO_MODEL_SIGNATURE = "tensorflow/signature"
+# Ours: how the server that v1's labels name is spoken to, `grpc`, `grpcs`, `http` or `https`.
+TENSORFLOW_SCHEME = f"{GROUP}/tensorflow-scheme"
 SPREAD_RATES = ("wao.bitmedia.co.jp/podspread-rate", "waok8s.github.io/podspread-rate")
 METRICS_API_VERSION = "metrics.k8s.io/v1beta1"
 

@@ -148,6 +148,8 @@ class LabelConfig:
     model: str | None = None
     version: int | None = None
     signature: str | None = None
+    # None: as the port says.
+    scheme: str | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -255,6 +257,7 @@ def label_config_of(labels: Mapping[str, str]) -> LabelConfig:
         model=given[names.WAO_MODEL],
         version=int(version) if version and _INTEGER.fullmatch(version) else None,
         signature=labels.get(names.WAO_MODEL_SIGNATURE),
+        scheme=labels.get(names.TENSORFLOW_SCHEME) or None,
         ranges=ranges,
         problems=tuple(problems),
     )

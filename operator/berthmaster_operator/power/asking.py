@@ -20,6 +20,7 @@ from berthmaster.api.redfish import (
     read_pressure,
     read_system_id,
 )
+from berthmaster.api.tf_serving import PREDICT
 from berthmaster.cluster.errors import ClusterError
 from berthmaster.cluster.stores import Gets
 from berthmaster.concerns.power import questions
@@ -49,6 +50,12 @@ class Fetches(Protocol):
         self, url: str, body: object, credentials: Credentials | None = None
     ) -> Any:
         """Return what a server answers to JSON data."""
+        ...
+
+    async def call(
+        self, origin: str, method: str, message: bytes, credentials: Credentials | None = None
+    ) -> bytes:
+        """Return what a server answers to a gRPC message."""
         ...
 
 
@@ -95,13 +102,18 @@ class Asker:
             return curve_of(question.cores, [questions.FAKE_WATTS] * len(question.cores))
         credentials = await self._credentials(term, namespace)
         try:
-            answer = await self._fetcher.post_json(question.ref.url, question.body(), credentials)
-            watts = question.read_answer(answer)
+            watts = question.read_answer(await self._ask(question, credentials))
         except FetchError as error:
             raise FetchError(f"{question.ref}: {error}") from error
         except ValueError as error:
             raise FetchError(f"{question.ref}: its answer is no prediction: {error}") from error
         return curve_of(question.cores, watts)
+
+    async def _ask(self, question: Question, credentials: Credentials | None) -> Any:
+        url = question.ref.url
+        if question.ref.protocol is questions.Protocol.TF_GRPC:
+            return await self._fetcher.call(url, PREDICT, question.message(), credentials)
+        return await self._fetcher.post_json(url, question.body(), credentials)
 
     async def _read_ipmi(self, url: str) -> dict[str, float]:
         try:

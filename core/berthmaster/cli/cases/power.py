@@ -254,7 +254,8 @@ def _answer(
         if ref.protocol is Protocol.V2:
             is_asked = it.get("url") == ref.url
         else:
-            is_asked = (f"http://{it.get('target')}", it.get("model")) == (ref.base, ref.model)
+            target = ref.base.partition("://")[2]
+            is_asked = (it.get("target"), it.get("model")) == (target, ref.model)
         is_same = all(
             abs(left - right) <= _SAME_INPUT
             for left, right in zip(it["inputs"], inputs, strict=True)

@@ -3,22 +3,23 @@
     v1   [cpu ratio, ambient', cpu1', cpu2'], each to one decimal: the ratios 0.0 .. 1.5
     v2   [cpu, inlet temperature, differential pressure], cpu in cores or percent of capacity
 
-A question holds everything that is needed to send it and to read the answer, so that whoever speaks HTTP
-knows nothing of nodes. Where something is missing there is no question, and words that say what.
+A question holds everything that is needed to send it and to read the answer, so that whoever speaks HTTP or
+gRPC knows nothing of nodes. Where something is missing there is no question, and words that say what.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
 
-from berthmaster.api import names
+from berthmaster.api import names, tf_serving
 from berthmaster.api.inventory import PowerCurve, Reading
 from berthmaster.api.power import EndpointTerm, LabelConfig
 from berthmaster.api.quantities import NANO
@@ -34,6 +35,11 @@ _TENTHS = range(16)
 _V1_MINUTES = 15
 _MOST_QUESTIONS = 200
 _V2 = "V2InferenceProtocol"
+# Not upstream's: TensorFlow Serving in a NodeConfig.
+_TF_SERVING = "TensorFlowServing"
+_TF_GRPC_PORT, _TF_REST_PORT = 8500, "8501"
+# TensorFlow Serving's versions are 64-bit numbers.
+_VERSION = re.compile(r"-?[0-9]{1,18}")
 _REDFISH_FIELDS = ("Type", "Url", "Name", "Version")
 
 
@@ -41,8 +47,19 @@ class Protocol(Enum):
     """How a model server is spoken to."""
 
     V2 = "KServe V2"
-    TF_SERVING = "TensorFlow Serving"
+    TF_REST = "TensorFlow Serving by REST"
+    TF_GRPC = "TensorFlow Serving by gRPC"
     FAKE = "Fake"
+
+
+_TF_SCHEMES = {
+    "grpc": Protocol.TF_GRPC,
+    "grpcs": Protocol.TF_GRPC,
+    "http": Protocol.TF_REST,
+    "https": Protocol.TF_REST,
+}
+# What an endpoint's URL may begin with, by its type.
+_SCHEMES = {_V2: ("http", "https"), _TF_SERVING: tuple(_TF_SCHEMES)}
 
 
 class UnaskableError(Exception):
@@ -67,8 +84,10 @@ class ModelRef:
 
     @property
     def url(self) -> str:
-        """Return where the question is sent."""
-        if self.protocol is Protocol.TF_SERVING:
+        """Return where the question is sent; by gRPC the message itself names the model."""
+        if self.protocol is Protocol.TF_GRPC:
+            return self.base
+        if self.protocol is Protocol.TF_REST:
             version = f"/versions/{self.version}" if self.version else ""
             return f"{self.base}/v1/models/{self.model}{version}:predict"
         version = f"/versions/{self.version}" if self.version else ""
@@ -85,7 +104,7 @@ class Question:
 
     def body(self) -> dict[str, Any]:
         """Return what is sent, as JSON data."""
-        if self.ref.protocol is Protocol.TF_SERVING:
+        if self.ref.protocol is Protocol.TF_REST:
             signature = {"signature_name": self.ref.signature} if self.ref.signature else {}
             return {"inputs": [list(it) for it in self.inputs], **signature}
         tensor = {
@@ -96,13 +115,26 @@ class Question:
         }
         return {"inputs": [tensor]}
 
+    def message(self) -> bytes:
+        """Return what is sent by gRPC."""
+        ref = self.ref
+        return tf_serving.encode_request(
+            self.inputs,
+            model=ref.model,
+            version=int(ref.version) if ref.version else None,
+            signature=ref.signature,
+        )
+
     def read_answer(self, answer: object) -> tuple[float, ...]:
-        """Return the watts of an answer, one for each input.
+        """Return the watts of an answer, JSON data or by gRPC bytes, one for each input.
 
         Raises:
             ValueError: the answer is not one, or not of this many numbers.
         """
-        watts = _numbers_of(self.ref.protocol, answer)
+        if self.ref.protocol is Protocol.TF_GRPC and isinstance(answer, bytes):
+            watts = tf_serving.decode_response(answer)
+        else:
+            watts = _numbers_of(self.ref.protocol, answer)
         if len(watts) != len(self.inputs):
             raise ValueError(f"found {len(watts)} numbers, expected {len(self.inputs)}")
         return watts
@@ -182,7 +214,11 @@ def ask_by_term(
 
 
 def ref_of_labels(config: LabelConfig) -> ModelRef:
-    """Return v1's model server, by REST; raises `UnaskableError`."""
+    """Return v1's model server; raises `UnaskableError`.
+
+    v1 speaks gRPC. What it never did is asked for by a label of ours, or by the port that TensorFlow Serving gives
+    to REST unless told otherwise.
+    """
     if not (config.host and config.port and config.model):
         there = {
             key: "true" if value else "false"
@@ -192,9 +228,16 @@ def ref_of_labels(config: LabelConfig) -> ModelRef:
         }
         shown = ", ".join(f"{key}: {value}" for key, value in there.items())
         raise UnaskableError(f"Label is not defined. [{shown}]")
+    if not config.port.isdecimal():
+        raise UnaskableError(f'label {names.WAO_PORT}: found "{config.port}", expected a number')
+    scheme = config.scheme or ("http" if config.port == _TF_REST_PORT else "grpc")
+    if scheme not in _TF_SCHEMES:
+        raise UnaskableError(
+            f'label {names.TENSORFLOW_SCHEME}: found "{scheme}", expected grpc, grpcs, http or https'
+        )
     return ModelRef(
-        protocol=Protocol.TF_SERVING,
-        base=f"http://{config.host}:{config.port}",
+        protocol=_TF_SCHEMES[scheme],
+        base=f"{scheme}://{config.host}:{config.port}",
         model=config.model,
         version="" if config.version is None else str(config.version),
         signature=config.signature or "",
@@ -208,26 +251,58 @@ def ref_of_term(term: EndpointTerm) -> ModelRef:
     """
     if term.type == "Fake":
         return ModelRef(protocol=Protocol.FAKE)
-    if term.type != _V2:
+    if term.type not in _SCHEMES:
         raise UnaskableError(f"unknown endpoint type: {term.type}")
-    try:
-        parts = urlsplit(term.endpoint)
-        is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
-        base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    except ValueError:
-        is_http, base = False, ""
-    if not is_http:
-        raise UnaskableError(f'endpoint "{term.endpoint:.200}": expected http(s)://host:port/...')
+    parts, base = _split(term)
     found = {"models": "", "versions": ""}
     segments = parts.path.split("/")
     for key, value in zip(segments, [*segments[1:], ""], strict=True):
         if key in found:
             found[key] = value
-    if not found["models"]:
-        raise UnaskableError(f'endpoint "{term.endpoint:.200}": model name is not specified')
+    model, version = found["models"], found["versions"]
+    if term.type == _TF_SERVING:
+        return _tf_ref(term, parts, base, model.removesuffix(":predict"), version)
+    if not model:
+        raise _unaskable(term, "model name is not specified")
+    return ModelRef(protocol=Protocol.V2, base=base, model=model, version=version)
+
+
+def _split(term: EndpointTerm) -> tuple[SplitResult, str]:
+    """Return an endpoint's parts, and its `scheme://host:port` without a user."""
+    schemes = _SCHEMES[term.type]
+    try:
+        parts = urlsplit(term.endpoint)
+        is_url = parts.scheme in schemes and bool(parts.hostname)
+        base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        if parts.scheme.startswith("grpc") and parts.port is None:
+            base += f":{_TF_GRPC_PORT}"
+    except ValueError:
+        is_url = False
+    if not is_url:
+        expected = "http(s)" if term.type == _V2 else "grpc(s) or http(s)"
+        raise _unaskable(term, f"expected {expected}://host:port/...")
+    return parts, base
+
+
+def _tf_ref(
+    term: EndpointTerm, parts: SplitResult, base: str, model: str, version: str
+) -> ModelRef:
+    version = version.removesuffix(":predict")
+    if not model:
+        raise _unaskable(term, "model name is not specified")
+    if version and not _VERSION.fullmatch(version):
+        raise _unaskable(term, f'version "{version}", expected a whole number')
     return ModelRef(
-        protocol=Protocol.V2, base=base, model=found["models"], version=found["versions"]
+        protocol=_TF_SCHEMES[parts.scheme],
+        base=base,
+        model=model,
+        version=version,
+        signature=parse_qs(parts.query).get("signature_name", [""])[-1],
     )
+
+
+def _unaskable(term: EndpointTerm, words: str) -> UnaskableError:
+    return UnaskableError(f'endpoint "{term.endpoint:.200}": {words}')
 
 
 def term_of_redfish(answer: object, term: EndpointTerm | None) -> EndpointTerm:
@@ -251,7 +326,7 @@ def term_of_redfish(answer: object, term: EndpointTerm | None) -> EndpointTerm:
 def _numbers_of(protocol: Protocol, answer: object) -> tuple[float, ...]:
     if not isinstance(answer, Mapping):
         raise ValueError("expected a JSON object")
-    if protocol is Protocol.TF_SERVING:
+    if protocol is Protocol.TF_REST:
         data = answer.get("outputs", answer.get("predictions"))
     else:
         outputs = answer.get("outputs")
