@@ -120,7 +120,7 @@ def build_node(
 
 
 async def create_nodes(client: Client, nodes: Iterator[dict[str, Any]]) -> list[str]:
-    """Create the nodes, several at a time, and return their names. Raises ApiError and others."""
+    """Create the nodes, several at a time, and return their names. Raises BootError with the first reason."""
     names: list[str] = []
 
     async def create_some() -> None:
@@ -128,9 +128,12 @@ async def create_nodes(client: Client, nodes: Iterator[dict[str, Any]]) -> list[
             names.append(node["metadata"]["name"])
             await client.create("/api/v1/nodes", node, timeout_s=60)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CREATORS):
-            group.create_task(create_some())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CREATORS):
+                group.create_task(create_some())
+    except ExceptionGroup as failed:
+        raise BootError(f"nodes not created: {failed.exceptions[0]}") from failed
     return names
 
 
