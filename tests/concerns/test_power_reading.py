@@ -193,6 +193,7 @@ def test_go_durations(text: str, seconds: float | None) -> None:
         ({"cpu1/max": "hot"}, 'label cpu1/max: found "hot", expected degrees Celsius'),
         ({"cpu1/max": "24"}, "labels cpu1/min and cpu1/max: both are 24"),
         ({"cpu1/max": "nan"}, 'label cpu1/max: found "nan"'),
+        ({"cpu1/max": "4_2"}, 'label cpu1/max: found "4_2"'),
         ({"tensorflow/port": None}, "tensorflow/port: false"),
         ({"tensorflow/port": "grpc"}, 'label tensorflow/port: found "grpc", expected a number'),
         (
@@ -272,9 +273,47 @@ def test_answer_by_grpc_is_read_and_counted() -> None:
     # A float tensor of shape 2x1: outputs 1, key 1, value 2, dtype 1, shape 2, float_val 5.
     answer = bytes.fromhex("0a210a076f75747075747312160801120812020802120208012a080000164300004843")
 
-    with pytest.raises(ValueError, match="found 2 numbers, expected 16"):
+    with pytest.raises(ValueError, match="found 2 numbers, expected 21"):
         question.read_answer(answer)
     assert replace(question, inputs=question.inputs[:2]).read_answer(answer) == (150.0, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("ambient", "feature"),
+    [
+        # (t - 11.5) / 25: 0.25 and 0.65 are a half or more in 32 bits, 0.35 is less; not clamped.
+        (17.75, 0.3),
+        (20.25, 0.3),
+        (27.75, 0.6),
+        (32.75, 0.9),
+        (5.25, -0.3),
+        (49.0, 1.5),
+    ],
+)
+def test_v1_rounds_half_away_from_zero_in_32_bits(ambient: float, feature: float) -> None:
+    readings = {**V1_READINGS, "ambient": reading(ambient)}
+
+    question = ask_by_labels(label_config_of(LABELS), readings, EIGHT)
+
+    assert question.inputs[0][1] == feature
+
+
+def test_v1_asks_for_twice_the_capacity_and_what_is_wanted_beside() -> None:
+    """A limit has to fit beside the usage; a request without one does not, as far as v1 is concerned."""
+    question = ask_by_labels(label_config_of(LABELS), V1_READINGS, EIGHT, more_tenths=[3, 27])
+
+    assert [it[0] for it in question.inputs][-3:] == [1.9, 2.0, 2.7]
+    assert question.cores[-2:] == (16.0, 21.6)
+
+
+def test_points_that_a_curve_cannot_tell_apart_are_asked_for_once() -> None:
+    term = EndpointTerm(type="V2InferenceProtocol", endpoint="http://h/v2/models/m")
+
+    question = ask_by_term(term, V2_READINGS, EIGHT, more_cores=[7.99985, 3.5])
+
+    assert question.cores[-1] == 7.99985
+    assert 3.5 in question.cores
+    assert 7.6 in question.cores
 
 
 def test_v2_asks_for_the_curve_in_percent() -> None:
@@ -418,6 +457,17 @@ def test_ipmi_page_with_odd_lines() -> None:
     assert page.watts == 142
 
 
+def test_labels_of_an_ipmi_page_hold_any_text() -> None:
+    page = read_page(
+        ' ipmi_temperature_celsius { zone="a}b,c", name = "Ambient" , id="1" } 2.4e+01 -5\n'
+        'ipmi_temperature_celsius{rack="r,name=",name="CPU1"}33\n'
+        'ipmi_temperature_celsius{sensor_name="CPU2"} 36\n'
+        'ipmi_temperature_celsius_total{name="CPU2"} 36\n'
+    )
+
+    assert page.temperatures == {"Ambient": 24, "CPU1": 33}
+
+
 def test_usage_without_a_time_is_none() -> None:
     usage = {"usage": {"cpu": "312345678n"}, "timestamp": "2024-01-01T00:00:00Z", "window": "15s"}
 
@@ -428,11 +478,11 @@ def test_usage_without_a_time_is_none() -> None:
     assert usage_from_metrics({**usage, "usage": {"cpu": "-1"}}) is None
 
 
-def test_implausible_watts_are_gaps() -> None:
+def test_implausible_watts_are_gaps_and_watts_below_zero_are_kept() -> None:
     curve = curve_of([0, 1, 2, 3], [100.0, math.nan, -5.0, 1e9])
 
     assert curve is not None
-    assert (curve.cores, curve.watts, curve.gaps) == ((0,), (100,), (1, 2, 3))
+    assert (curve.cores, curve.watts, curve.gaps) == ((0, 2), (100, -5), (1, 3))
     assert curve_of([0, 1], [None, math.inf]) is None
 
 

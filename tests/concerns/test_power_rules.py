@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,11 @@ from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.inventory import NodeInventoryStatus, Power, PowerCurve
 from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.settings.power import PowerRule
 from berthmaster.cli.cases.worlds import as_read
 from berthmaster.concerns import power
-from berthmaster.concerns.power.request import read_request
+from berthmaster.concerns.power.placement import compare
+from berthmaster.concerns.power.request import PowerRequest, read_request
 from berthmaster.placement.engine import Engine
 from support.builders import make_container, make_node, make_pod_manifest
 from support.power_reference import (
@@ -272,6 +275,28 @@ def test_unknown_node_is_never_first() -> None:
 
     assert scores_of(engine, asking(EIGHTH, Fraction(0))) == [100.0, 50.0]
     assert scores_of(engine, asking(EIGHTH, Fraction(0)), unknownNodes="Last") == [100.0, 0.0]
+
+
+def test_watts_below_zero_count_for_upstream_and_are_none_for_us() -> None:
+    falling = [(Fraction(0), Fraction(15)), (CAPACITY, Fraction(-49))]
+    rising = [(Fraction(0), Fraction(100)), (CAPACITY, Fraction(260))]
+    nodes = [RefNode(CAPACITY, Fraction(8), falling), RefNode(CAPACITY, Fraction(8), rising)]
+    engine = engine_of(nodes)
+    pod = asking(Fraction(1), Fraction(1))
+
+    assert scores_of(engine, pod) == [50.0, 100.0]
+    assert scores_of(engine, pod, rule="WAOv2") == [100.0, 20.0]
+    (fill,) = power.CONCERN.fills(engine.table.columns["power"], np.arange(2))
+    assert fill.used.tolist() == [0.0, 180.0]
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=2, max_size=5, unique=True))
+def test_peaks_gives_the_dearest_node_0(costs: list[int]) -> None:
+    request = PowerRequest(PowerRule.PEAKS, need=1)
+
+    scores = compare(np.array(costs) * 1e6 / 3, request)
+
+    assert (scores[np.argmax(costs)], scores[np.argmin(costs)]) == (0.0, 100.0)
 
 
 def test_a_burst_does_not_pile_onto_one_node() -> None:

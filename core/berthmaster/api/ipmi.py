@@ -18,8 +18,12 @@ _FAMILIES = frozenset({TEMPERATURE, *POWER})
 # v1's names of its three sensors, and what each is called here.
 V1_SENSORS = {"Ambient": "ambient", "CPU1": "cpu1", "CPU2": "cpu2"}
 
-_LINE = re.compile(r"([a-z_]+)(?:\{([^}]*)\})?\s+(\S+)(?:\s+[0-9]+)?\s*")
-_NAME = re.compile(r'(?:^|,)\s*name="((?:\\.|[^"\\])*)"')
+# Between the quotes of a label's value anything may stand, braces and commas too.
+_TEXT = r'"(?:\\.|[^"\\])*"'
+_LINE = re.compile(
+    rf'\s*([a-z_]+)(?:\s*\{{((?:[^"}}]|{_TEXT})*)\}}\s*|\s+)(\S+)(?:\s+-?[0-9]+)?\s*'
+)
+_LABEL = re.compile(rf"(\w+)\s*=\s*({_TEXT})")
 _COLDEST, _HOTTEST = -100.0, 200.0
 _MOST_LINES = 20000
 _MOST_WATTS = 1e6
@@ -48,9 +52,9 @@ def read_page(text: str) -> IpmiPage:
     watts: float | None = None
     for family, labels, value in _samples(text):
         if family == TEMPERATURE:
-            name = _NAME.search(labels)
+            name = dict(_LABEL.findall(labels)).get("name")
             if name is not None and _COLDEST <= value <= _HOTTEST:
-                temperatures.setdefault(name[1], value)
+                temperatures.setdefault(name[1:-1], value)
         elif 0 <= value <= _MOST_WATTS:
             watts = value
     return IpmiPage(temperatures, watts)

@@ -356,8 +356,11 @@ def _nanocores(resources: Mapping[str, Any]) -> int | None:
 
 
 def _number(text: str | None) -> float | None:
+    # Python takes `1_0` for a number, Go does not.
+    if text is None or "_" in text:
+        return None
     try:
-        number = float(text) if text is not None else math.nan
+        number = float(text)
     except ValueError:
         return None
     return number if math.isfinite(number) else None

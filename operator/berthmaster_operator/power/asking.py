@@ -107,7 +107,8 @@ class Asker:
             raise FetchError(f"{question.ref}: {error}") from error
         except ValueError as error:
             raise FetchError(f"{question.ref}: its answer is no prediction: {error}") from error
-        return curve_of(question.cores, watts)
+        curve = curve_of(question.cores, watts)
+        return curve if curve is not None and max(curve.watts) >= 0 else None
 
     async def _ask(self, question: Question, credentials: Credentials | None) -> Any:
         url = question.ref.url

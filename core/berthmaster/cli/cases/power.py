@@ -200,7 +200,10 @@ def _asked(
     try:
         if settings.rule is PowerRule.WAO_V1:
             labels = label_config_of(node.labels)
-            question = ask_by_labels(labels, readings, node.capacity_nanocores)
+            listed_tenths = [round(it["inputs"][0] * 10) for it in answers]
+            question = ask_by_labels(
+                labels, readings, node.capacity_nanocores, more_tenths=listed_tenths
+            )
         elif node.name not in configs:
             raise UnaskableError("no NodeConfig names this node")
         else:

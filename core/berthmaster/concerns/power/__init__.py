@@ -126,7 +126,7 @@ class PowerConcern:
         """Return what the rows draw, of what they would draw at the end of their curves."""
         curves = ([watts for _, watts in columns.points(int(row))] for row in rows)
         capacity = np.array([np.nanmax([0.0, *watts]) for watts in curves], dtype=float)
-        used = np.nan_to_num(columns.before[rows])
+        used = np.maximum(np.nan_to_num(columns.before[rows]), 0.0)
         return [Fill(resource="power", unit="watts", capacity=capacity, used=used)]
 
     def amounts(

@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 from berthmaster.api.inventory import NodeInventory, Power
 from berthmaster.api.objects import Node
 from berthmaster.api.quantities import NANO, QuantityError, parse_nanocores
+from berthmaster.concerns.power.questions import TOLERANCE_CORES
 from berthmaster.concerns.power.request import SHARE_PARTS, PowerUsage
 from berthmaster.concerns.shape import Holder, Rows
 
 UNKNOWN_USAGE = -1
-# Inputs that differ by less are the same question to a model: it computes with 32-bit numbers.
-TOLERANCE_CORES = 1e-4
 
 # No share is learned from pods that ask for less in all, and none below a tenth.
 _LEAST_ASKED = 10 * NANO

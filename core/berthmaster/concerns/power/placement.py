@@ -24,7 +24,7 @@ from berthmaster.concerns.power.columns import (
     Integers,
     PowerColumns,
 )
-from berthmaster.concerns.power.questions import MOST_WATTS
+from berthmaster.concerns.power.questions import MOST_WATTS, tenths_of
 from berthmaster.concerns.power.request import SHARE_PARTS, PowerRequest, allocation_of
 from berthmaster.concerns.shape import Codes, Reason, Rows, Scores
 
@@ -95,9 +95,10 @@ def _least_increase(columns: PowerColumns, rows: Rows, request: PowerRequest) ->
     parts = request.used_parts
     before = columns.usage_before(rows, parts)
     after = before + request.need * parts // SHARE_PARTS
-    watts = columns.watts_at(rows, after / NANO) - columns.watts_before(rows, parts)
-    # More usage never costs less; a model that says so is noise.
-    costs = np.where(np.isnan(watts), UNKNOWN, np.maximum(watts, 0.0))
+    low, high = columns.watts_before(rows, parts), columns.watts_at(rows, after / NANO)
+    # More usage never costs less; a model that says so is noise. One that says less than nothing is none.
+    is_power = (low >= 0) & (high >= 0)
+    costs = np.where(is_power, np.maximum(high - low, 0.0), UNKNOWN)
     # What must fit is the whole pod: it may come to use all that it asked for.
     return _marked(costs, columns, rows, before + request.need)
 
@@ -143,11 +144,9 @@ def _v1_cost(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Scores
 def round_tenths(cores: Integers, capacity: Integers) -> Floats:
     """Return usage as a ratio of capacity, to one decimal, half away from zero, as v1 reckons it.
 
-    In 32-bit numbers: 15.9 of 30 cores is 0.53 -> 0.5, and 0.85 * 10 = 8.5 -> 0.9.
+    Worked: 15.9 of 30 cores is 0.53 -> 0.5, and 25.5 of 30 is 0.85 -> 0.9.
     """
-    ratio = (cores / np.maximum(capacity, 1)).astype(np.float32)
-    tenths: Floats = np.floor(ratio * np.float32(10) + np.float32(0.5)).astype(np.float64)
-    return tenths / 10
+    return tenths_of((cores / np.maximum(capacity, 1)).astype(np.float32)) / 10
 
 
 def _compare_v1(values: Scores, request: PowerRequest) -> Scores:
@@ -191,7 +190,7 @@ def _compare_v2(values: Scores, request: PowerRequest) -> Scores:
 def _peaks_cost(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Scores:
     usage, capacity = columns.usage[rows], columns.capacity[rows]
     after = usage + request.need
-    percent = [100 * (it / np.maximum(capacity, 1)) for it in (usage, after)]
+    percent = [100 * it / np.maximum(capacity, 1) for it in (usage, after)]
     _, k1, k2 = columns.exponential[:, rows]
     with np.errstate(over="ignore", invalid="ignore"):
         watts = k1 * (np.exp(k2 * percent[1]) - np.exp(k2 * percent[0]))
@@ -205,8 +204,9 @@ def _peaks_cost(columns: PowerColumns, rows: Rows, request: PowerRequest) -> Sco
 def _compare_peaks(values: Scores, request: PowerRequest) -> Scores:
     if not values.any():
         return np.zeros(len(values))
+    # The dearest is exactly the whole span above the cheapest, whatever its size.
     span = np.ptp(values)
-    scores: Scores = 100 - np.trunc(100 * (values - values.min()) / (span or 1.0))
+    scores: Scores = 100 - np.trunc(100 * ((values - values.min()) / (span or 1.0)))
     return scores
 
 

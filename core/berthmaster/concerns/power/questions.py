@@ -1,6 +1,6 @@
 """What a model server is asked: a node's curve as one batch, in the language of its generation.
 
-    v1   [cpu ratio, ambient', cpu1', cpu2'], each to one decimal: the ratios 0.0 .. 1.5
+    v1   [cpu ratio, ambient', cpu1', cpu2'], each to one decimal: the ratios 0.0 .. 2.0
     v2   [cpu, inlet temperature, differential pressure], cpu in cores or percent of capacity
 
 A question holds everything that is needed to send it and to read the answer, so that whoever speaks HTTP or
@@ -9,7 +9,6 @@ gRPC knows nothing of nodes. Where something is missing there is no question, an
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from berthmaster.api import names, tf_serving
 from berthmaster.api.inventory import PowerCurve, Reading
@@ -25,13 +25,18 @@ from berthmaster.api.power import EndpointTerm, LabelConfig
 from berthmaster.api.quantities import NANO
 from berthmaster.api.settings.power import CpuUsageFormat
 
+Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32] | np.float32
+
 # A megawatt: more is no node.
 MOST_WATTS = 1e6
 FAKE_WATTS = 3.14
+# Inputs that differ by less are the same question to a model: it computes with 32-bit numbers.
+TOLERANCE_CORES = 1e-4
 # v2's grid: every 5 percent, and finer where most nodes are and curves bend.
 _PERCENTS = (0, 1, 2, 5, 7.5, 10, 12.5, 15, 17.5, *range(20, 101, 5))
-# v1's, beyond the capacity too: only the limit has to fit, and a request may be above it.
-_TENTHS = range(16)
+# v1's, beyond the capacity too: only the limit has to fit beside the usage, and requests have none of that.
+_TENTHS = range(21)
 _V1_MINUTES = 15
 _MOST_QUESTIONS = 200
 _V2 = "V2InferenceProtocol"
@@ -141,13 +146,14 @@ class Question:
 
 
 def curve_of(cores: Sequence[float], watts: Iterable[float | None]) -> PowerCurve | None:
-    """Return the curve through some points, gaps where an answer is absent or no plausible power.
+    """Return the curve through some points, gaps where an answer is absent or no number of watts.
 
-    None if no point is left. Points of equal usage: the first counts.
+    Watts below zero are kept: WAO's rules reckon with differences alone. None if no point is left. Points
+    of equal usage: the first counts.
     """
     points: dict[float, float | None] = {}
     for usage, value in sorted(zip(cores, watts, strict=True), key=lambda it: it[0]):
-        points.setdefault(usage, value if _is_power(value) else None)
+        points.setdefault(usage, value if _is_watts(value) else None)
     known = {usage: value for usage, value in points.items() if value is not None}
     if not known:
         return None
@@ -164,9 +170,16 @@ def needs_temperatures(age_s: float) -> bool:
 
 
 def ask_by_labels(
-    config: LabelConfig, readings: Mapping[str, Reading], capacity_nanocores: int
+    config: LabelConfig,
+    readings: Mapping[str, Reading],
+    capacity_nanocores: int,
+    *,
+    more_tenths: Iterable[int] = (),
 ) -> Question:
-    """Return v1's question for a node's curve; raises `UnaskableError`."""
+    """Return v1's question for a node's curve; raises `UnaskableError`.
+
+    `more_tenths` are CPU usages, in tenths of the capacity, that are asked for beside the usual grid.
+    """
     ref = ref_of_labels(config)
     temperatures = []
     for sensor in names.WAO_TEMPERATURES:
@@ -177,13 +190,14 @@ def ask_by_labels(
             )
         if sensor not in readings:
             raise UnaskableError(f"no reading of the sensor {sensor}")
-        low, high = config.ranges[sensor]
-        temperatures.append(_tenth((readings[sensor].value - low) / (high - low)))
+        value, low, high = map(np.float32, (readings[sensor].value, *config.ranges[sensor]))
+        temperatures.append(float(tenths_of((value - low) / (high - low))) / 10)
     capacity = _capacity(capacity_nanocores)
+    tenths = sorted({*_TENTHS, *more_tenths})[:_MOST_QUESTIONS]
     return Question(
         ref=ref,
-        cores=tuple(tenth / 10 * capacity for tenth in _TENTHS),
-        inputs=tuple((tenth / 10, *temperatures) for tenth in _TENTHS),
+        cores=tuple(tenth / 10 * capacity for tenth in tenths),
+        inputs=tuple((tenth / 10, *temperatures) for tenth in tenths),
     )
 
 
@@ -197,7 +211,8 @@ def ask_by_term(
 ) -> Question:
     """Return v2's question for a node's curve; raises `UnaskableError`.
 
-    `more_cores` are CPU usages that are asked for beside the usual grid.
+    `more_cores` are CPU usages that are asked for beside the usual grid, and instead of what of it is so
+    near to them that the curve would not tell the two apart.
     """
     ref = ref_of_term(term)
     missing = [name for name in ("inlet", "deltaP") if name not in readings]
@@ -205,12 +220,25 @@ def ask_by_term(
         raise UnaskableError(f"no reading of {' and '.join(missing)}")
     inlet, delta = readings["inlet"].value, readings["deltaP"].value
     capacity = _capacity(capacity_nanocores)
+    more = tuple(more_cores)
     usual = (percent / 100 * capacity for percent in _PERCENTS)
-    cores = tuple(sorted({*usual, *more_cores}))[:_MOST_QUESTIONS]
+    apart = (it for it in usual if all(abs(it - near) > 2 * TOLERANCE_CORES for near in more))
+    cores = tuple(sorted({*apart, *more}))[:_MOST_QUESTIONS]
     scale = 100 / capacity if usage_format is CpuUsageFormat.PERCENT else 1.0
     return Question(
         ref=ref, cores=cores, inputs=tuple((usage * scale, inlet, delta) for usage in cores)
     )
+
+
+def tenths_of(values: Float32s) -> Floats:
+    """Return how many tenths 32-bit numbers are, half away from zero, as v1 rounds.
+
+    The number has 32 bits, what it is multiplied to has 64: 0.85, which is a little more then, gives 9 and
+    0.35, which is a little less, gives 3.
+    """
+    scaled = np.asarray(values, dtype=np.float64) * 10
+    tenths: Floats = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
+    return tenths
 
 
 def ref_of_labels(config: LabelConfig) -> ModelRef:
@@ -340,14 +368,8 @@ def _numbers_of(protocol: Protocol, answer: object) -> tuple[float, ...]:
     return tuple(map(float, flat))
 
 
-def _tenth(value: float) -> float:
-    """Round to one decimal, half away from zero, in 32-bit numbers as v1 does."""
-    scaled = np.float32(value) * np.float32(10)
-    return float(math.copysign(math.floor(abs(scaled) + np.float32(0.5)), scaled)) / 10
-
-
-def _is_power(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and 0 <= value <= MOST_WATTS
+def _is_watts(value: float | None) -> bool:
+    return value is not None and abs(value) <= MOST_WATTS
 
 
 def _capacity(nanocores: int) -> float:
