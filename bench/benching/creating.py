@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,9 +36,9 @@ class _Pod(msgspec.Struct):
 
 
 async def create(
-    kubeconfig: str, namespace: str, pod: dict[str, Any], count: int, hands: int
+    kubeconfig: str, namespace: str, pods: Sequence[dict[str, Any]], count: int, hands: int
 ) -> Any:
-    """Create `count` copies and return what is printed."""
+    """Create so many, copies of the pods in turn, and return what is printed."""
     path = f"/api/v1/namespaces/{namespace}/pods"
     created_s: dict[str, float] = {}
     bound_s: dict[str, float] = {}
@@ -56,6 +57,7 @@ async def create(
         for number in numbers:
             name = f"p{number:05d}"
             created_s[name] = time.monotonic()
+            pod = pods[number % len(pods)]
             body = {**pod, "metadata": {**pod["metadata"], "name": name}}
             await client.create(path, body, timeout_s=60)
 
@@ -89,11 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kubeconfig", required=True)
     parser.add_argument("--namespace", required=True)
-    parser.add_argument("--pod", type=json.loads, required=True)
+    parser.add_argument("--pods", type=json.loads, required=True, help="a list, as JSON")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--hands", type=int, default=32)
     given = parser.parse_args()
-    done = create(given.kubeconfig, given.namespace, given.pod, given.count, given.hands)
+    done = create(given.kubeconfig, given.namespace, given.pods, given.count, given.hands)
     print(json.dumps(asyncio.run(done)))
 
 

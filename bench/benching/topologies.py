@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from benching.hands import for_each
 from berthmaster.cluster.client import Client
 from berthmaster_sandbox.world.numa import REPORTS
 from berthmaster_sandbox.world.numa_kubelet import NumaKubelet
@@ -19,7 +21,6 @@ from berthmaster_sandbox.world.numa_reports import ReportHabits, build_report
 GPU = "vendor.example/gpu"
 GIB = 2**30
 INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
-_HANDS = 16
 _POLL_S = 1.0
 
 
@@ -50,25 +51,36 @@ def build_machine(zones: int) -> Machine:
     )
 
 
+async def write_topology(client: Client, name: str, machine: Machine) -> None:
+    """Write once what a node's updater would publish while no pod is there. Raises ClusterError."""
+    report = build_report(name, NumaKubelet(machine), ReportHabits())
+    await client.create(REPORTS, report, timeout_s=60)
+
+
 async def write_topologies(client: Client, nodes: Sequence[str], machine: Machine) -> None:
-    """Write once what each node's updater would publish while no pod is there. Raises ClusterError."""
-    kubelet = NumaKubelet(machine)
-    left = iter(nodes)
-
-    async def write_some() -> None:
-        for name in left:
-            await client.create(REPORTS, build_report(name, kubelet, ReportHabits()), timeout_s=60)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_HANDS):
-            group.create_task(write_some())
+    """Write the same for many nodes. Raises an ExceptionGroup of ClusterErrors."""
+    await for_each(nodes, lambda name: write_topology(client, name, machine))
 
 
 async def until_published(client: Client, count: int, *, field: str, deadline_s: float) -> None:
     """Wait until so many inventories have a part of their status. Raises TimeoutError, ClusterError."""
+    await until_inventories(
+        client, count, lambda status: bool(status.get(field)), deadline_s=deadline_s
+    )
+
+
+async def until_inventories(
+    client: Client,
+    count: int,
+    is_there: Callable[[Mapping[str, Any]], bool],
+    *,
+    deadline_s: float,
+) -> None:
+    """Wait until so many inventories have a status that will do. Raises TimeoutError, ClusterError."""
     async with asyncio.timeout(deadline_s):
         while True:
             items = (await client.get(INVENTORIES, timeout_s=60))["items"]
-            if sum(bool(it.get("status", {}).get(field)) for it in items) >= count:
+            if sum(is_there(it.get("status", {})) for it in items) >= count:
                 return
-            await asyncio.sleep(_POLL_S)
+            # Listing thousands of inventories is work for the API server.
+            await asyncio.sleep(_POLL_S + count / 1000)

@@ -106,7 +106,8 @@ class PowerWorld(World):
 
     async def __aenter__(self) -> Self:
         """Make the API server serve NodeMetrics, open the meters, and start."""
-        await self._install()
+        await install_node_metrics(self._client)
+        await self._open()
         return await super().__aenter__()
 
     async def __aexit__(
@@ -122,18 +123,7 @@ class PowerWorld(World):
             if self._runner is not None:
                 await self._runner.cleanup()
 
-    async def _install(self) -> None:
-        try:
-            await self._client.create(_CRDS, _METRICS_CRD)
-        except ApiError as error:
-            if not error.is_already_exists:
-                raise
-        for _ in range(_CRD_LOOKS):
-            if await self._is_served():
-                break
-            await asyncio.sleep(_CRD_PAUSE_S)
-        else:
-            raise TimeoutError("NodeMetrics are not served")
+    async def _open(self) -> None:
         app = web.Application()
         app.router.add_get(f"/bmc/{{node}}/{_IDRAC}", self._inlet)
         app.router.add_get("/api/sensor/by_nodename/{node}", self._pressure)
@@ -201,28 +191,13 @@ class PowerWorld(World):
         until = at_s - WINDOW_S
         known = (it for it in self._running.values() if it.node == name and it.since_s <= until)
         cores = USED_SHARE * sum(it.cores for it in known)
-        found = {
-            "apiVersion": "metrics.k8s.io/v1beta1",
-            "kind": "NodeMetrics",
-            "metadata": {"name": name},
-            "timestamp": datetime.fromtimestamp(at_s, UTC).isoformat(),
-            "window": f"{WINDOW_S}s",
-            "usage": {"cpu": f"{round(cores * 1000)}m", "memory": "1Gi"},
-        }
+        found = build_node_metrics(name, cores, at_s)
         try:
             await self._client.patch(f"{METRICS}/{name}", found, PatchKind.MERGE)
         except ApiError as error:
             if not error.is_not_found:
                 raise
             await self._client.create(METRICS, found)
-
-    async def _is_served(self) -> bool:
-        try:
-            await self._client.get(METRICS)
-        except ApiError:
-            # Not found first, then too early while its storage is made.
-            return False
-        return True
 
     async def _inlet(self, request: web.Request) -> web.Response:
         await self._machine(request.match_info["node"])
@@ -250,3 +225,38 @@ class PowerWorld(World):
         if machine is None:
             raise web.HTTPNotFound
         return machine
+
+
+async def install_node_metrics(client: Client) -> None:
+    """Make the API server serve NodeMetrics. Raises ClusterError, and TimeoutError if it does not soon."""
+    try:
+        await client.create(_CRDS, _METRICS_CRD)
+    except ApiError as error:
+        if not error.is_already_exists:
+            raise
+    for _ in range(_CRD_LOOKS):
+        if await _is_served(client):
+            return
+        await asyncio.sleep(_CRD_PAUSE_S)
+    raise TimeoutError("NodeMetrics are not served")
+
+
+def build_node_metrics(name: str, cores: float, sampled_s: float) -> dict[str, Any]:
+    """Return a node's NodeMetrics; `sampled_s` is in seconds since the epoch."""
+    return {
+        "apiVersion": "metrics.k8s.io/v1beta1",
+        "kind": "NodeMetrics",
+        "metadata": {"name": name},
+        "timestamp": datetime.fromtimestamp(sampled_s, UTC).isoformat(),
+        "window": f"{WINDOW_S}s",
+        "usage": {"cpu": f"{round(cores * 1000)}m", "memory": "1Gi"},
+    }
+
+
+async def _is_served(client: Client) -> bool:
+    try:
+        await client.get(METRICS)
+    except ApiError:
+        # Not found first, then too early while its storage is made.
+        return False
+    return True

@@ -47,6 +47,26 @@ NODE_XPUS = f"/apis/{API_VERSION}/nodexpus"
 REPORT_PERIOD_S = 30.0
 
 
+def build_node_xpu(host: Host, owner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the NodeXPU by which an agent tells of every single device; `owner` refers to the Node."""
+    devices = [
+        {
+            "index": it.index,
+            "id": it.id,
+            "memoryMiB": it.memory_mib,
+            "numaNode": it.numa_node,
+            "serialNumber": it.board,
+        }
+        for it in host.devices
+    ]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "NodeXPU",
+        "metadata": {"name": host.name, "ownerReferences": [dict(owner)]},
+        "spec": {"source": "Agent", "devices": devices},
+    }
+
+
 class XpuWorld(World):
     """Kubelets and plugins of nodes with XPUs; `async with` starts and stops everything.
 
@@ -111,7 +131,7 @@ class XpuWorld(World):
         self._nodes[host.name] = node
         await self._annotate_node(node)
         if has_agent:
-            await self._publish_devices(host, owner)
+            await self._client.create(NODE_XPUS, build_node_xpu(host, owner))
         for pod in self._pods.store.values():
             if pod.body.node == host.name:
                 self._take(node, pod)
@@ -145,25 +165,6 @@ class XpuWorld(World):
             return
         body = {"metadata": {"annotations": host.annotations(time.time())}}
         await self._client.patch(f"{NODES}/{host.name}", body, PatchKind.MERGE)
-
-    async def _publish_devices(self, host: Host, owner: Mapping[str, Any]) -> None:
-        devices = [
-            {
-                "index": it.index,
-                "id": it.id,
-                "memoryMiB": it.memory_mib,
-                "numaNode": it.numa_node,
-                "serialNumber": it.board,
-            }
-            for it in host.devices
-        ]
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": "NodeXPU",
-            "metadata": {"name": host.name, "ownerReferences": [dict(owner)]},
-            "spec": {"source": "Agent", "devices": devices},
-        }
-        await self._client.create(NODE_XPUS, body)
 
     async def _report(self, node: _Node) -> None:
         """Say again and again that the plugins are there."""
