@@ -103,9 +103,10 @@ bench: binaries ## speed figures, side by side on this machine; LONG=1: at full 
 	@$(RUN)/python bench/extender.py
 	@$(RUN)/python bench/operator_cpu.py $(if $(LONG),,--nodes 500 --pods 4000 --periods 15 --seconds 15)
 	@$(if $(LONG),$(RUN)/python bench/operator_cpu.py --sandbox --nodes 500)
-	@$(RUN)/python bench/end_to_end.py $(if $(LONG),,--nodes 200 --pods 300 --turns 2)
-	@$(if $(LONG),$(RUN)/python bench/end_to_end.py --disks)
-	@$(if $(LONG),$(RUN)/python bench/end_to_end.py --nodes 5000 --zones 8)
+	@$(RUN)/python bench/end_to_end.py $(if $(LONG),,--nodes 200 --pods 200 --turns 2)
+	@$(if $(LONG),$(RUN)/python bench/end_to_end.py --nodes 5000)
+	@$(if $(LONG),$(RUN)/python bench/end_to_end.py --disks --turns 3)
+	@$(if $(LONG),$(RUN)/python bench/end_to_end.py --nodes 5000 --zones 8 --turns 3)
 
 .PHONY: sandbox
 sandbox: binaries ## a control plane that stays up; prints how to point kubectl at it

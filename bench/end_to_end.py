@@ -1,7 +1,8 @@
 """From created to bound: pods by kube-scheduler alone beside ours, in turns, on one control plane.
 
-    python bench/end_to_end.py                      1,000 simulated nodes, 3 turns of 1,000 pods for each mode
-    python bench/end_to_end.py --modes plain required bind queue five --nodes 5000 --turns 5
+    python bench/end_to_end.py                      1,000 simulated nodes, 5 turns of 1,000 pods for each of 5 modes
+    python bench/end_to_end.py --nodes 5000         the same with 5,000
+    python bench/end_to_end.py --modes plain bind   nodes without disks, zones, accelerators, data and meters
     python bench/end_to_end.py --disks              every node has a disk and an IO driver
     python bench/end_to_end.py --zones 8            every node has eight NUMA zones, which its topology tells
 
@@ -33,9 +34,10 @@ With `--disks` pods ask for bandwidth (plain ones do not, but drivers are told o
 placed pod costs a new list of pods, the driver's answer and a NodeInventory: writes of the vendor's
 protocol that the old scheduler needed as well. So it does with `five`, and the status of a NodeXPU besides.
 
-With `--zones` pods are Guaranteed, every kubelet's policy is single-numa-node, and every decision looks at
-all zones of all nodes. Topologies are written once: what runs since is in our books alone, as between two
-reports of an updater, and nothing but the placement costs anything.
+With `--zones` and without `five` (whose nodes have two zones, or so many) pods are Guaranteed, every kubelet's
+policy is single-numa-node, and every decision looks at all zones of all nodes. Topologies are written once:
+what runs since is in our books alone, as between two reports of an updater, and nothing but the placement
+costs anything.
 """
 
 from __future__ import annotations
@@ -78,12 +80,15 @@ NAMESPACE, FIVE_NAMESPACE = "bench", "bench-five"
 HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 QUEUE, FIVE = "queue", "five"
 MODES = ("plain", "required", "preferred", "bind", QUEUE, FIVE)
+OF_ALL = ("plain", "required", "bind", QUEUE, FIVE)
+OF_PARTS = ("plain", "required")
 ZONES_OF_FIVE = 2
 IDLE_S = 10.0
 SETTLE_S = 3.0
 # What may still be written, in requests per second, when everything is told: kwok's nodes look well now and then.
 QUIET_WRITES, QUIET_WRITES_PER_NODE = 3.0, 1 / 400
 DEADLINE_S = 600.0
+LASTING = "24h"
 # How long things take on a quiet machine of two cores, to say at the start how long a run will.
 START_S, NODE_S, NODE_OF_FIVE_S, TURN_S, POD_S = 45.0, 0.01, 0.06, 14.0, 0.014
 # The model of the simulated world's disks: every access costs what it says.
@@ -109,10 +114,11 @@ POLICY = {
     "metadata": {"name": "bench"},
     "spec": {
         "exclusiveTaints": [TAINT],
-        # For mode `five`, see the top.
+        # For mode `five`: see the top, and what is told of nodes once is told for good.
         "concerns": {
-            "diskio": {"nsWhiteList": [NAMESPACE]},
-            "power": {"staleAfter": "24h"},
+            "diskio": {"nsWhiteList": [NAMESPACE], "staleAfter": LASTING},
+            "numa": {"staleAfter": LASTING},
+            "power": {"staleAfter": LASTING},
         },
     },
 }
@@ -482,19 +488,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--pods", type=int, default=1000, help="of each mode, each turn")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=["plain", "required"])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        help="default: the five of (a) to (e), with --disks or --zones plain and required",
+    )
     parser.add_argument("--disks", action="store_true", help="disks and drivers on every node")
     parser.add_argument("--zones", type=int, default=0, help="NUMA zones of each node")
     parser.add_argument("--hands", type=int, default=32, help="creates at the same time")
     given = parser.parse_args()
-    if given.disks and FIVE in given.modes:
+    modes = given.modes or (OF_PARTS if given.disks or given.zones else OF_ALL)
+    if given.disks and FIVE in modes:
         parser.error("with mode five every node has a disk, and pods of other modes ask none of it")
     plan = Plan(
         nodes=given.nodes,
         pods=given.pods,
         turns=given.turns,
-        modes=tuple(given.modes),
+        modes=tuple(modes),
         disks=given.disks,
         zones=given.zones,
         hands=given.hands,

@@ -21,7 +21,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from benching.hands import for_each
@@ -36,7 +35,13 @@ from berthmaster_sandbox.world.kubelets import make_node
 from berthmaster_sandbox.world.numa_machines import Machine
 from berthmaster_sandbox.world.power import METRICS, build_node_metrics, install_node_metrics
 from berthmaster_sandbox.world.xpu import NODE_XPUS, build_node_xpu
-from berthmaster_sandbox.world.xpu_hosts import K200_MIB, XPUSHARE_COUNT, XPUSHARE_MEMORY, make_host
+from berthmaster_sandbox.world.xpu_hosts import (
+    K200_MIB,
+    XPUSHARE_COUNT,
+    XPUSHARE_MEMORY,
+    Host,
+    make_host,
+)
 
 CONCERNS = frozenset({"diskio", "numa", "xpu", "dataset", "power"})
 DEVICES = 8
@@ -111,38 +116,50 @@ async def create_fleet(
     await install_datashim(sandbox)
     await install_node_metrics(client)
     await client.create(_POWER_MODELS, _power_model())
-    nodes = {_name(index): _labels(index) for index in range(count)}
-    tell = partial(_tell_of_node, client, disks, machine=machine, taints=taints)
-    await for_each(nodes.items(), lambda it: tell(*it))
-    await wait_nodes_ready(client, list(nodes))
+    owners: dict[str, Mapping[str, Any]] = {}
+
+    async def make(index: int) -> None:
+        name = _name(index)
+        owners[name] = await _make_node(client, name, machine, labels=_labels(index), taints=taints)
+
+    await for_each(range(count), make)
+    await wait_nodes_ready(client, list(owners))
+    await for_each(owners.items(), lambda it: _tell_of_node(client, disks, machine, *it))
     for dataset, gateways in gateways_of(count).items():
         await write_dataset(client, namespace, dataset, gateways=sorted(gateways))
     await until_inventories(client, count, _is_known, deadline_s=deadline_s)
     return machine
 
 
-async def _tell_of_node(
+async def _make_node(
     client: Client,
-    disks: DiskWorld,
     name: str,
-    labels: Mapping[str, str],
-    *,
     machine: Machine,
+    *,
+    labels: Mapping[str, str],
     taints: Sequence[Mapping[str, str]],
-) -> None:
-    zones = len(machine.zones)
-    host = make_host(name, devices=DEVICES, numa_nodes=zones)
-    node = build_node(name, labels=labels, taints=taints)
-    owner = await make_node(
+) -> dict[str, Any]:
+    """Create a node as its kubelet and its device plugin have it; return an owner reference."""
+    host = _host(name, machine)
+    return await make_node(
         client,
-        node,
+        build_node(name, labels=labels, taints=taints),
         {**machine.capacity(), **host.capacity()},
         {**machine.allocatable(), **host.allocatable()},
     )
+
+
+async def _tell_of_node(
+    client: Client, disks: DiskWorld, machine: Machine, name: str, owner: Mapping[str, Any]
+) -> None:
     await disks.add_node(name)
     await write_topology(client, name, machine)
-    await client.create(NODE_XPUS, build_node_xpu(host, owner))
+    await client.create(NODE_XPUS, build_node_xpu(_host(name, machine), owner))
     await client.create(METRICS, build_node_metrics(name, IDLE_CORES, time.time()))
+
+
+def _host(name: str, machine: Machine) -> Host:
+    return make_host(name, devices=DEVICES, numa_nodes=len(machine.zones))
 
 
 def gateways_of(count: int) -> dict[str, frozenset[str]]:
