@@ -26,7 +26,7 @@ from typing import Any
 from benching.hands import for_each
 from benching.topologies import build_machine, until_inventories, write_topology
 from berthmaster.api import names
-from berthmaster.cluster.client import Client
+from berthmaster.cluster.client import Client, PatchKind, Query
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.simnodes import build_node, wait_nodes_ready
 from berthmaster_sandbox.world.datashim import install_datashim, write_dataset
@@ -44,7 +44,7 @@ from berthmaster_sandbox.world.xpu_hosts import (
 )
 
 CONCERNS = frozenset({"diskio", "numa", "xpu", "dataset", "power"})
-DEVICES = 8
+AGENT, DEVICES = "xpu-agent", 8
 NODES_PER_ZONE, ZONES_PER_REGION = 50, 10
 IDLE_CORES = 2.0
 WATTS_IDLE, WATTS_FULL = 150.0, 450.0
@@ -154,7 +154,10 @@ async def _tell_of_node(
 ) -> None:
     await disks.add_node(name)
     await write_topology(client, name, machine)
-    await client.create(NODE_XPUS, build_node_xpu(_host(name, machine), owner))
+    # Where there is none yet, the operator makes one of the capacity; the agent takes it over.
+    devices = build_node_xpu(_host(name, machine), owner)
+    query: Query = {"fieldManager": AGENT, "force": True}
+    await client.patch(f"{NODE_XPUS}/{name}", devices, PatchKind.APPLY, query)
     await client.create(METRICS, build_node_metrics(name, IDLE_CORES, time.time()))
 
 
