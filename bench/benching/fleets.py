@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benching.hands import for_each
@@ -31,7 +32,7 @@ from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.simnodes import build_node, wait_nodes_ready
 from berthmaster_sandbox.world.datashim import install_datashim, write_dataset
 from berthmaster_sandbox.world.diskio import DiskWorld
-from berthmaster_sandbox.world.kubelets import make_node
+from berthmaster_sandbox.world.kubelets import insist, make_node
 from berthmaster_sandbox.world.numa_machines import Machine
 from berthmaster_sandbox.world.power import METRICS, build_node_metrics, install_node_metrics
 from berthmaster_sandbox.world.xpu import NODE_XPUS, build_node_xpu
@@ -152,13 +153,13 @@ async def _make_node(
 async def _tell_of_node(
     client: Client, disks: DiskWorld, machine: Machine, name: str, owner: Mapping[str, Any]
 ) -> None:
-    await disks.add_node(name)
+    await insist(partial(disks.add_node, name), name)
     await write_topology(client, name, machine)
     # Where there is none yet, the operator makes one of the capacity; the agent takes it over.
     devices = build_node_xpu(_host(name, machine), owner)
     query: Query = {"fieldManager": AGENT, "force": True}
-    await client.patch(f"{NODE_XPUS}/{name}", devices, PatchKind.APPLY, query)
-    await client.create(METRICS, build_node_metrics(name, IDLE_CORES, time.time()))
+    await client.patch(f"{NODE_XPUS}/{name}", devices, PatchKind.APPLY, query, timeout_s=60)
+    await client.create(METRICS, build_node_metrics(name, IDLE_CORES, time.time()), timeout_s=60)
 
 
 def _host(name: str, machine: Machine) -> Host:
