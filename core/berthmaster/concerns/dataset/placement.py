@@ -122,7 +122,7 @@ def _tell(columns: DatasetColumns, row: int, key: str, request: DatasetRequest) 
     return {
         "mode": "gateway" if columns.has_gateway(key) else "filesystem",
         "nodes": len(rows),
-        "at": sorted(columns.places[it].name for it in rows)[:1],
+        "at": [min(columns.places[it].name for it in rows)] if rows else [],
         "tier": columns.tier_at(key, row, request.weights),
     }
 
