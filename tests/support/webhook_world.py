@@ -234,6 +234,8 @@ class PodServer:
         self.status_faults: list[Exception] = []
         self.fails: Callable[[str], Exception | None] | None = None
         self.shows = True
+        # Lets JSON patches through one by one.
+        self.gate: asyncio.Semaphore | None = None
         self._version = 10
 
     def add(self, pod: Manifest) -> None:
@@ -271,6 +273,8 @@ class PodServer:
             if self.status_faults:
                 raise self.status_faults.pop(0)
             return {}
+        if self.gate is not None:
+            await self.gate.acquire()
         fault = self.faults.pop(0) if self.faults else None
         if self.fails is not None:
             fault = self.fails(path)

@@ -457,3 +457,36 @@ async def test_silent_watch_stops_deciding() -> None:
         ledger = it.tools.state.ledger
 
         assert not ledger.may_decide(time.monotonic() + 11)
+
+
+async def test_who_stops_without_having_led_does_not_speak_for_the_cluster() -> None:
+    async with Cluster("a", "b") as cluster, replica(cluster, "a") as first:
+        await until(decides(first))
+        async with replica(cluster, "b") as second:
+            await until(lambda: cluster.label("a") == "leader")
+            leader, standby = first.leadership, second.leadership
+
+            leader.stop()
+            standby.stop()
+            assert (leader.leads, standby.leads) == (True, False)
+
+            await leader.hand_over()
+            assert not leader.leads
+
+
+async def test_answers_end_that_our_code_trips_over_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading, "TICK_S", 0.02)
+    async with Cluster("a") as cluster, replica(cluster, "a") as it:
+        await until(decides(it))
+        calls: list[float] = []
+
+        def trip(now_s: float) -> Any:
+            calls.append(now_s)
+            raise RuntimeError("poison")
+
+        monkeypatch.setattr(it.tools.state.ledger, "lapse", trip)
+        await until(lambda: len(calls) > 2)
+
+        assert it.leadership.why_not() is None

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from berthmaster.api import names
 from berthmaster.cluster.client import JsonObject
 from berthmaster.cluster.errors import ApiError
@@ -241,3 +243,25 @@ async def test_a_preferring_pod_without_file_systems_is_left_alone(world: World)
         await pass_time(world, pins, 300)
 
     assert server.created == server.patches == []
+
+
+async def test_pod_that_our_code_trips_over_keeps_no_other_from_its_eviction(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PodServer(world)
+    faults = [RuntimeError("poison")]
+    async with watching(world, server) as pins:
+        keeps = pins._keeps_its_data
+
+        def trip(failing_: Any) -> bool:
+            if failing_.pod.metadata.name == "a" and faults:
+                raise faults.pop()
+            return keeps(failing_)
+
+        monkeypatch.setattr(pins, "_keeps_its_data", trip)
+        world.show(failing("a"))
+        world.show(failing("b", owner="other"))
+        await pass_time(world, pins, 61)
+        await pass_time(world, pins, 10)
+
+    assert [path.split("/")[-2] for path, _ in server.created] == ["b", "a"]

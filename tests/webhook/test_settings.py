@@ -39,8 +39,19 @@ def test_command_line_wins_over_environment() -> None:
         (["--queue-turns", "users"], POD, "none, namespaces"),
         (["--lease-retry", "9"], POD, "--lease-retry"),
         (["--takeover-wait", "-1"], POD, "negative"),
+        (["--takeover-wait", "nan"], POD, "--takeover-wait"),
+        (["--drain", "inf"], POD, "--drain"),
+        (["--assume-ttl", "inf"], POD, "--assume-ttl"),
+        (["--lease-duration", "inf"], POD, "--lease-duration"),
+        (["--client-names", " ,", "--client-ca-file", "f"], POD, "has no name in it"),
     ],
 )
 def test_faults_are_named(arguments: list[str], environment: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         read_settings(arguments, environment)
+
+
+def test_names_of_callers_are_read_one_by_one() -> None:
+    settings = read_settings(["--client-names", "api, other,", "--client-ca-file", "f"], POD)
+
+    assert settings.callers_names == ("api", "other")

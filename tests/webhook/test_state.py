@@ -7,9 +7,11 @@ import pytest
 
 from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory
+from berthmaster.api.objects import Pod
 from berthmaster.cluster.informers import EventKind
 from berthmaster_webhook.state import Help
 from support.builders import make_pod, make_pod_manifest
+from support.pages import scrape
 from support.webhook_world import Manifest, World
 
 
@@ -100,3 +102,17 @@ async def test_only_what_a_node_draws_helps_nobody(world: World) -> None:
     columns = world.state.engine.table.columns["power"]
     assert columns.watts[world.state.engine.table.row_of("n1"), 0] == 140
     assert told == [Help("n1")]
+
+
+async def test_listener_that_trips_over_a_pod_keeps_it_from_nobody(world: World) -> None:
+    told: list[str] = []
+
+    def stumble(kind: EventKind, pod: Pod) -> None:
+        raise RuntimeError("poison")
+
+    world.state.on_pod += [stumble, lambda _, pod: told.append(pod.metadata.name)]
+
+    world.show(make_pod_manifest("a"))
+
+    assert told == ["a"]
+    assert scrape(world.state._metrics)['berthmaster_bad_objects_total{kind="Pod"}'] == 1

@@ -15,9 +15,12 @@ import pytest
 from berthmaster.api import names
 from berthmaster.api.objects import Pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.errors import ApiError, OutcomeUnknownError, UnreachableError
 from berthmaster.cluster.events import EventRecorder
+from berthmaster_webhook import deciding
 from berthmaster_webhook.admission import Admission
+from berthmaster_webhook.lines import Line, Lines, Waiter
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.state import Help
@@ -969,3 +972,114 @@ async def test_pod_that_nobody_mounted_its_datasets_into_waits_and_says_so(world
         await settled()
 
     assert "affinity" not in server.get_pod("a")["spec"]
+
+
+async def test_queue_outlives_a_round_in_which_our_code_trips(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happened in that round is looked into again, though nothing else wakes the queue."""
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    faults = [RuntimeError("poison")]
+    free = world.state.engine.free
+
+    def trip(node: str) -> Any:
+        if faults:
+            raise faults.pop()
+        return free(node)
+
+    async with queue_of(world, server) as queue:
+        await settled()
+        monkeypatch.setattr(world.state.engine, "free", trip)
+        world.add_node("n1")
+        await until(lambda: not len(queue), limit_s=3.0)
+
+    assert not faults
+
+
+@pytest.mark.parametrize("mode", ["required", "preferred"])
+async def test_pod_whose_patch_cannot_be_made_holds_neither_room_nor_slot(
+    world: World, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """`preferred` is let go without, `required` waits; neither keeps the one place in the queue."""
+    server = PodServer(world)
+    placing = deciding.placing
+
+    def trip(raw: Any, *args: Any, **fields: Any) -> Any:
+        if raw["metadata"]["name"] == "poison":
+            raise RuntimeError("poison")
+        return placing(raw, *args, **fields)
+
+    monkeypatch.setattr(deciding, "placing", trip)
+    asked = {names.PLACEMENT: mode}
+    store(world, server, "poison", cpu="2", created="2025-01-01T00:00:00Z", annotations=asked)
+    store(world, server, "after", cpu="1")
+    world.add_node("n1")
+
+    async with queue_of(world, server, in_flight=1):
+        await until(lambda: not is_gated(server, "after"))
+        await until(lambda: is_gated(server, "poison") == (mode == "required"))
+        await settled()
+
+        assert not world.state.ledger.assumed
+
+
+async def test_pods_that_are_let_go_lose_no_wake_up_when_leadership_pauses(world: World) -> None:
+    server = PodServer(world)
+    for name in ("a", "b", "c"):
+        store(world, server, name, annotations={names.PLACEMENT: "off"})
+    server.gate = asyncio.Semaphore(0)
+
+    async with queue_of(world, server, in_flight=1) as queue:
+        await until(lambda: len(server.patches) == 1)
+        await settled()
+        world.term.forbids = Outcome.WATCH_SILENT
+        server.gate.release()
+        await until(lambda: not is_gated(server, "a"))
+        await settled()
+        world.term.forbids, server.gate = None, None
+        await until(lambda: not len(queue), limit_s=3.0)
+
+
+async def test_pods_that_vanish_before_they_are_let_go_keep_nobody_behind_them(
+    world: World,
+) -> None:
+    server = PodServer(world)
+    for name in ("a", "gone", "c", "gone too", "e"):
+        store(world, server, name, annotations={names.PLACEMENT: "off"})
+    server.gate = asyncio.Semaphore(0)
+
+    async with queue_of(world, server, in_flight=1) as queue:
+        await until(lambda: len(server.patches) == 1)
+        await settled()
+        world.show_gone("uid-gone")
+        server.gate.release()
+        await until(lambda: len(server.patches) == 2)
+        await settled()
+        world.show_gone("uid-gone too")
+        server.gate.release()
+        server.gate.release()
+        await until(lambda: not len(queue), limit_s=3.0)
+
+    assert server.placements == ["a", "c", "e"]
+
+
+def test_line_forgets_who_has_left_behind_one_that_stays() -> None:
+    waiters: dict[str, Waiter] = {}
+    lines = Lines(waiters)
+
+    def join(name: str) -> Line:
+        pod = pod_from_manifest(gated_manifest(name))
+        waiters[name] = Waiter(pod, 0.0, Backoff())
+        return lines.join((), frozenset(), name, waiters[name])
+
+    line = join("a")
+    lines.close(line, dict)
+    for number in range(1000):
+        join(f"b-{number}")
+        if number >= 50:
+            del waiters[f"b-{number - 50}"]
+
+    assert len(line.heap) < 200
+    assert lines.first(line) is waiters["a"]
+    assert set(map(id, lines.members(line))) == set(map(id, waiters.values()))

@@ -109,6 +109,15 @@ class Leadership:
             return Outcome.WATCH_SILENT
         return None
 
+    @property
+    def leads(self) -> bool:
+        """Return whether it is for us to speak of the cluster's pods, also while deciding is forbidden.
+
+        So it is while we stop, until the Lease is handed over, and never of one who did not lead.
+        """
+        acquired = self.elector.acquired
+        return acquired is not None and self._ready_epoch == acquired.transitions
+
     def answers_for(self, epoch: int | None) -> bool:
         """Return whether requests that come by this epoch's path are ours."""
         acquired = self.elector.acquired
@@ -133,8 +142,7 @@ class Leadership:
     async def hand_over(self) -> None:
         """Give the Lease to a successor, with what is still assumed; call it when all is drained."""
         self.stop()
-        acquired = self.elector.acquired
-        is_ready = acquired is not None and self._ready_epoch == acquired.transitions
+        is_ready = self.leads
         if self._lead is not None:
             # The path is the successor's from here on.
             self._lead.cancel()
@@ -352,15 +360,23 @@ class Leadership:
             metrics.leader.set(self.why_not() is None)
             silence_s = state.ledger.silence_s(self._tools.clock())
             metrics.watch_silence.set(silence_s if self.elector.is_leader() else 0.0)
-            # During a list pods that exist may not have been shown yet.
-            if state.is_synced:
-                lapsed = state.ledger.lapse(self._tools.clock())
-                metrics.lapsed.inc(len(lapsed))
-                for entry in lapsed:
-                    logger.info("answer lapsed", extra={"decision": entry.decision_id})
-                    state.tell_help(Help(entry.node))
-            self._tools.answers.prune()
+            try:
+                self._let_lapse()
+            # The boundary of one look: a concern's code that trips over an answer's end must not end us.
+            except Exception:
+                logger.exception("answers could not lapse, trying again")
             metrics.assumed_pods.set(len(state.ledger.assumed))
+
+    def _let_lapse(self) -> None:
+        state = self._tools.state
+        # During a list pods that exist may not have been shown yet.
+        if state.is_synced:
+            lapsed = state.ledger.lapse(self._tools.clock())
+            self._tools.metrics.lapsed.inc(len(lapsed))
+            for entry in lapsed:
+                logger.info("answer lapsed", extra={"decision": entry.decision_id})
+                state.tell_help(Help(entry.node))
+        self._tools.answers.prune()
 
 
 def _our_hook(configuration: JsonObject) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A line is open while its first pod is to be decided, and closed while it fits nowhere. One that was closed
 is known to a sieve, so that a node with new room finds the lines that could use it without asking each.
-Heaps hold entries of pods that have left or moved on; those are skipped when they come to the front.
+Heaps hold entries of pods that have left or moved on; those are skipped when they come to the front,
+and taken out where they are many: behind a pod that stays for weeks a million may come and go.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from berthmaster.placement.shapes import PodRequest
 from berthmaster.placement.sieve import Sieve
 from berthmaster_webhook.turns import Turns
 
+# A heap shorter than this may hold whatever it does.
+_SWEPT_FROM = 64
 # Priority (higher first), then creation, then name.
 Order = tuple[int, str, str]
 # The same, with the namespace's turn after the priority.
@@ -37,6 +40,8 @@ class Line:
     # Its pods' namespace where namespaces take turns, else empty.
     namespace: str = ""
     heap: list[tuple[Order, str]] = field(default_factory=list)
+    # When the heap is this long, the entries of pods that are gone are taken out.
+    swept_at: int = _SWEPT_FROM
     # The number and the rank of its entry among the open lines; 0: it has none.
     entry: int = 0
     rank: Rank = (0, 0.0, "", "")
@@ -105,6 +110,7 @@ class Lines:
             waiter.request = request
             waiter.queued = order
             heapq.heappush(line.heap, (order, uid))
+            self._sweep(line)
             if not line.is_closed:
                 self.open(line)
         return line
@@ -116,19 +122,30 @@ class Lines:
     def first(self, line: Line) -> Waiter | None:
         """Return the most important pod of a line."""
         while line.heap:
-            order, uid = line.heap[0]
-            waiter = self._waiters.get(uid)
-            if waiter is not None and waiter.line is line and waiter.queued == order:
+            waiter = self._waiter_of(line, *line.heap[0])
+            if waiter is not None:
                 return waiter
             heapq.heappop(line.heap)
         return None
 
     def members(self, line: Line) -> Iterator[Waiter]:
         """Yield the pods of a line in no order."""
-        for order, uid in line.heap:
-            waiter = self._waiters.get(uid)
-            if waiter is not None and waiter.line is line and waiter.queued == order:
+        for entry in line.heap:
+            waiter = self._waiter_of(line, *entry)
+            if waiter is not None:
                 yield waiter
+
+    def _waiter_of(self, line: Line, order: Order, uid: str) -> Waiter | None:
+        """Return the pod of an entry in a line's heap, None if it has left or moved on."""
+        waiter = self._waiters.get(uid)
+        is_there = waiter is not None and waiter.line is line and waiter.queued == order
+        return waiter if is_there else None
+
+    def _sweep(self, line: Line) -> None:
+        if len(line.heap) >= line.swept_at:
+            line.heap = [it for it in line.heap if self._waiter_of(line, *it) is not None]
+            heapq.heapify(line.heap)
+            line.swept_at = max(_SWEPT_FROM, 2 * len(line.heap))
 
     def open(self, line: Line, *, anywhere: bool = False) -> None:
         """Let a line be served. One that may fit `anywhere` stays so until it is closed."""

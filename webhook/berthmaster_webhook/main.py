@@ -47,7 +47,6 @@ from berthmaster_webhook.leading import Leadership
 from berthmaster_webhook.measuring import Books
 from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.notes import PodNotes
-from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
 from berthmaster_webhook.proving import WatchProof
 from berthmaster_webhook.refusals import REFUSED_PAUSE_S, KubeletRefusals
@@ -159,7 +158,7 @@ class Process:
             Admission(tools, self.leadership, self.queue.goes_first),
             tools,
             self.not_ready,
-            callers_names=[it for it in settings.client_names.split(",") if it],
+            callers_names=settings.callers_names,
         )
         notes = PodNotes(tools.answers, self.events)
         refusals = KubeletRefusals(
@@ -254,7 +253,7 @@ class Process:
         return Turns(lambda namespace: read_weight(self.state.namespace_labels(namespace)))
 
     def _is_leader(self) -> bool:
-        return self.leadership.why_not() not in (Outcome.NOT_LEADER, Outcome.TAKING_OVER)
+        return self.leadership.leads
 
     async def _eligible(self) -> None:
         await self.state.synced()

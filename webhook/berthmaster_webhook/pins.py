@@ -154,7 +154,12 @@ class FailedPins:
         now_s = self._tools.clock()
         for uid, failing in list(self._failing.items()):
             if failing.due_s <= now_s and self._may_act(uid, failing):
-                await self._give_up(uid, failing)
+                try:
+                    await self._give_up(uid, failing)
+                # The boundary of one pod: what our code trips over must not stop the others.
+                except Exception:
+                    failing.due_s = self._tools.clock() + failing.backoff.next_s()
+                    logger.exception("pin not given up", extra=about(failing.pod))
 
     def _keeps_its_data(self, failing: _Failing) -> bool:
         """Return whether a pod is pinned to data alone, and these are still where it was sent."""

@@ -7,6 +7,7 @@ a value that cannot be is an error that names it; nothing has been connected by 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -58,6 +59,11 @@ class Settings:
     drain_s: float = 5.0
     log_level: str = "info"
     kubeconfig: str | None = None
+
+    @property
+    def callers_names(self) -> tuple[str, ...]:
+        """Return the names in `client_names`."""
+        return tuple(name for it in self.client_names.split(",") if (name := it.strip()))
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -147,6 +153,8 @@ def _check(settings: Settings) -> None:
     ]
     if settings.client_names and not settings.client_ca_file:
         faults.append("--client-names needs --client-ca-file: who shows no certificate has no name")
+    if settings.client_names and not settings.callers_names:
+        faults.append(f"--client-names {settings.client_names!r} has no name in it")
     if settings.extender_port:
         faults += _extender_faults(settings)
     if settings.log_level not in _LEVELS:
@@ -157,16 +165,24 @@ def _check(settings: Settings) -> None:
         faults.append(
             f"--queue-turns must be one of {', '.join(_TURNS)}, found {settings.queue_turns}"
         )
-    if settings.takeover_wait_s < 0 or settings.drain_s < 0:
-        faults.append("--takeover-wait and --drain must not be negative")
-    if not settings.assume_ttl_s > 0:
-        faults.append("--assume-ttl must be above 0")
+    faults += [
+        f"--{name} must be a number of seconds and not negative, found {seconds:g}"
+        for name, seconds in (
+            ("takeover-wait", settings.takeover_wait_s),
+            ("drain", settings.drain_s),
+        )
+        if not 0 <= seconds < math.inf
+    ]
+    if not 0 < settings.assume_ttl_s < math.inf:
+        faults.append(
+            f"--assume-ttl must be a number of seconds above 0, found {settings.assume_ttl_s:g}"
+        )
     duration, deadline, retry = (
         settings.lease_duration_s,
         settings.lease_renew_deadline_s,
         settings.lease_retry_s,
     )
-    if not duration > deadline > retry * 1.2 > 0:
+    if not math.inf > duration > deadline > retry * 1.2 > 0:
         faults.append(
             "--lease-duration > --lease-renew-deadline > 1.2 * --lease-retry > 0 must hold, "
             f"found {duration:g}, {deadline:g}, {retry:g}"

@@ -175,7 +175,11 @@ class ClusterState:
             self._skip("Pod", pod.key)
         after = self.ledger.entry(uid)
         for listener in self.on_pod:
-            listener(kind, pod)
+            try:
+                listener(kind, pod)
+            # As above, and for whoever listens besides.
+            except Exception:  # noqa: BLE001 - as above
+                self._skip("Pod", pod.key)
         if before is not None and self.ledger.frees(before, after):
             self.tell_help(Help(before.node))
         self._tell_news()

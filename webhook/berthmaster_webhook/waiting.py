@@ -196,7 +196,13 @@ class WaitingPods:
             self._tasks = tasks
             while True:
                 await self._until_woken()
-                await self._round()
+                try:
+                    await self._round()
+                # The boundary of one round: what our code trips over outside of those of single pods
+                # must not end the process, but this is looked at once more.
+                except Exception:
+                    logger.exception("a round of the queue failed, trying again")
+                    self._look_again()
                 await asyncio.sleep(max(ROUND_S, self._waking.rest_s))
 
     async def _until_woken(self) -> None:
@@ -228,12 +234,15 @@ class WaitingPods:
                 self._waking.withdraw_offers()
                 break
             await self._take_slot()
-            if self._must_wait():
-                self._give_slot()
-                return
-            opened = self._lines.take_open()
-            if opened is None or not self._serve(opened):
-                self._give_slot()
+            is_sent = False
+            try:
+                if self._must_wait():
+                    return
+                opened = self._lines.take_open()
+                is_sent = opened is not None and self._serve(opened)
+            finally:
+                if not is_sent:
+                    self._give_slot()
             await self._breathe()
 
     async def _take_slot(self) -> None:
@@ -268,6 +277,11 @@ class WaitingPods:
             heapq.heappush(self._later, (self._tools.clock() + RETRY_S, ""))
         return why_not is not None
 
+    def _look_again(self) -> None:
+        """Have everybody looked at soon, since it is not known what was not done."""
+        self._waking.note(ANYTHING)
+        heapq.heappush(self._later, (self._tools.clock() + RETRY_S, ""))
+
     def _expire_later(self) -> None:
         now_s = self._tools.clock()
         while self._later and self._later[0][0] <= now_s:
@@ -289,12 +303,15 @@ class WaitingPods:
             let = self._sort_one(uid, waiter)
             if let is not None:
                 await self._take_slot()
-                if self._term.why_not() is None and self._waiters.get(uid) is waiter:
-                    self._let_go(waiter, let)
-                else:
+                if self._must_wait():
                     self._dirty[uid] = None
                     self._give_slot()
                     return
+                if self._waiters.get(uid) is waiter:
+                    self._let_go(waiter, let)
+                else:
+                    # It has left meanwhile; those behind it have not.
+                    self._give_slot()
             await self._breathe()
 
     def _sort_one(self, uid: str, waiter: Waiter) -> _Let | None:
@@ -374,20 +391,18 @@ class WaitingPods:
 
     def _let_go(self, waiter: Waiter, let: _Let) -> None:
         """Take the gate off a pod that need not wait, with preferences where it asks for them."""
-        raw = raw_of(waiter.pod)
-        answer = None
+        operations, answer = deciding.ungating(raw_of(waiter.pod)), None
         if let is _Let.PREFER:
             try:
-                answer = self._prefer(waiter.pod)
+                found = self._prefer(waiter.pod)
             # As in `_sort_one`, but such a pod never waits.
             except Exception:
                 logger.exception("deciding failed", extra=about(waiter.pod))
-        operations = (
-            deciding.placing(raw, answer, is_stored=True) if answer else deciding.ungating(raw)
-        )
+            else:
+                operations, answer = found or (operations, None)
         self._send(waiter, operations, answer)
 
-    def _prefer(self, pod: Pod) -> Answer | None:
+    def _prefer(self, pod: Pod) -> tuple[Operations, Answer] | None:
         tools = self._tools
         policy = read_effective(tools.state, pod).policy
         spec = policy.spec.without_hold()
@@ -396,9 +411,11 @@ class WaitingPods:
         if decision.node is None:
             return None
         answer = deciding.make_answer(tools, pod, request, decision, _OWNER, mode=Mode.PREFERRED)
+        # First, so that nothing is held where there is nothing to send.
+        operations = deciding.placing(raw_of(pod), answer, is_stored=True)
         tools.answers.assume(answer, tools.clock())
         self._note_decision(pod, answer, decision)
-        return answer
+        return operations, answer
 
     def _tell_invalid(self, waiter: Waiter, message: str) -> None:
         self._lines.leave(waiter)
@@ -459,9 +476,11 @@ class WaitingPods:
         answer = deciding.make_answer(
             tools, pod, request, decision, _OWNER, mode=Mode.REQUIRED, note=note
         )
+        # First, as in `_prefer`.
+        operations = deciding.placing(raw, answer)
         tools.answers.assume(answer, tools.clock())
         self._note_decision(pod, answer, decision)
-        self._send(waiter, deciding.placing(raw, answer), answer)
+        self._send(waiter, operations, answer)
         self._lines.take_turn(line)
         self._lines.open(line)
         return True
