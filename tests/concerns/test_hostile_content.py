@@ -9,7 +9,7 @@ import pytest
 
 from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
 from berthmaster.api.names import GPUSHARE_ALLOCATION
-from berthmaster.api.objects import Pod, pod_from_manifest
+from berthmaster.api.objects import Pod, decode_pod, pod_from_manifest
 from berthmaster.api.policy import PlacementPolicySpec
 from berthmaster.concerns import power, xpu
 from berthmaster.concerns.numa import request as numa
@@ -124,3 +124,16 @@ def test_pods_of_usual_length_are_reckoned_once() -> None:
 
     assert first is second
     assert len(numa._readings) == remembered
+
+
+@pytest.mark.parametrize(("count", "is_shared"), [(3, True), (100, False)])
+def test_pods_share_their_labels_unless_those_are_of_unheard_of_number(
+    count: int, is_shared: bool
+) -> None:
+    labels = {f"example.com/{number}": "a" for number in range(count)}
+    raw = json.dumps({"metadata": {"name": "a", "labels": labels}})
+
+    first, second = decode_pod(raw), decode_pod(raw)
+
+    assert first.metadata.labels == second.metadata.labels == labels
+    assert (first.metadata.labels is second.metadata.labels) is is_shared

@@ -47,7 +47,7 @@ def replica(name: str = "new", *, rate: str | None = "0.5", **fields: Any) -> Po
 def zoned(**control_plane: bool) -> Engine:
     engine = Engine([podspread.CONCERN])
     for name, zone in ZONES.items():
-        labels = {names.ZONE_LABEL: zone}
+        labels = {names.ZONE: zone}
         if control_plane.get(name):
             labels[names.CONTROL_PLANE_LABEL] = ""
         engine.ledger.write_node(make_node(name, labels=labels), None)

@@ -171,6 +171,9 @@ async def test_bad_policy_is_refused(
         pytest.param(expression("Exists"), id="Exists"),
         pytest.param(expression("In", "b"), id="In"),
         pytest.param({"mode": "off", "podSelector": {}}, id="off for all"),
+        pytest.param(
+            {"mode": "off", "resourceNames": ["example.com/card"]}, id="off for a resource"
+        ),
         pytest.param({"pinPatience": "1h30m"}, id="long patience"),
     ],
 )

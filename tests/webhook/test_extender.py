@@ -677,3 +677,18 @@ async def test_answers_are_counted(world: World) -> None:
     assert b'berthmaster_extender_answers_total{result="error",verb="filter"} 1.0' in rendered
     assert b'berthmaster_extender_duration_seconds_count{verb="filter"} 2.0' in rendered
     assert names.ALLOCATION not in str(it.server.pods)
+
+
+async def test_words_of_nodes_that_are_gone_are_forgotten(world: World) -> None:
+    filtering = Filtering(world.tools, world.term)
+    pod = make_share_pod("p", 1)
+
+    for number in range(20):
+        name = f"node-{number}"
+        world.add_node(name)
+        body = json.dumps({"Pod": pod, "NodeNames": [name]}).encode()
+        assert filtering.filter(read_filter(body)).names == ()
+        world.state.nodes._drop(name, world.state.nodes.store[name])
+
+    (words,) = filtering._words.values()
+    assert len(words) < 5

@@ -159,3 +159,13 @@ async def test_replica_gates_without_leading_or_knowing_the_cluster(world: World
     assert (answer.status, answer.content_type) == (200, "application/json")
     assert reply["response"]["patchType"] == "JSONPatch"
     assert (unknown.status, broken.status) == (404, 400)
+
+
+def test_pod_whose_containers_are_null_is_answered() -> None:
+    """So the API server sends one without containers, which it refuses only afterwards."""
+    pod = make_pod()
+    pod["spec"]["containers"] = None
+
+    stored = gated_by("selected/preferred/p5/any/fleet", pod)
+
+    assert stored["metadata"]["annotations"] == {**STAMP, names.PLACEMENT: "preferred"}

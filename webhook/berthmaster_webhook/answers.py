@@ -156,7 +156,7 @@ class Answers:
         self.prune()
         assumed = self._ledger.assumed
         entries = [_handed(it) for it in self._answers.values()]
-        # What we were handed ourselves and have not seen yet has no answer here.
+        # Whatever is assumed has an answer; if one is lacking all the same, the successor has to wait.
         if len(entries) < len(assumed):
             return None
         text = _encode(_Handover(v=1, entries=entries))

@@ -125,9 +125,8 @@ def drop(pod: dict[str, Any]) -> Operations:
 
 
 def _asks_for_devices(pod: dict[str, Any]) -> bool:
-    limits = (
-        (it.get("resources") or {}).get("limits") or {} for it in pod["spec"].get("containers", ())
-    )
+    containers = pod["spec"].get("containers") or ()
+    limits = ((it.get("resources") or {}).get("limits") or {} for it in containers)
     return any(name in found for found in limits for name in names.DEVICE_RESOURCES)
 
 

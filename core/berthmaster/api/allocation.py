@@ -1,4 +1,4 @@
-"""The allocation annotation: what was decided for a pod, in at most 2 KiB of JSON.
+"""The allocation annotation: what was decided for a pod, in 2 KiB of JSON unless what it was given is longer.
 
 It is the ledger's durable truth. Version 1; readers ignore fields that they do not know and treat
 another version, or text that is no allocation, as absent.
@@ -49,13 +49,18 @@ _decode = msgspec.json.Decoder(Allocation).decode
 
 
 def write_allocation(allocation: Allocation) -> str:
-    """Return the annotation's text, leaving out what only explains where it would be too long."""
+    """Return the annotation's text, leaving out what only explains where it would be too long.
+
+    What the pod was given, and what its owner should know, always stay, however long they are.
+    """
     text = _encode(allocation)
     while len(text) > MAX_BYTES and (allocation.refused or allocation.runners_up):
         allocation = msgspec.structs.replace(
             allocation, refused=allocation.refused[:-1], runners_up=allocation.runners_up[:-1]
         )
         text = _encode(allocation)
+    if len(text) > MAX_BYTES:
+        text = _encode(msgspec.structs.replace(allocation, scores={}))
     return text.decode()
 
 

@@ -32,8 +32,9 @@ _ONE_OF_VALUES = {
 _POLICY_RULES = [
     {
         "rule": "!has(self.mode) || self.mode != 'off' || has(self.namespaceSelector) || has(self.podSelector) || "
-        "(has(self.schedulerNames) && size(self.schedulerNames) > 0)",
-        "message": "mode off needs a namespaceSelector, a podSelector or schedulerNames: "
+        "(has(self.schedulerNames) && size(self.schedulerNames) > 0) || "
+        "(has(self.resourceNames) && size(self.resourceNames) > 0)",
+        "message": "mode off needs a namespaceSelector, a podSelector, schedulerNames or resourceNames: "
         "without any the policy selects no pod and only gives settings",
     }
 ]

@@ -140,8 +140,6 @@ DATASETS = "datasets"
 DATASETS_INTERNAL = "datasetsinternal"
 
 # Kubernetes.
-ZONE_LABEL = "topology.kubernetes.io/zone"
-REGION_LABEL = "topology.kubernetes.io/region"
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 # What says of a pod which devices it has: dropped where a user sends it at creation.
 FORGEABLE = (

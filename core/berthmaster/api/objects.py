@@ -418,6 +418,8 @@ class ConfigMap(Struct, frozen=True):
 
 _decode_pod = msgspec.json.Decoder(Pod).decode
 _LABELS_REMEMBERED = 16384
+# Sets of more are nobody's habit, and what is remembered must not grow with what strangers write.
+_MOST_LABELS_SHARED = 64
 _labels: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 
 
@@ -425,7 +427,7 @@ def decode_pod(raw: bytes | str) -> Pod:
     """Decode a pod; those of a workload share their labels."""
     pod = _decode_pod(raw)
     labels = pod.metadata.labels
-    if labels:
+    if labels and len(labels) <= _MOST_LABELS_SHARED:
         if len(_labels) >= _LABELS_REMEMBERED:
             _labels.clear()
         shared = _labels.setdefault(tuple(labels.items()), labels)

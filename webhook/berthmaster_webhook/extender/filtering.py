@@ -91,6 +91,9 @@ class Filtering:
 
     def _words_for(self, asks: PodRequest) -> dict[str, _Words]:
         words = self._words.setdefault(asks, {})
+        if len(words) > 2 * len(self._tools.state.engine.table.rows):
+            # Most are of nodes that are gone.
+            words.clear()
         self._words.move_to_end(asks)
         if len(self._words) > _REQUESTS_REMEMBERED:
             self._words.popitem(last=False)

@@ -19,7 +19,7 @@ from berthmaster.concerns.podspread.request import (
 from berthmaster.concerns.shape import Surrounding
 
 NO_DOMAIN = -1
-_LEVELS = (names.REGION_LABEL, names.ZONE_LABEL)
+_LEVELS = (names.REGION, names.ZONE)
 
 
 class Wanted(NamedTuple):

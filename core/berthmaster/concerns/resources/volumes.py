@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from berthmaster.api import names
 from berthmaster.api.storage import PersistentVolume, StorageClass
 from berthmaster.concerns.resources.label_selectors import Requirement, matches
 from berthmaster.concerns.resources.labels import LabelColumns, Mask, all_match
@@ -18,9 +19,8 @@ Counts = NDArray[np.int32]
 
 _OLD_ZONE = "failure-domain.beta.kubernetes.io/zone"
 _OLD_REGION = "failure-domain.beta.kubernetes.io/region"
-_ZONE, _REGION = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
-_NEW_NAMES = {_OLD_ZONE: _ZONE, _OLD_REGION: _REGION}
-_ZONE_LABELS = (_OLD_ZONE, _OLD_REGION, _ZONE, _REGION)
+_NEW_NAMES = {_OLD_ZONE: names.ZONE, _OLD_REGION: names.REGION}
+_ZONE_LABELS = (_OLD_ZONE, _OLD_REGION, names.ZONE, names.REGION)
 _ZONES_SEPARATOR = "__"
 
 
