@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import json
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -342,6 +344,16 @@ def test_pods_that_wait_for_long_say_why_and_the_unheard_are_an_alarm() -> None:
     ]
 
 
+@pytest.mark.parametrize(("mode", "is_lost"), [("required", True), ("observe", False)])
+def test_only_a_pod_that_was_sent_to_a_node_can_have_lost_it(mode: str, is_lost: bool) -> None:
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    pending = pod(decision=allocation(mode=mode), conditions=(unschedulable,))
+
+    told = found(pods.check, replace(FACTS, pending_pods=(pending,)))
+
+    assert bool(told) is is_lost
+
+
 @pytest.mark.parametrize(
     ("fields", "is_past"),
     [
@@ -415,6 +427,16 @@ def test_opt_in_that_nobody_reads(kind: str, made: Json, words: str, way_out: st
     for it in told:
         assert words in it.found
         assert way_out in it.way_out
+
+
+def test_what_somebody_wrote_on_a_workload_stays_one_word_in_the_shell() -> None:
+    evil = {names.DISKIO_REQUEST: "'; touch /tmp/owned; echo '"}
+
+    (told,) = workloads.check(replace(FACTS, workloads={"Deployment": (workload("", evil, {}),)}))
+
+    *words, patch = shlex.split(told.way_out)
+    assert words[:2] == ["kubectl", "patch"]
+    assert json.loads(patch)["spec"]["template"]["metadata"]["annotations"] == evil
 
 
 # Inventories.

@@ -7,6 +7,7 @@ terminal, in columns that `awk` and eyes can read, and is never cut to a width.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _GAP = "   "
+# Those of C0 but tab and end of line, and all of C1.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,8 @@ def show(report: Report, *, as_json: bool, out: TextIO | None = None) -> None:
     """Write a report in the form that fits where it goes."""
     stream = sys.stdout if out is None else out
     if as_json:
-        stream.write(json.dumps(report.data, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(report.data, indent=2, ensure_ascii=False) + "\n"
+        stream.write(_CONTROLS.sub(lambda it: f"\\u{ord(it[0]):04x}", text))
     elif stream.isatty():
         render_rich(report, stream)
     else:
@@ -72,7 +77,7 @@ def render_plain(report: Report) -> str:
         blocks.append("\n".join(("What to do:", *lines)))
     if report.remarks:
         blocks.append("\n".join(f"note: {remark}" for remark in report.remarks))
-    return "\n\n".join(blocks) + "\n"
+    return _legible("\n\n".join(blocks) + "\n")
 
 
 def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> None:
@@ -80,37 +85,35 @@ def render_rich(report: Report, stream: TextIO, *, width: int | None = None) -> 
     # Late: a pipe and JSON do not pay for it.
     from rich.console import Console
     from rich.table import Table as RichTable
-    from rich.text import Text
 
     console = Console(file=stream, width=width, highlight=False, soft_wrap=False)
-    console.print(Text(report.sentence, style="bold"))
+    console.print(_text(report.sentence, style="bold"))
     if report.facts:
         grid = RichTable.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(overflow="fold")
         for name, text in report.facts:
-            grid.add_row(name, Text(text))
+            grid.add_row(name, _text(text))
         console.print()
         console.print(grid)
     for table in report.tables:
         print_table(console, table)
     if report.steps:
         console.print()
-        console.print(Text("What to do", style="bold cyan"))
+        console.print(_text("What to do", style="bold cyan"))
     for about, step in report.steps:
-        console.print(Text(f" {about}:", style="dim"))
-        console.print(Text(f"   {step}"), soft_wrap=True)
+        console.print(_text(f" {about}:", style="dim"))
+        console.print(_text(f"   {step}"), soft_wrap=True)
     if report.remarks:
         console.print()
     for remark in report.remarks:
-        console.print(Text(f"note: {remark}", style="yellow"))
+        console.print(_text(f"note: {remark}", style="yellow"))
 
 
 def print_table(console: Console, table: Table) -> None:
     """Print one table on a console of rich, under its title."""
     from rich import box
     from rich.table import Table as RichTable
-    from rich.text import Text
 
     shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for index, header in enumerate(table.headers):
@@ -122,10 +125,21 @@ def print_table(console: Console, table: Table) -> None:
             ratio=1 if is_last and index not in table.numbers else None,
         )
     for row in table.rows:
-        shown.add_row(*(Text(cell, style=table.styles.get(cell, "")) for cell in row))
+        shown.add_row(*(_text(cell, style=table.styles.get(cell, "")) for cell in row))
     console.print()
-    console.print(Text(table.title, style="bold cyan"))
+    console.print(_text(table.title, style="bold cyan"))
     console.print(shown)
+
+
+def _text(words: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(_legible(words), style=style)
+
+
+def _legible(text: str) -> str:
+    """Return a text that does nothing to a terminal: what users write on pods is shown, too."""
+    return _CONTROLS.sub(lambda it: f"\\x{ord(it[0]):02x}", text)
 
 
 def _align(rows: Sequence[tuple[str, ...]], numbers: Iterable[int]) -> list[str]:

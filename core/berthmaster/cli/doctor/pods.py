@@ -92,7 +92,10 @@ def is_past_us(pod: Pod) -> bool:
 
 
 def _is_pin_lost(pod: Pod) -> bool:
-    return read_allocation(pod.annotations.get(names.ALLOCATION)) is not None and any(
+    """Return whether a pod that was given one node does not fit there; what is only observed has none."""
+    allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
+    is_pinned = allocation is not None and allocation.mode == Mode.REQUIRED
+    return is_pinned and any(
         it.type == "PodScheduled" and it.status == "False" and it.reason == "Unschedulable"
         for it in pod.status.conditions or ()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 from berthmaster.api import names
@@ -91,4 +92,5 @@ def _patch(kind: str, found: JsonObject, annotations: dict[str, object]) -> str:
     for key in reversed(KINDS[kind][1]):
         body = {key: body}
     where = f"-n {metadata(found).get('namespace')} {kind.lower()}/{name_of(found)}"
-    return f"kubectl patch {where} --type merge -p '{json.dumps(body)}'"
+    # Quoted, since anybody may have written the annotation, and this is copied into a shell.
+    return f"kubectl patch {where} --type merge -p {shlex.quote(json.dumps(body))}"
