@@ -17,7 +17,8 @@ from berthmaster.cli.why import Situation
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.snapshot import load_engine
 from berthmaster.concerns.shape import Reason
-from berthmaster.placement.engine import Verdict
+from berthmaster.placement.engine import Engine, Verdict
+from berthmaster.placement.ledger import Ledger
 from cli.harbour import INVENTORIES, NODES, POLICIES, allocation, furnish, manifest, pod, rates
 from support.fake_api import FakeApi, Json
 
@@ -183,6 +184,33 @@ async def test_half_installed_cluster_still_answers() -> None:
     assert len(snapshot.engine.table) == 3
     assert len(snapshot.notes) == 3
     assert "CRDs installed?" in snapshot.notes[1]
+
+
+@pytest.mark.parametrize("odd", ["node", "pod", "namespace"])
+async def test_object_that_a_concern_trips_over_keeps_nobody_from_an_answer(
+    monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    see, write, observe = Ledger.see, Ledger.write_node, Engine.observe
+
+    def trip(act: Any, name: str) -> Any:
+        def tripping(self: Any, found: Any, *args: Any, **fields: Any) -> Any:
+            if getattr(found, "metadata", None) and found.metadata.name == name:
+                raise RuntimeError("poison")
+            return act(self, found, *args, **fields)
+
+        return tripping
+
+    monkeypatch.setattr(Ledger, "see", trip(see, "odd" if odd == "pod" else ""))
+    monkeypatch.setattr(Ledger, "write_node", trip(write, "node-b" if odd == "node" else ""))
+    monkeypatch.setattr(Engine, "observe", trip(observe, "default" if odd == "namespace" else ""))
+    async with FakeApi() as api, Client.at(api.url) as client:
+        furnish(api, manifest("odd"), manifest("b", node="node-a"))
+        snapshot = await load_engine(client)
+
+    (note,) = snapshot.notes
+    assert "left out: poison" in note
+    assert len(snapshot.engine.table) == (2 if odd == "node" else 3)
+    assert snapshot.engine.ledger.entry("uid-b") is not None
 
 
 async def test_policy_of_the_pod_counts() -> None:

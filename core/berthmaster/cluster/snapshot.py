@@ -11,7 +11,8 @@ why a pod waits must get an answer in a half-installed cluster, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -84,10 +85,12 @@ async def load_engine(
                 inventories=inventories,
                 policies=policy_set,
                 surroundings=surroundings,
+                notes=notes,
             )
             # Of these there are the most: none is kept beside the books.
             async for pod in read_all(client, kinds.PODS, notes):
-                engine.ledger.see(pod)
+                with _leaving_out(f"the pod {pod.key}", notes):
+                    engine.ledger.see(pod)
     except TimeoutError as error:
         raise UnreachableError(
             f"the cluster at {client.base_url} could not be listed within {deadline_s:g} s"
@@ -108,12 +111,17 @@ def build_engine(
     policies: PolicySet,
     pods: Iterable[Pod] = (),
     surroundings: Iterable[Surrounding] = (),
+    notes: list[str] | None = None,
 ) -> Engine:
-    """Return an engine that knows these objects; pure."""
+    """Return an engine that knows these objects; pure.
+
+    What a concern trips over leaves a note in `notes`; without these it is raised.
+    """
     engine = Engine(concerns)
     engine.configure(policies.specs)
     for found in surroundings:
-        engine.observe(found)
+        with _leaving_out(f"one {type(found).__name__}", notes):
+            engine.observe(found)
     by_node = {it.name: it for it in inventories}
     for node in nodes:
         inventory = by_node.get(node.metadata.name)
@@ -122,10 +130,28 @@ def build_engine(
             "",
             node.metadata.uid,
         }
-        engine.ledger.write_node(node, None if is_of_another else inventory)
+        written = False
+        with _leaving_out(f"the node {node.metadata.name}", notes):
+            engine.ledger.write_node(node, None if is_of_another else inventory)
+            written = True
+        if not written:
+            # Taken over in part it would look emptier than it is.
+            engine.ledger.remove_node(node.metadata.name)
     for pod in pods:
-        engine.ledger.see(pod)
+        with _leaving_out(f"the pod {pod.key}", notes):
+            engine.ledger.see(pod)
     return engine
+
+
+@contextmanager
+def _leaving_out(what: str, notes: list[str] | None) -> Iterator[None]:
+    """Go on without one object that a concern trips over, as the webhook does."""
+    try:
+        yield
+    except Exception as error:
+        if notes is None:
+            raise
+        notes.append(f"{what} cannot be judged and is left out: {_brief(error)}")
 
 
 async def read_all(
@@ -145,7 +171,8 @@ async def read_all(
             for item in read_items(page):
                 try:
                     found = kind.decode(bytes(item))
-                except (msgspec.DecodeError, ValidationError) as error:
+                # The boundary of one object, whatever its decoder trips over.
+                except Exception as error:  # noqa: BLE001
                     notes.append(
                         f"one of {kind.plural} cannot be read and is left out: {_brief(error)}"
                     )
@@ -178,4 +205,4 @@ def _brief(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
+    return str(error) or type(error).__name__

@@ -67,6 +67,8 @@ from berthmaster.placement.shapes import (
 from berthmaster.placement.table import NodeTable
 
 _RUNNERS_UP = 3
+# Why a node that would do is left out, where it is the owner's pods that avoid it.
+GIVEN_UP = "given up by an earlier pod of the same owner"
 _EXAMPLES = 3
 
 
@@ -609,5 +611,4 @@ def _avoided(avoid: frozenset[str], table: NodeTable) -> tuple[Refusals, ...]:
     there = tuple(sorted(name for name in avoid if name in table))
     if not there:
         return ()
-    group = "given up by an earlier pod of the same owner"
-    return (Refusals(group=group, count=len(there), examples=there[:_EXAMPLES]),)
+    return (Refusals(group=GIVEN_UP, count=len(there), examples=there[:_EXAMPLES]),)

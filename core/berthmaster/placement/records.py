@@ -16,13 +16,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from berthmaster.placement.engine import Decision, Engine
+from berthmaster.placement.engine import GIVEN_UP, Decision, Engine
 from berthmaster.placement.shapes import PodRequest, Results
 from berthmaster.placement.table import NodeTable
 
 MOST_DECISIONS = 10_000
 MOST_BYTES = 32 * 2**20
-_GIVEN_UP = "given up by an earlier pod of the same owner"
 
 
 class Table(msgspec.Struct, frozen=True, gc=False):
@@ -175,7 +174,7 @@ def tabulate(record: Record) -> list[dict[str, Any]] | None:
             continue
         total, code = float(table.totals[row]), int(table.codes[row])
         if total < 0:
-            reason = table.words.get(code, "refused") if code else _GIVEN_UP
+            reason = table.words.get(code, "refused") if code else GIVEN_UP
             refused.append({"node": name, "refused": reason})
             continue
         scores = {
