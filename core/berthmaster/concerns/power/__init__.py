@@ -124,8 +124,8 @@ class PowerConcern:
 
     def fills(self, columns: PowerColumns, rows: Rows) -> Sequence[Fill]:
         """Return what the rows draw, of what they would draw at the end of their curves."""
-        curves = ([watts for _, watts in columns.points(int(row))] for row in rows)
-        capacity = np.array([np.nanmax([0.0, *watts]) for watts in curves], dtype=float)
+        # Of numbers where there are gaps.
+        capacity = np.fmax.reduce(columns.watts[rows], axis=1, initial=0.0)
         used = np.maximum(np.nan_to_num(columns.before[rows]), 0.0)
         return [Fill(resource="power", unit="watts", capacity=capacity, used=used)]
 
