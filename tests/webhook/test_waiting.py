@@ -997,6 +997,31 @@ async def test_queue_outlives_a_round_in_which_our_code_trips(
     assert not faults
 
 
+async def test_pod_whose_room_our_code_trips_over_when_it_is_given_back_is_placed_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PodServer(world)
+    store(world, server, "a", cpu="1")
+    world.add_node("n1")
+    server.faults = [ApiError(422, "Invalid", "no")]
+    faults = [RuntimeError("poison")]
+    give_back = deciding.give_back
+
+    def trip(*args: Any) -> None:
+        if faults:
+            raise faults.pop()
+        give_back(*args)
+
+    monkeypatch.setattr(deciding, "give_back", trip)
+
+    async with queue_of(world, server) as queue:
+        await until(lambda: not faults)
+        await settled()
+        world.now_s += 60
+        world.state.tell_help()
+        await until(lambda: not len(queue), limit_s=3.0)
+
+
 @pytest.mark.parametrize("mode", ["required", "preferred"])
 async def test_pod_whose_patch_cannot_be_made_holds_neither_room_nor_slot(
     world: World, monkeypatch: pytest.MonkeyPatch, mode: str

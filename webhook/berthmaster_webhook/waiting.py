@@ -562,7 +562,12 @@ class WaitingPods:
                 self._idle.set()
         if fate is Fate.ABANDONED and answer is not None and self._is_seen(pod, answer):
             fate = Fate.DONE
-        self._conclude(waiter, pod, answer, fate)
+        try:
+            self._conclude(waiter, pod, answer, fate)
+        # As above. It is looked at again, unless the watch shows it without its gate.
+        except Exception as error:  # noqa: BLE001 - as in `_sort_one`
+            waiter.is_busy = False
+            self._set_aside(waiter, error)
 
     def _is_seen(self, pod: Pod, answer: Answer) -> bool:
         """Return whether the watch has shown what became of a patch before its answer came."""
