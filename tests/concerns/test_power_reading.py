@@ -18,6 +18,7 @@ from berthmaster.api.ipmi import read_page
 from berthmaster.api.power import (
     CpuUsage,
     EndpointTerm,
+    NodeConfig,
     NodeConfigTerms,
     PowerNode,
     label_config_of,
@@ -455,6 +456,45 @@ def test_ipmi_page_with_odd_lines() -> None:
     assert page.v1_temperatures() is None
     assert page.temperatures == {"Ambient": 24, "CPU1": 33, "01-Inlet Ambient": 26.5}
     assert page.watts == 142
+
+
+def test_reading_of_exactly_minus_one_counts_as_missing() -> None:
+    lines = [f'ipmi_temperature_celsius{{name="{it}"}}' for it in ("Ambient", "CPU1", "CPU2")]
+
+    assert read_page("".join(f"{it} -1.5\n" for it in lines)).v1_temperatures() is not None
+    assert read_page("".join(f"{it} -1\n" for it in lines)).v1_temperatures() is None
+
+
+def test_template_of_a_node_that_says_nothing() -> None:
+    text = "{{ .Hostname }} {{ .IPv4.Address }} {{ .IPv4.Octet4 }}"
+    written = NodeConfigTerms(inlet_temp=EndpointTerm(endpoint=text))
+
+    silent, _ = render_terms(written, PowerNode(name="n"))
+    ipv6, _ = render_terms(written, PowerNode(name="n", address="a.b.c.d.e"))
+
+    assert silent.inlet_temp.endpoint == "undefined.example.com x.x.x.x x"
+    assert ipv6.inlet_temp.endpoint == "undefined.example.com a.b.c.d.e x"
+
+
+def test_of_several_node_configs_the_oldest_counts_then_namespace_and_name() -> None:
+    found = [
+        NodeConfig(namespace=namespace, name=name, node_name="n", created=created)
+        for namespace, name, created in (
+            ("a", "a", "2026-01-02T00:00:00Z"),
+            ("b", "a", "2026-01-01T00:00:00Z"),
+            ("a", "c", "2026-01-01T00:00:00Z"),
+            ("a", "b", "2026-01-01T00:00:00Z"),
+        )
+    ]
+
+    ordered = sorted(found, key=lambda it: it.order)
+
+    assert [(it.namespace, it.name) for it in ordered] == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "a"),
+        ("a", "a"),
+    ]
 
 
 def test_labels_of_an_ipmi_page_hold_any_text() -> None:
