@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berthmaster.api.protobuf import (
@@ -24,6 +24,7 @@ def test_numbers_are_written_as_the_encoding_page_has_them() -> None:
     assert encode_varint(1, -2) == b"\x08\xfe" + b"\xff" * 8 + b"\x01"
 
 
+@settings(deadline=None)
 @given(
     tag=st.integers(1, 2**29 - 1),
     number=st.integers(-(2**63), 2**63 - 1),

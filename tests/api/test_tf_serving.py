@@ -6,7 +6,7 @@ import math
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berthmaster.api.protobuf import encode_bytes, encode_varint
@@ -125,6 +125,7 @@ def test_answers_that_are_none(data: bytes, words: str) -> None:
         decode_response(data)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), at=st.integers(0, 60), cut=st.integers(0, 70))
 def test_whatever_comes_is_numbers_or_a_value_error(data: bytes, at: int, cut: int) -> None:
     good = bytes.fromhex(RESPONSES["float_val"] + MODEL_SPEC)

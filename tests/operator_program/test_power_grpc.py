@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -176,6 +178,57 @@ async def test_dead_server_is_told(fetcher: Fetcher, origin: str) -> None:
         await fetcher.call(f"grpc://{origin}", PREDICT, QUESTION)
 
 
+async def test_compressed_answers_are_not_taken(fetcher: Fetcher) -> None:
+    message = gzip.compress(bytes(100))
+    answer = b"\x01" + len(message).to_bytes(4, "big") + message
+
+    async with serve_frames(answer, encoding="gzip") as origin:
+        with pytest.raises(FetchError, match="status INTERNAL, expected OK"):
+            await fetcher.call(origin, PREDICT, QUESTION)
+    async with serve_frames(b"\x00\x00\x00\x00\x02ok", encoding="identity") as origin:
+        assert await fetcher.call(origin, PREDICT, QUESTION) == b"ok"
+
+
+@asynccontextmanager
+async def serve_frames(answer: bytes, *, encoding: str) -> AsyncIterator[str]:
+    """Answer each call with bytes as they are, as no library of gRPC would: HTTP/2 by hand (RFC 9113, 7541)."""
+
+    def frame(kind: int, flags: int, stream: int, data: bytes = b"") -> bytes:
+        return (
+            len(data).to_bytes(3, "big") + bytes([kind, flags, *stream.to_bytes(4, "big")]) + data
+        )
+
+    def header(name: str, value: str) -> bytes:
+        return bytes([0, len(name), *name.encode(), len(value), *value.encode()])
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readexactly(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+            writer.write(frame(4, 0, 0))
+            while True:
+                begin = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(begin[:3], "big"))
+                kind, flags = begin[3], begin[4]
+                if kind == 4 and not flags:
+                    writer.write(frame(4, 1, 0))
+                elif kind == 0 and flags & 1:
+                    # 0x88 is ":status: 200".
+                    headers = b"\x88" + header("content-type", "application/grpc")
+                    writer.write(frame(1, 4, 1, headers + header("grpc-encoding", encoding)))
+                    writer.write(frame(0, 0, 1, answer))
+                    writer.write(frame(1, 5, 1, header("grpc-status", "0")))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"grpc://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+
+
 async def test_authorities_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     fetcher = Fetcher(ca_file=tmp_path / "gone.pem")
 
@@ -317,6 +370,8 @@ async def test_unused_channels_are_closed(
         await fetcher.call(f"grpc://{other.origin}", PREDICT, QUESTION)
         await fetcher.call(f"grpc://{server.origin}", PREDICT, QUESTION)
         assert links(fetcher) == 2
+        assert fetcher._channels is not None
+        channels = [it.channel for it in fetcher._channels._links.values()]
 
         monkeypatch.setattr("berthmaster_operator.power.channels._MOST_UNUSED", 1)
         await fetcher.call(f"grpc://{server.origin}", PREDICT, QUESTION)
@@ -325,6 +380,7 @@ async def test_unused_channels_are_closed(
         monkeypatch.setattr("berthmaster_operator.power.channels._UNUSED_S", -1.0)
         await fetcher.call(f"grpc://{other.origin}", PREDICT, QUESTION)
         assert links(fetcher) == 0
+        assert {it.get_state().name for it in channels} == {"SHUTDOWN"}
 
 
 async def test_cancelled_call_ends_at_once_and_cleanly(server: TfServing) -> None:

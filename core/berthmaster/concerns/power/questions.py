@@ -136,10 +136,7 @@ class Question:
         Raises:
             ValueError: the answer is not one, or not of this many numbers.
         """
-        if self.ref.protocol is Protocol.TF_GRPC and isinstance(answer, bytes):
-            watts = tf_serving.decode_response(answer)
-        else:
-            watts = _numbers_of(self.ref.protocol, answer)
+        watts = _numbers_of(self.ref.protocol, answer)
         if len(watts) != len(self.inputs):
             raise ValueError(f"found {len(watts)} numbers, expected {len(self.inputs)}")
         return watts
@@ -352,6 +349,10 @@ def term_of_redfish(answer: object, term: EndpointTerm | None) -> EndpointTerm:
 
 
 def _numbers_of(protocol: Protocol, answer: object) -> tuple[float, ...]:
+    if protocol is Protocol.TF_GRPC:
+        if not isinstance(answer, bytes):
+            raise ValueError("expected a message")
+        return tf_serving.decode_response(answer)
     if not isinstance(answer, Mapping):
         raise ValueError("expected a JSON object")
     if protocol is Protocol.TF_REST:
