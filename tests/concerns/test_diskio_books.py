@@ -120,6 +120,25 @@ def test_released_pod_gives_back_what_the_report_still_counts() -> None:
     assert columns.free[:, 0].tolist() == [900, 800, 1500]
 
 
+def test_released_pod_is_given_back_once() -> None:
+    columns = new_columns()
+    usage = Usage(300, 0, "")
+    columns.charge(0, holder("a"), usage)
+    first = inventory(make_stats(2, 2, ["a"], 600))
+    columns.write_node(0, NODE, first)
+    columns.release(0, holder("a"), usage)
+    assert columns.free[0, 0] == 900
+
+    # It is there again, and the report counts it.
+    columns.charge(0, holder("a"), usage)
+    assert columns.free[0, 0] == 600
+
+    # It goes, and the next report does not count it any more.
+    columns.release(0, holder("a"), usage)
+    columns.write_node(0, NODE, inventory(make_stats(3, 3, [], 700), previous=first.status))
+    assert columns.free[0, 0] == 700
+
+
 def test_model_that_arrives_is_counted_at_once() -> None:
     columns = new_columns()
     columns.write_node(0, NODE, inventory(None, models=DiskModels()))
@@ -129,6 +148,27 @@ def test_model_that_arrives_is_counted_at_once() -> None:
     columns.write_node(0, NODE, inventory(None))
 
     assert columns.free[:, 0].tolist() == [800, 900, 1200]
+
+
+def test_changed_capacity_ends_a_lagging_report() -> None:
+    first = inventory(make_stats(1, 1, [], 995))
+    lagging = make_stats(2, 1, [], 995)
+    smaller = dict.fromkeys(("read", "write", "total"), "500")
+
+    cases: tuple[tuple[dict[str, Any], int], ...] = (({}, 995), ({"capacity": smaller}, 500))
+    for changes, free in cases:
+        columns = new_columns()
+        columns.write_node(0, NODE, inventory(lagging, previous=first.status, **changes))
+        assert columns.free[0, 0] == free
+
+
+def test_faulty_model_keeps_the_function_of_the_same_disk_only() -> None:
+    before = inventory(None).status
+    faulty = read_models({"diskVendors": "["})
+
+    for changes, is_kept in (({}, True), ({"model": "other"}, False), ({"vendor": "W"}, False)):
+        (disk,) = inventory(None, before, faulty, **changes).status.disks or ()
+        assert (disk.function is not None) is is_kept
 
 
 def test_negative_report_refuses_even_nothing() -> None:
@@ -288,3 +328,15 @@ def test_reserve_stays_free() -> None:
     detail = CONCERN.explain(columns, 0, reasons.SHORT_OF_READ, asked, "n").detail
     assert "short by 2 " in detail
     assert "200 stay free by reservePercent" in detail
+
+
+def test_reserve_is_rounded_up() -> None:
+    columns = new_columns()
+    capacity = dict.fromkeys(("read", "write", "total"), "1001")
+    columns.write_node(0, NODE, inventory(None, capacity=capacity))
+
+    for read, code in ((800, 0), (801, reasons.SHORT_OF_READ)):
+        asked = DiskIORequest(
+            Usage(read, 0, ""), True, Strategy.LEAST_ALLOCATED, reserve_percent=20
+        )
+        assert list(CONCERN.filter(columns, ROW, asked)) == [code]

@@ -17,9 +17,13 @@ from collections import Counter
 from copy import deepcopy
 from typing import Any
 
+import pytest
+
 from berthmaster.cli.cases.judging import judge
 from support.dataset_reference import HOST, NEW, OLD, REGION, ZONE, Rules, expect
 from support.dataset_upstream import REFUSAL, Verdict, decide, faults, merged, mounted
+
+pytestmark = pytest.mark.timeout(3600)
 
 Manifest = dict[str, Any]
 WORLDS = int(os.environ.get("DIFFERENTIAL_WORLDS", "500"))

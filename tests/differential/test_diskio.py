@@ -16,8 +16,12 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from berthmaster.cli.cases.judging import judge
 from support.diskio_reference import BLOCK_SIZES, KEY, expect
+
+pytestmark = pytest.mark.timeout(3600)
 
 Manifest = dict[str, Any]
 WORLDS = int(os.environ.get("DIFFERENTIAL_WORLDS", "500"))
@@ -43,7 +47,7 @@ REPORTED = (*SIZES, "50Mi", "60Mi", "150Mi", "-5Mi", "5Mi")
 RATES = (
     *("0", "4Mi", "10Mi", "20Mi", "25Mi", "40Mi", "50Mi", "80Mi", "100Mi", "200Mi", "1Gi"),
     *("100M", "0.25G", "65536Ki", "52428800", "33333333", "7340033", "1.5Gi", "0.5Mi", "1500m"),
-    *("+30Mi", ".5Gi", "5.e6", "3E7", "100u", "1n", "-0", "30000k"),
+    *("+30Mi", ".5Gi", "5.e6", "3E7", "100u", "1n", "-0", "30000k", "100Ti"),
 )
 FAULTY_RATES = (
     "",
@@ -96,7 +100,7 @@ class World:
         }
         self.pods = [self._placed(number) for number in range(self.random.randint(0, 6))]
         self.resources: list[Manifest] = []
-        for node in self.nodes:
+        for node in (*self.nodes, "gone"):
             if self.random.random() < 0.85:
                 self.resources.append(self._disks(node))
             if self.random.random() < 0.5:
@@ -159,7 +163,9 @@ class World:
 
     def _placed(self, number: int) -> Manifest:
         metadata = self._metadata(f"placed-{number}")
-        spec = {"containers": [], "nodeName": self.random.choice([*self.nodes, "gone"])}
+        spec: Manifest = {"containers": []}
+        if self.random.random() < 0.95:
+            spec["nodeName"] = self.random.choice([*self.nodes, "gone"])
         phase = self.random.choice(("Running",) * 8 + ("Pending", "Succeeded", "Failed"))
         return {"metadata": metadata, "spec": spec, "status": {"phase": phase}}
 
@@ -169,19 +175,21 @@ class World:
         for id_ in self.random.sample(("sda", "nvme0n1", "INT_1", "data"), count):
             vendor, model = self.random.choice(MODELS)
             type_ = self.random.choice(("emptyDir",) * 6 + ("others", "", "EmptyDir"))
-            devices[id_] = {
-                "name": id_,
+            device = {
                 "vendor": vendor,
                 "model": model,
                 "type": type_,
                 "capacity": self._amounts(SIZES),
             }
+            # Only the name has to be there.
+            kept = {key: it for key, it in device.items() if self.random.random() < 0.98}
+            devices[id_] = {"name": id_, **kept}
         name = self.random.choice((node, f"disks-of-{node}"))
         return {
             "apiVersion": "diskio.x-k8s.io/v1alpha1",
             "kind": "NodeDiskDevice",
             "metadata": {"name": f"{name}-nodediskdevice", "namespace": "ioi-system"},
-            "spec": {"nodeName": node, "devices": devices},
+            "spec": {"nodeName": node, **({"devices": devices} if devices else {})},
         }
 
     def _report(self, node: str) -> Manifest:
@@ -195,11 +203,11 @@ class World:
         uids = [
             it["metadata"]["uid"]
             for it in self.pods
-            if it["spec"]["nodeName"] == node
+            if it["spec"].get("nodeName") == node
             and it["status"]["phase"] not in ("Succeeded", "Failed")
             and it["metadata"]["namespace"] not in self.config["nsWhiteList"]
         ]
-        return {
+        report = {
             "apiVersion": "diskio.x-k8s.io/v1alpha1",
             "kind": "NodeDiskIOStats",
             "metadata": {
@@ -208,8 +216,8 @@ class World:
                 "generation": generation,
             },
             "spec": {"nodeName": node, "reservedPods": uids},
-            "status": status,
         }
+        return {**report, "status": status} if status else report
 
     def _amounts(self, texts: tuple[str, ...]) -> dict[str, str]:
         return {

@@ -18,6 +18,7 @@ Manifest = Mapping[str, Any]
 Terms = Sequence[Mapping[str, Any]]
 
 REFUSAL = "Node does not have cache deployment for pod"
+_LABEL = re.compile(r"dataset\.[0-9]+\.id")
 _PARTS = ("matchExpressions", "matchFields")
 
 
@@ -50,7 +51,7 @@ def faults(case: Manifest) -> set[str]:
 def _faults_of_objects(case: Manifest) -> Iterator[str]:
     nodes = {it["metadata"]["name"]: _labels(it) for it in case["cluster"]["nodes"]}
     labels = _labels(case["pod"])
-    if any("/" in key or not key.startswith("dataset.") for key in _loose(labels)):
+    if any(not _LABEL.fullmatch(it) for it in _loose(labels)):
         yield "loose label"
     if not _loose(labels):
         yield "pod without datasets"
