@@ -321,7 +321,10 @@ async def test_one_channel_serves_all_calls_to_a_server(
     assert len(set(answers)) == 1
     assert len(server.asked) == 40
     assert len(server.peers) == 1
-    assert links(fetcher) == 1
+    assert fetcher._channels is not None
+    [link] = fetcher._channels._links.values()
+    await fetcher.close()
+    assert link.channel.get_state().name == "SHUTDOWN"
 
 
 async def test_no_more_than_16_calls_at_once(server: TfServing) -> None:
