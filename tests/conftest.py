@@ -27,11 +27,13 @@ from berthmaster_sandbox.cluster import Sandbox
 SIMULATED_NODES = 4
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put tests in order, and say which go to one worker where there are several.
 
     Alone, tests without a cluster come first, then those with their own, then those that share one. With
-    workers those with clusters of their own come first, since they take longest.
+    workers those with clusters of their own come first, since they take longest. Before other plugins: the one
+    of the workers writes the groups into the names of the tests.
     """
     has_workers = hasattr(config, "workerinput")
     for item in items:

@@ -256,6 +256,21 @@ def test_each_state_is_named() -> None:
     assert state("OK", "Pending", "gone", "n1") is DatasetState.USABLE
 
 
+def test_data_behind_a_gateway_are_told_apart_from_it() -> None:
+    dataset = dataset_from_manifest(
+        {"status": {"provision": {"status": "OK"}, "caching": {"status": "OK"}}}
+    )
+    named = [{"key": "kubernetes.io/hostname", "value": it} for it in ("n1", "n2")]
+    nodes = NodeIndex({"n1": {}, "n2": {}, "n3": {}})
+
+    def roles(**placements: Any) -> dict[str, str]:
+        internal = internal_from_manifest({"status": {"caching": {"placements": placements}}})
+        return {node: str(it) for node, it in locate(dataset, internal, nodes).roles.items()}
+
+    assert roles(gateways=named[:1], datalocations=named) == {"n1": "gateway", "n2": "backing"}
+    assert roles(datalocations=named) == {"n1": "data", "n2": "data"}
+
+
 def test_odd_objects_are_read_as_far_as_they_can_be_and_their_secrets_are_not() -> None:
     dataset = dataset_from_manifest(
         {

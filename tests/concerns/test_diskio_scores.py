@@ -42,8 +42,9 @@ def score(asked: tuple[int, int], free: tuple[int, int], strategy: Strategy) -> 
 @pytest.mark.parametrize(
     ("asked", "free", "least", "most"),
     [
-        # As doubles 100 - (0.1 + 0.2) * 50 is a little less than 85.
-        ((100, 200), (1000, 1000), 85, 15),
+        # As doubles (0.4 + 0.7) * 50 is a little more than 55, and (0.6 + 0.7) * 50 a little less than 65.
+        ((400, 700), (1000, 1000), 45, 55),
+        ((600, 700), (1000, 1000), 35, 65),
         ((800, 800), (1000, 1000), 20, 80),
         ((1, 1), (3, 3), 66, 33),
         # A direction of which nothing is left and nothing is asked counts as used up.

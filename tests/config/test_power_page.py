@@ -23,7 +23,7 @@ from support.builders import make_pod
 
 PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / "docs" / "power.md").read_text(encoding="utf-8")
-NOW, BEFORE, MODEL = (yaml.safe_load(it) for it in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
+NOW, BEFORE, MODEL, _ = (yaml.safe_load(it) for it in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
 
 
 def sample(name: str) -> Any:

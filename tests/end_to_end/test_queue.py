@@ -76,7 +76,7 @@ async def holds(harbour: Sandbox, node: str) -> bool:
 
 
 async def test_after_an_outage_pods_are_placed_by_priority_then_age(harbour: Sandbox) -> None:
-    await harbour.create_nodes(3, name="storm-{index}", extended={SLOT: str(SLOTS // 3)})
+    await harbour.create_nodes(3, name="outage-{index}", extended={SLOT: str(SLOTS // 3)})
     await scale_program(harbour, "berthmaster-webhook", 0)
     await until(lambda: program_pods(harbour, "berthmaster-webhook"), lambda it: not it, 120)
     numbers = iter(range(PODS))
@@ -84,16 +84,16 @@ async def test_after_an_outage_pods_are_placed_by_priority_then_age(harbour: San
     async def create_some() -> None:
         for number in numbers:
             priority = "queue-high" if number % 3 == 2 else "queue-low"
-            await create(harbour, NAMESPACE, slotted(f"storm-{number:03}", priority=priority))
+            await create(harbour, NAMESPACE, slotted(f"outage-{number:03}", priority=priority))
 
     await asyncio.gather(*(create_some() for _ in range(CREATORS)))
-    stored = await pods_of(harbour, "storm-")
+    stored = await pods_of(harbour, "outage-")
     assert all(pod["spec"]["schedulingGates"] == [{"name": names.GATE}] for pod in stored)
 
     await scale_program(harbour, "berthmaster-webhook", 1)
     await wait_installed(harbour)
     pods = await until(
-        lambda: pods_of(harbour, "storm-"),
+        lambda: pods_of(harbour, "outage-"),
         lambda it: sum(bool(pod["spec"].get("nodeName")) for pod in it) == SLOTS,
         120,
     )
@@ -112,7 +112,7 @@ async def test_after_an_outage_pods_are_placed_by_priority_then_age(harbour: San
     assert f"Insufficient {SLOT}" in message
     # Who still waits would take the slots of the next tests.
     await clear(harbour, NAMESPACE)
-    await until(lambda: pods_of(harbour, "storm-"), lambda it: not it, 120)
+    await until(lambda: pods_of(harbour, "outage-"), lambda it: not it, 120)
 
 
 async def test_important_pod_at_the_gate_preempts_nobody(harbour: Sandbox) -> None:

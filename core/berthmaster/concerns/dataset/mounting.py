@@ -142,7 +142,7 @@ def _dataset(use: _Use, namespace: str, find: Callable[[str], Dataset | None]) -
 
 
 def _words(use: _Use) -> tuple[str, ...]:
-    words = () if use.use_as is None else tuple(dict.fromkeys(use.use_as.split(".")))
+    words = () if use.use_as is None else tuple(use.use_as.split("."))
     if any(it not in (_MOUNT, _CONFIG_MAP) for it in words):
         raise _RefusedError("useas for this dataset is not recognized")
     return words
