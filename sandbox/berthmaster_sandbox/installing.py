@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from berthmaster.api import names
 from berthmaster.cluster.errors import ApiError
@@ -43,6 +46,19 @@ async def install(sandbox: Sandbox, *, config: Path = CONFIG) -> float:
     return time.monotonic() - started
 
 
+async def install_kinds(sandbox: Sandbox, *paths: Path) -> None:
+    """Install the CustomResourceDefinitions in files; return when objects of each can be listed."""
+    files = [f"--filename={it}" for it in paths]
+    await sandbox.kubectl("apply", *files)
+    await sandbox.kubectl("wait", "--for=condition=Established", *files)
+    for path in paths:
+        for definition in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            spec = definition["spec"]
+            for version in (it["name"] for it in spec["versions"] if it["served"]):
+                url = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}"
+                await _until(partial(_is_listed, sandbox, url), f"{url} is not served")
+
+
 async def wait_installed(sandbox: Sandbox) -> None:
     """Return when certificates, leader and admission policies are in force."""
     await _until(lambda: _is_webhook_complete(sandbox), "the webhook has no certificate or leader")
@@ -55,6 +71,15 @@ async def _until(check: Callable[[], Awaitable[bool]], complaint: str) -> None:
         if time.monotonic() > deadline:
             raise SandboxError(f"not installed after {READY_DEADLINE_S:.0f} s: {complaint}")
         await asyncio.sleep(_POLL_S)
+
+
+async def _is_listed(sandbox: Sandbox, path: str) -> bool:
+    try:
+        await sandbox.client.get(path, {"limit": 1})
+    except ApiError:
+        # An established kind has no path yet, or its storage is still being read.
+        return False
+    return True
 
 
 async def _is_webhook_complete(sandbox: Sandbox) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.installing import install_kinds
 from berthmaster_sandbox.world.power import PowerWorld
 from berthmaster_sandbox.world.power_machines import FRUGAL, LEAN, STOCKY
 from support.harbour import (
@@ -34,9 +35,7 @@ NODES = {"pw-stocky": STOCKY, "pw-lean": LEAN, "pw-frugal": FRUGAL}
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(harbour: Sandbox) -> AsyncIterator[PowerWorld]:
     """Install WAO's kinds where the programs run already, and play three machines."""
-    files = [f"--filename={it}" for it in sorted(CRDS.glob("*_*.yaml"))]
-    await harbour.kubectl("apply", *files)
-    await harbour.kubectl("wait", "--for=condition=Established", *files)
+    await install_kinds(harbour, *sorted(CRDS.glob("*_*.yaml")))
     await new_namespace(harbour, "wao-system")
     async with PowerWorld(harbour.client) as world:
         for name, machine in NODES.items():

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from berthmaster.cluster.client import ApiError
 from berthmaster_sandbox.cluster import Sandbox
+from berthmaster_sandbox.installing import install_kinds
 from berthmaster_sandbox.simnodes import wait_nodes_ready
 from berthmaster_sandbox.world.numa import REPORTS, NumaWorld, UpdaterHabits
 from berthmaster_sandbox.world.numa_fingerprints import fingerprint
@@ -46,8 +47,7 @@ RTE = UpdaterHabits(delay_s=0.2, report=ReportHabits(dialect=Dialect.RTE))
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(sandbox: Sandbox) -> AsyncIterator[NumaWorld]:
     """A world with the node `numa-a`, told of by NFD, and `numa-b`, by RTE."""
-    await sandbox.kubectl("apply", "-f", str(CRD))
-    await sandbox.kubectl("wait", "--for=condition=Established", "-f", str(CRD))
+    await install_kinds(sandbox, CRD)
     async with NumaWorld(sandbox.client) as running:
         try:
             await running.add_node("numa-a", MACHINE, habits=NFD, taints=[TAINT])

@@ -12,7 +12,7 @@ from berthmaster.api import names
 from berthmaster.cluster.client import Client, PatchKind
 from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import Sandbox
-from berthmaster_sandbox.installing import PROJECT
+from berthmaster_sandbox.installing import PROJECT, install_kinds
 
 GROUP = names.DATASHIM_GROUPS[0]
 
@@ -20,12 +20,8 @@ GROUP = names.DATASHIM_GROUPS[0]
 async def install_datashim(sandbox: Sandbox, group: str = GROUP) -> None:
     """Install the kinds of one group."""
     folder = PROJECT / "crds" / "datashim"
-    files = [
-        f"--filename={folder / f'{group}_{plural}.yaml'}"
-        for plural in (names.DATASETS, names.DATASETS_INTERNAL)
-    ]
-    await sandbox.kubectl("apply", *files)
-    await sandbox.kubectl("wait", "--for=condition=Established", *files)
+    plurals = (names.DATASETS, names.DATASETS_INTERNAL)
+    await install_kinds(sandbox, *(folder / f"{group}_{it}.yaml" for it in plurals))
 
 
 async def write_dataset(
