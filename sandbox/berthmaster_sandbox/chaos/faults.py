@@ -124,7 +124,8 @@ class ApiServerKilled(Fault):
     """`kill -9` of the API server, which is back after some seconds."""
 
     name = "api-server-killed"
-    excuses = AWAY
+    # Controllers, too, are refused until it has read who may do what.
+    excuses = (*AWAY, 'cannot create resource "pods"')
 
     async def strike(self) -> None:
         """Kill it, wait, start it."""
