@@ -37,7 +37,7 @@ PAGE_LIMIT = 500
 # end of Kopf is the end of the process and with it of all that was seen.
 RETRY_PAUSES_S = (1.0, 1.0, 2.0, 3.0, 5.0)
 # Between the last event of a CRD and the kind's place in the API server's own list, with room to spare.
-DISCOVERY_LAG_S = 2.0
+DISCOVERY_LAG_S = 5.0
 # Kopf installs its signal handlers about when it says that it is ready, before or after.
 _SIGNALS_PAUSE_S = 0.5
 

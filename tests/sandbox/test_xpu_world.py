@@ -383,6 +383,21 @@ def test_pod_that_is_gone_in_its_admission_leaves_nothing() -> None:
     assert kubelet.books.used(0) == 0
 
 
+def test_pod_that_is_deleted_by_force_before_its_plugin_looks_was_never_unserved() -> None:
+    scene = XpuScene([make_host(SHARE)])
+    uid = scene.create(share("a", 8000, "0"))
+    kubelet = scene.kubelet(SHARE)
+    while kubelet.plugins[Dialect.XPUSHARE].calls == 0:
+        scene.step(SHARE)
+
+    # The watch has not told of it yet.
+    del scene._pods[uid]
+    scene.settle()
+
+    assert kubelet.plugins[Dialect.XPUSHARE].calls == 1
+    assert not kubelet.books.findings
+
+
 def test_finished_pod_frees_its_device() -> None:
     scene = XpuScene([make_host(SHARE)])
     uid = scene.create(share("a", 8000, "0"))

@@ -81,6 +81,13 @@ class Books:
                 self._note(Fault.UNHEALTHY, index, [pod], "is not healthy")
         self._note_all(self.audit())
 
+    def is_unserved(self, uid: str) -> bool:
+        """Return whether a container of a pod asked and was given nothing."""
+        use = self._uses.get(uid)
+        return use is not None and any(
+            not devices for pairs in use.given.values() for _, devices in pairs
+        )
+
     def complete(self, pod: PodView) -> None:
         """Hold what an admitted pod has against its own annotations."""
         use = self._uses.get(pod.uid)

@@ -24,7 +24,7 @@ from berthmaster_sandbox.world.numa_verdicts import (
 )
 from berthmaster_sandbox.world.xpu_books import Books
 from berthmaster_sandbox.world.xpu_hosts import Dialect, Host
-from berthmaster_sandbox.world.xpu_plugins import PLUGINS, AllocateError, Plugin, Work
+from berthmaster_sandbox.world.xpu_plugins import PLUGINS, AllocateError, Look, Plugin, Work
 from berthmaster_sandbox.world.xpu_pods import PodView
 
 
@@ -122,15 +122,22 @@ class XpuKubelet:
                     container=container.name,
                 )
                 break
+        # A plugin finds nothing for a pod that was deleted by force, which then never runs.
+        if self.books.is_unserved(pod.uid) and not (yield from self._is_there(pod)):
+            self._is_over = True
         self._under_way = ""
         self.verdicts[pod.uid] = verdict
         if isinstance(verdict, Rejected):
             self.rejected[pod.uid] = verdict
-        else:
+        elif not self._is_over:
             self.books.complete(pod)
         if self._is_over or isinstance(verdict, Rejected):
             self.forget(pod.uid)
         return verdict
+
+    def _is_there(self, pod: PodView) -> Work[bool]:
+        pods: list[PodView] = yield Look()
+        return any(it.uid == pod.uid for it in pods)
 
     def _allocate(self, pod: PodView, container: ContainerView) -> Work[None]:
         for dialect, plugin in self.plugins.items():
