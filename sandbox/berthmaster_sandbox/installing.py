@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from berthmaster.api import names
+from berthmaster.cluster.client import Client
 from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import IMAGES as SANDBOX_IMAGES
 from berthmaster_sandbox.cluster import Sandbox
@@ -56,7 +57,17 @@ async def install_kinds(sandbox: Sandbox, *paths: Path) -> None:
             spec = definition["spec"]
             for version in (it["name"] for it in spec["versions"] if it["served"]):
                 url = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}"
-                await _until(partial(_is_listed, sandbox, url), f"{url} is not served")
+                await _until(partial(is_listed, sandbox.client, url), f"{url} is not served")
+
+
+async def is_listed(client: Client, path: str) -> bool:
+    """Return whether the API server lists the objects of a kind."""
+    try:
+        await client.get(path, {"limit": 1})
+    except ApiError:
+        # An established kind has no path yet, or its storage is still being made.
+        return False
+    return True
 
 
 async def wait_installed(sandbox: Sandbox) -> None:
@@ -71,15 +82,6 @@ async def _until(check: Callable[[], Awaitable[bool]], complaint: str) -> None:
         if time.monotonic() > deadline:
             raise SandboxError(f"not installed after {READY_DEADLINE_S:.0f} s: {complaint}")
         await asyncio.sleep(_POLL_S)
-
-
-async def _is_listed(sandbox: Sandbox, path: str) -> bool:
-    try:
-        await sandbox.client.get(path, {"limit": 1})
-    except ApiError:
-        # An established kind has no path yet, or its storage is still being read.
-        return False
-    return True
 
 
 async def _is_webhook_complete(sandbox: Sandbox) -> bool:

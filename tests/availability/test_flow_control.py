@@ -145,4 +145,5 @@ async def until_led(harbour: Sandbox) -> dict[str, object]:
     def is_kept(specs: list[dict[str, object]]) -> bool:
         return len(specs) > 1 and len({it["leaseTransitions"] for it in specs[-2:]}) == 1
 
-    return (await until(renewals, is_kept, 60))[-1]  # type: ignore[no-any-return]
+    kept: list[dict[str, object]] = await until(renewals, is_kept, 60)
+    return kept[-1]

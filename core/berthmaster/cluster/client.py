@@ -147,7 +147,7 @@ class Client:
         # Told of each request's end: its method, and the status or `error` where no answer came.
         self.on_answer: Callable[[str, str], None] = _ignore
         # Told that no answer came in time: watches that are silent may be dead as well.
-        self.on_doubt: Callable[[], None] = _ignore_doubt
+        self.on_doubt: Callable[[], None] = _ignore
         self._user_agent = user_agent
         self._pool = _Pool(connection, user_agent)
         # Those that get no new requests and have old ones.
@@ -438,11 +438,7 @@ class Client:
         )
 
 
-def _ignore(method: str, code: str) -> None:
-    """Tell nobody."""
-
-
-def _ignore_doubt() -> None:
+def _ignore(*_: str) -> None:
     """Tell nobody."""
 
 

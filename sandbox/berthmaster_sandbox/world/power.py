@@ -27,6 +27,7 @@ from berthmaster.api.objects import Pod, decode_pod
 from berthmaster.api.quantities import parse_quantity
 from berthmaster.cluster.client import ApiError, Client, ClusterError, PatchKind
 from berthmaster.cluster.informers import EventKind, Informer
+from berthmaster_sandbox.installing import is_listed
 from berthmaster_sandbox.world.living import Work, World
 from berthmaster_sandbox.world.power_machines import MACHINES, Machine
 
@@ -235,7 +236,7 @@ async def install_node_metrics(client: Client) -> None:
         if not error.is_already_exists:
             raise
     for _ in range(_CRD_LOOKS):
-        if await _is_served(client):
+        if await is_listed(client, METRICS):
             return
         await asyncio.sleep(_CRD_PAUSE_S)
     raise TimeoutError("NodeMetrics are not served")
@@ -251,12 +252,3 @@ def build_node_metrics(name: str, cores: float, sampled_s: float) -> dict[str, A
         "window": f"{WINDOW_S}s",
         "usage": {"cpu": f"{round(cores * 1000)}m", "memory": "1Gi"},
     }
-
-
-async def _is_served(client: Client) -> bool:
-    try:
-        await client.get(METRICS)
-    except ApiError:
-        # Not found first, then too early while its storage is made.
-        return False
-    return True
