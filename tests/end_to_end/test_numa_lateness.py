@@ -101,11 +101,9 @@ class Traffic:
             pod = make_pod(f"ship-{self.created}", select=SHIP, labels=SHIP, limits=limits)
             await create(self._harbour, NAMESPACE, pod)
             pods = await pods_of(self._harbour, NAMESPACE)
-            # Whose zone was foreseen beside a pod that its kubelet never saw may lie in another.
-            seen = [it for it in pods if it["status"].get("phase") == "Running"]
             # About as many as the nodes hold, so that zones are full and come free.
-            if len(pods) > 36 and seen:
-                gone = self._rng.choice(seen)["metadata"]["name"]
+            if len(pods) > 36:
+                gone = self._rng.choice(pods)["metadata"]["name"]
                 path = f"/api/v1/namespaces/{NAMESPACE}/pods/{gone}"
                 await unless_missing(
                     self._harbour.client.delete(path, query={"gracePeriodSeconds": 0})
