@@ -32,7 +32,7 @@ from berthmaster.api.settings.numa import NumaBooks
 from berthmaster.concerns.numa import zones as arithmetic
 from berthmaster.concerns.numa.amounts import is_known, scale_of
 from berthmaster.concerns.numa.arriving import NONE as NONE_COMES
-from berthmaster.concerns.numa.arriving import Arrivals, is_moving
+from berthmaster.concerns.numa.arriving import Arrivals
 from berthmaster.concerns.numa.request import Amounts, NumaUsage
 from berthmaster.concerns.numa.zones import NodeZones, Zones, read_zones
 from berthmaster.concerns.shape import Holder
@@ -249,7 +249,7 @@ class NumaColumns:
         it = self._rows[row]
         # One that was taken for gone has its zones given back, which is to be undone.
         is_new = holder.key not in it.held and holder.key not in it.leaving
-        if it.zones is not None and holder.key not in it.zones.reported:
+        if it.zones is not None:
             # Of those who are gone and whose zones are known the room is there again.
             is_behind = not usage.coming and any(
                 key not in it.held and key not in it.leaving for key in it.zones.reported
@@ -266,7 +266,7 @@ class NumaColumns:
                 if usage.left or not is_counted:
                     self._take(it, it.zones, holder.key, usage)
                     self.unreported[row] += not is_counted and bool(usage.containers)
-                    self.coming[row] = NONE_COMES if self.presumes else it.arrivals.shape
+                self._publish_coming(row, it)
                 self._publish_amounts(row, it)
                 return
         self._recount(row)
@@ -276,15 +276,17 @@ class NumaColumns:
         it = self._rows[row]
         usage = it.held.pop(holder.key, None)
         it.compared.discard(holder.key)
-        it.arrivals.release(holder.key)
         if usage is None or it.zones is None:
             return
+        it.arrivals.release(holder.key, usage, it.zones)
         is_known = self._lies(it.zones, holder.key, usage) is not None
         if is_known:
             it.leaving[holder.key] = usage
         is_across = arithmetic.is_across(it.zones, usage)
         if is_known or is_across or usage.left or holder.key not in it.zones.reported:
             self._recount(row)
+        elif self.charging is Charging.PREDICTED:
+            self._publish_coming(row, it)
 
     @property
     def has_topologies(self) -> bool:
@@ -393,7 +395,7 @@ class NumaColumns:
             it.arrivals.settled = [dict(zone) for zone in it.free]
             for key in coming:
                 self._take(it, zones, key, it.held[key])
-            self.coming[row] = NONE_COMES if self.presumes else it.arrivals.shape
+            self._publish_coming(row, it)
         unreported = [usage for key, usage in it.held.items() if key not in zones.reported]
         if self.charging is not Charging.PREDICTED:
             for usage in unreported:
@@ -456,9 +458,8 @@ class NumaColumns:
             arithmetic.take_left(zones, it.doubtful, usage, observed)
         else:
             arithmetic.doubt(zones, it.doubtful, usage)
-            lying = (
-                usage._replace(zones=None) if usage.coming and is_moving(usage, zones) else usage
-            )
+            is_open = it.arrivals.lies_as_it_comes(key, usage, zones)
+            lying = usage._replace(zones=None) if is_open else usage
             for free in (it.free,) if it.most is it.free else (it.free, it.most):
                 arithmetic.take_given(zones, free, lying)
         if is_counted or usage.zones is None:
@@ -473,6 +474,9 @@ class NumaColumns:
         elif self.charging is Charging.EVERY_ZONE:
             for slot in range(len(it.free)):
                 arithmetic.take(it.free, slot, usage.reserved[1 if self._is_strict else 0])
+
+    def _publish_coming(self, row: int, it: _Row) -> None:
+        self.coming[row] = NONE_COMES if self.presumes else it.arrivals.shape
 
     def _publish(self, row: int, it: _Row) -> None:
         self.has_leftovers[row] = it.most is not it.free
