@@ -23,7 +23,7 @@ def is_called(pod: dict[str, Any]) -> bool:
     )
 
 
-def make(gates: tuple[str, ...] = (), **annotations: str) -> dict[str, Any]:
+def make(gates: tuple[str, ...] = (), annotations: dict[str, str] | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"metadata": {}, "spec": {}}
     if gates:
         found["spec"]["schedulingGates"] = [{"name": it} for it in gates]
@@ -37,8 +37,8 @@ def make(gates: tuple[str, ...] = (), **annotations: str) -> dict[str, Any]:
     [
         make(),
         make(gates=("kueue.x-k8s.io/admission",)),
-        make(**{PLACEMENT: "off"}),
-        make(**{"blockio.kubernetes.io/resources": "{}"}),
+        make(annotations={PLACEMENT: "off"}),
+        make(annotations={"blockio.kubernetes.io/resources": "{}"}),
     ],
     ids=["plain", "gated-by-another", "off", "asks-and-does-not-opt-in"],
 )
@@ -51,8 +51,8 @@ def test_who_did_not_opt_in_is_never_sent(pod: dict[str, Any]) -> None:
     [
         make(gates=(GATE,)),
         make(gates=("another", GATE)),
-        make(**{PLACEMENT: "preferred"}),
-        make(**{PLACEMENT: "observe"}),
+        make(annotations={PLACEMENT: "preferred"}),
+        make(annotations={PLACEMENT: "observe"}),
     ],
     ids=["gated", "gated-twice", "preferred", "observe"],
 )
