@@ -48,6 +48,7 @@ _STATS = "/apis/diskio.x-k8s.io/v1alpha1/nodediskiostats"
 _DEVICES = "/apis/diskio.x-k8s.io/v1alpha1/nodediskdevices"
 _INVENTORIES = "/apis/berthmaster.io/v1alpha1/nodeinventories"
 _PODS = "/api/v1/pods"
+_DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _KINDS = {
     "/api/v1": {"namespaces": "Namespace", "nodes": "Node", "pods": "Pod", "secrets": "Secret"},
     "/apis/apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
@@ -132,6 +133,8 @@ class FakeCluster:
         self._fill(pods, with_drivers=with_drivers)
 
     def _fill(self, pods: int, *, with_drivers: bool) -> None:
+        for definition in _definitions():
+            self._put(_DEFINITIONS, definition)
         for index in range(objects.NAMESPACES):
             self._put("/api/v1/namespaces", objects.namespace(index))
         for name in ("default", "kube-system", "berthmaster-system", objects.DRIVERS):
@@ -474,6 +477,25 @@ def _merged(old: Json, patch: Json) -> Json:
         else:
             merged[key] = value
     return merged
+
+
+def _definitions() -> Iterator[Json]:
+    """Yield the CustomResourceDefinitions of all that is not Kubernetes' own."""
+    for path, kinds in _KINDS.items():
+        if path in ("/api/v1", "/apis/apiextensions.k8s.io/v1"):
+            continue
+        _, _, group, version = path.split("/")
+        for plural, kind in kinds.items():
+            yield {
+                "metadata": {"name": f"{plural}.{group}"},
+                "spec": {
+                    "group": group,
+                    "scope": "Namespaced" if plural in _NAMESPACED else "Cluster",
+                    "names": {"plural": plural, "kind": kind},
+                    "versions": [{"name": version, "served": True}],
+                },
+                "status": {"conditions": [{"type": "Established", "status": "True"}]},
+            }
 
 
 def _discover(path: str) -> Json | None:

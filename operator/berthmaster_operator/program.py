@@ -55,6 +55,7 @@ from berthmaster_operator.handlers import (
 )
 from berthmaster_operator.handlers.disk_models import ModelsHandler
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
+from berthmaster_operator.kinds import Kinds
 from berthmaster_operator.metrics import Metrics
 from berthmaster_operator.model_fetching import ModelFetcher
 from berthmaster_operator.model_loading import ModelLoader
@@ -244,6 +245,7 @@ class Program:
             version=lambda it: it.version,
             on_event=self._config_map_changed,
         )
+        self._kinds = Kinds(client)
         self._disk_models = self._models.informer(client, self.settings.diskio_namespace)
         own = f"/api/v1/namespaces/{self.settings.namespace}"
         is_foreign = self.settings.certificate_issuer != "operator"
@@ -439,6 +441,7 @@ class Program:
     def _informers(self) -> list[Informer[Any]]:
         """Return all watches that are not Kopf's, which gives up its own when they are silent."""
         return [
+            self._kinds.informer,
             self._pods,
             self._failures,
             *self._cache_pods,
@@ -537,6 +540,7 @@ class Program:
         self.policies.register(registry)
         await watching.run(
             registry,
+            self._kinds,
             name=self.settings.pod_name,
             stop=self._stop_kopf,
             restore_signals=restore_signals,

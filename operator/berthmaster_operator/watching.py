@@ -7,10 +7,10 @@ used at once.
 
 Three of Kopf's habits are answered here. It takes over SIGTERM and SIGINT: `run` puts our handler back.
 When it ends it cancels every task that began after it: so its end, for whatever reason, is
-the end of the process. And when a CRD has changed it asks the API server at once which kinds there are,
-and not again, while the API server tells of a new kind only some moments after its CRD's last event:
-so the session waits before it asks. A fourth one, that it forgets deletions which happened while a watch was
-broken, is the business of `auditing`.
+the end of the process. And it ends when a kind that it watches is not there (404), as when a CRD is deleted: the
+session makes that a lost connection, which Kopf tries again until it is told to watch the kind no more. Which
+kinds there are is the business of `kinds`, and that Kopf forgets deletions which happened while a watch was broken that
+of `auditing`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any, cast
 
 import aiohttp
 import kopf
 
 from berthmaster.cluster.connections import Connection, load_connection
+from berthmaster_operator.kinds import Kinds
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,6 @@ PAGE_LIMIT = 500
 # Between attempts while the API server cannot be reached; the last one again and again, because the
 # end of Kopf is the end of the process and with it of all that was seen.
 RETRY_PAUSES_S = (1.0, 1.0, 2.0, 3.0, 5.0)
-# Between the last event of a CRD and the kind's place in the API server's own list, with room to spare.
-DISCOVERY_LAG_S = 5.0
 # Kopf installs its signal handlers about when it says that it is ready, before or after.
 _SIGNALS_PAUSE_S = 0.5
 
@@ -65,7 +65,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     # An idle worker per object is a task each; events of one object rarely come in one second.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 1.0
-    settings.scanning.disabled = False
+    # Beyond the look for kinds at the start.
+    settings.scanning.disabled = True
     return settings
 
 
@@ -74,28 +75,29 @@ def register_login(registry: kopf.OperatorRegistry) -> None:
 
     Kopf calls this at start and after a refusal (401); each time the configuration is read anew.
     """
-    looks = itertools.count()
 
     async def login(**_: object) -> kopf.AiohttpSession:
         connection = await load_connection()
         return kopf.AiohttpSession(
-            server=connection.base_url, aiohttp_session=_open_session(connection, looks)
+            server=connection.base_url, aiohttp_session=_open_session(connection)
         )
 
     kopf.on.login(registry=registry, errors=kopf.ErrorsMode.TEMPORARY, backoff=5.0)(login)
 
 
-def _open_session(connection: Connection, looks: Iterator[int]) -> aiohttp.ClientSession:
+def _open_session(connection: Connection) -> aiohttp.ClientSession:
     async def authorize(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        # The first look for kinds is that of the start, which no CRD has caused.
-        if request.url.path.endswith("/apis") and next(looks):
-            await _settle()
         value = await connection.authorization(False)
         if value is not None:
             request.headers["Authorization"] = value
-        return await handler(request)
+        response = await handler(request)
+        # Lists and watches have a query; a look for kinds has none, and Kopf knows what its 404 means.
+        if response.status == HTTPStatus.NOT_FOUND and request.url.query:
+            response.release()
+            raise aiohttp.ClientConnectionError(f"{request.url.path} is not served now")
+        return response
 
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -109,12 +111,9 @@ def _open_session(connection: Connection, looks: Iterator[int]) -> aiohttp.Clien
     )
 
 
-async def _settle() -> None:
-    await asyncio.sleep(DISCOVERY_LAG_S)
-
-
 async def run(
     registry: kopf.OperatorRegistry,
+    kinds: Kinds,
     *,
     name: str,
     stop: asyncio.Event,
@@ -133,11 +132,15 @@ async def run(
         await asyncio.sleep(_SIGNALS_PAUSE_S)
         restore_signals()
 
-    restoring = asyncio.create_task(restore(), name="restore signal handlers")
-    try:
+    async with asyncio.TaskGroup() as tasks:
+        beside = (
+            tasks.create_task(restore(), name="restore signal handlers"),
+            tasks.create_task(kinds.follow(registry), name="follow the kinds"),
+        )
         await kopf.operator(
             registry=registry,
             settings=kopf_settings(),
+            insights=kinds.insights,
             # Kopf's type for it is a str and not public.
             identity=cast("Any", name),
             standalone=True,
@@ -145,5 +148,5 @@ async def run(
             ready_flag=ready,
             stop_flag=stop,
         )
-    finally:
-        restoring.cancel()
+        for task in beside:
+            task.cancel()

@@ -1,18 +1,31 @@
-"""Kopf starts where a container puts it: no user name, no home, nothing but a pod's name."""
+"""Kopf where a container puts it, with nothing but a pod's name, and beside kinds that come and go."""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
-from typing import Any, cast
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import kopf
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
+from berthmaster.cluster.client import Client
 from berthmaster.cluster.connections import Connection
 from berthmaster_operator import watching
+from berthmaster_operator.kinds import DEFINITIONS, Kinds
+from support.fake_api import FakeApi, Json
+
+GROUP = "a.example"
+THINGS = f"/apis/{GROUP}/v1/things"
+
+
+async def nobody(_: bool) -> None:
+    return None
+
+
+def connection_to(url: str) -> Connection:
+    return Connection(base_url=url, origin="the test", authorization=nobody)
 
 
 async def test_user_of_a_container_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,46 +46,133 @@ async def test_user_of_a_container_needs_no_name(monkeypatch: pytest.MonkeyPatch
     stop.set()
 
     async with asyncio.timeout(60):
-        await watching.run(registry, name="operator-1", stop=stop, restore_signals=lambda: None)
+        async with Client(connection_to("http://127.0.0.1:1"), user_agent="test") as client:
+            await watching.run(
+                registry, Kinds(client), name="operator-1", stop=stop, restore_signals=lambda: None
+            )
 
 
-async def test_kinds_are_looked_for_when_the_api_server_tells_of_them(
+def definition(plural: str, *, group: str = GROUP, established: str = "True") -> Json:
+    """Return a CRD of two versions, of which one is served."""
+    return {
+        "metadata": {"name": f"{plural}.{group}", "uid": f"uid-{plural}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"plural": plural, "kind": plural.title()},
+            "versions": [{"name": "v1", "served": True}, {"name": "v0", "served": False}],
+        },
+        "status": {"conditions": [{"type": "Established", "status": established}]},
+    }
+
+
+def thing(name: str) -> Json:
+    return {"metadata": {"name": name, "namespace": "a", "uid": f"uid-{name}"}}
+
+
+def resources(*plurals: str) -> Json:
+    return {
+        "resources": [
+            {
+                "name": it,
+                "kind": it.title(),
+                "singularName": "",
+                "namespaced": False,
+                "verbs": ["list", "watch"],
+            }
+            for it in plurals
+        ]
+    }
+
+
+class Watched:
+    """Kopf with a handler for things, and what it was told of."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._changed = asyncio.Event()
+        self.registry = kopf.OperatorRegistry()
+        watching.register_login(self.registry)
+
+        async def changed(event: kopf.RawEvent, **_: object) -> None:
+            self.told.append(event["object"]["metadata"]["name"])
+            self._changed.set()
+
+        kopf.on.event(GROUP, "v1", "things", registry=self.registry)(changed)
+
+    async def until_told(self, name: str) -> None:
+        async with asyncio.timeout(30):
+            while name not in self.told:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def kopf_beside(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+    """Run Kopf; the API server's own list of kinds has nothing of ours, ever."""
+
+    async def connect() -> Connection:
+        return connection_to(api.url)
+
+    monkeypatch.setattr(watching, "load_connection", connect)
+    monkeypatch.setattr(watching, "RETRY_PAUSES_S", (0.02,))
+    extensions = {
+        "name": "apiextensions.k8s.io",
+        "versions": [{"version": "v1"}],
+        "preferredVersion": {"version": "v1"},
+    }
+    api.answers["GET", "/api"] = {"versions": ["v1"]}
+    api.answers["GET", "/api/v1"] = resources("namespaces", "events")
+    api.answers["GET", "/apis"] = {"groups": [extensions]}
+    api.answers["GET", "/apis/apiextensions.k8s.io/v1"] = resources("customresourcedefinitions")
+    watched, stop = Watched(), asyncio.Event()
+    async with (
+        Client(connection_to(api.url), user_agent="test") as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        kinds = Kinds(client)
+        listing = tasks.create_task(kinds.informer.run())
+        tasks.create_task(
+            watching.run(watched.registry, kinds, name="x", stop=stop, restore_signals=lambda: None)
+        )
+        yield watched
+        stop.set()
+        listing.cancel()
+
+
+async def test_kind_is_watched_once_its_crd_is_established(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the API server's list of kinds says, and though the path answers a moment later."""
+    async with FakeApi() as api:
+        api.objects[DEFINITIONS] = {}
+        async with kopf_beside(api, monkeypatch) as watched:
+            await api.until_watched(DEFINITIONS)
+            api.put(DEFINITIONS, definition("things", established="False"))
+            api.put(DEFINITIONS, definition("others"))
+            api.put(DEFINITIONS, definition("things"))
+            await api.until(lambda: api.count("GET", THINGS) >= 2)
+            api.put(THINGS, thing("one"))
+            await watched.until_told("one")
+            await api.until_watched(THINGS)
+
+        assert api.count("GET", f"/apis/{GROUP}/v1/others") == 0
+        assert api.count("GET", f"/apis/{GROUP}/v0/things") == 0
+
+
+async def test_kind_that_goes_and_comes_back_ends_nothing_and_is_watched_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A kind is on its list only after its CRD's last event, and Kopf asks once for each event."""
-    asked: list[str] = []
-
-    async def settle() -> None:
-        asked.append("settled")
-
-    async def answer(request: web.Request) -> web.Response:
-        asked.append(request.path)
-        return web.json_response({})
-
-    async def nobody(_: bool) -> None:
-        return None
-
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    async with TestServer(app) as server:
-
-        async def connect() -> Connection:
-            url = str(server.make_url("/")).rstrip("/")
-            return Connection(base_url=url, origin="the test", authorization=nobody)
-
-        monkeypatch.setattr(watching, "load_connection", connect)
-        monkeypatch.setattr(watching, "_settle", settle)
-        registry = kopf.OperatorRegistry()
-        watching.register_login(registry)
-        (handler,) = registry._activities.get_all_handlers()
-        login = cast("Any", handler.fn)
-        # Each login opens a session anew; that is no new start.
-        for _ in range(2):
-            opened = await login()
-            async with opened.aiohttp_session as session:
-                for path in ("/apis", "/apis/a.example/v1", "/apis"):
-                    async with session.get(f"{opened.server}{path}"):
-                        pass
-
-    look = ["settled", "/apis"]
-    assert asked == ["/apis", "/apis/a.example/v1", *look, *look, "/apis/a.example/v1", *look]
+    """Its path is gone before anybody hears that its CRD is."""
+    async with FakeApi() as api:
+        api.put(DEFINITIONS, definition("things"))
+        api.put(THINGS, thing("first"))
+        async with kopf_beside(api, monkeypatch) as watched:
+            await watched.until_told("first")
+            for name in ("second", "third"):
+                await api.until(lambda: api.is_watched(THINGS))
+                api.remove_kind(THINGS)
+                await api.until_asked_again(THINGS, times=2)
+                api.remove(DEFINITIONS, f"things.{GROUP}")
+                api.absent.discard(THINGS)
+                api.put(THINGS, thing(name))
+                api.put(DEFINITIONS, definition("things"))
+                await watched.until_told(name)

@@ -69,6 +69,8 @@ class FakeApi:
         self.objects: dict[str, dict[str, Json]] = {}
         # What is answered by method and path, whatever is sent.
         self.answers: dict[tuple[str, str], Json] = {}
+        # Collections of kinds that are not installed: whatever is asked there answers 404.
+        self.absent: set[str] = set()
         self.oldest_version = 0
         self.gone_as_event = False
         self._history: dict[str, list[tuple[int, bytes]]] = {}
@@ -118,6 +120,14 @@ class FakeApi:
         self._version += 1
         del self.objects[collection][name]
 
+    def remove_kind(self, collection: str) -> None:
+        """Take a kind away with all its objects and end its watches, as when its CRD is deleted."""
+        self.absent.add(collection)
+        del self.objects[collection]
+        for watch in self._watches:
+            if watch.path == collection:
+                watch.lines.put_nowait(None)
+
     def bookmark(self, collection: str) -> str:
         self._version += 1
         meta = {"resourceVersion": self.version}
@@ -154,9 +164,17 @@ class FakeApi:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def is_watched(self, collection: str) -> bool:
+        return any(it.path == collection for it in self._watches)
+
     async def until_watched(self, collection: str, times: int = 1) -> None:
         """Wait until watches of the collection have begun so often, counted from the start."""
         await self.until(lambda: self.count("GET", collection, watch="true") >= times)
+
+    async def until_asked_again(self, collection: str, times: int = 1) -> None:
+        """Wait for so many more reads of the collection."""
+        wanted = self.count("GET", collection) + times
+        await self.until(lambda: self.count("GET", collection) >= wanted)
 
     def count(self, method: str, path: str, **query: str) -> int:
         return sum(
@@ -174,6 +192,8 @@ class FakeApi:
             request.method, path, dict(request.query), dict(request.headers), await request.read()
         )
         fault = self._take_fault(request.method, path)
+        if fault is None and path in self.absent:
+            fault = Refusal(404, "NotFound", "the server could not find the requested resource")
         watch = None
         if request.query.get("watch") == "true" and fault is None:
             # Registered before the test can hear of it, so that no line is lost.
