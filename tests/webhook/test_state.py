@@ -9,6 +9,7 @@ from berthmaster.api import names
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Pod
 from berthmaster.cluster.informers import EventKind
+from berthmaster.concerns.numa.columns import FRESH, MISSING, UNRELIABLE
 from berthmaster_webhook.state import Help
 from support.builders import make_pod, make_pod_manifest
 from support.pages import scrape
@@ -102,6 +103,33 @@ async def test_only_what_a_node_draws_helps_nobody(world: World) -> None:
     columns = world.state.engine.table.columns["power"]
     assert columns.watts[world.state.engine.table.row_of("n1"), 0] == 140
     assert told == [Help("n1")]
+
+
+async def test_node_whose_inventory_was_deleted_is_not_one_without_zones(world: World) -> None:
+    """Its kubelet aligns as before, and nobody knows what is free; what is on the Node changes nothing."""
+
+    def zones_of_n1() -> int:
+        return int(columns.state[world.state.engine.table.row_of("n1")])
+
+    columns = world.state.engine.table.columns["numa"]
+    inventories, nodes = world.state.inventories, world.state.nodes
+    for _ in range(2):
+        world.add_node("n1")
+        world.add_zones("n1", "8", "8")
+        assert zones_of_n1() == FRESH
+        inventories._drop("n1", inventories.store["n1"])
+        assert zones_of_n1() == UNRELIABLE
+    world.add_node("n1", labels={"shelf": "upper"})
+    assert zones_of_n1() == UNRELIABLE
+
+    nodes._drop("n1", nodes.store["n1"])
+    world.add_node("n1")
+    assert zones_of_n1() == MISSING
+    world.add_zones("n1", "8", "8")
+    nodes._drop("n1", nodes.store["n1"])
+    inventories._drop("n1", inventories.store["n1"])
+    world.add_node("n1")
+    assert zones_of_n1() == MISSING
 
 
 async def test_listener_that_trips_over_a_pod_keeps_it_from_nobody(world: World) -> None:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from berthmaster.api.datasets import CacheSighting, Dataset
-from berthmaster.api.inventory import NodeInventory, NodeInventoryStatus
+from berthmaster.api.inventory import Freshness, NodeInventory, NodeInventoryStatus
 from berthmaster.api.objects import (
     Namespace,
     Node,
@@ -85,6 +85,8 @@ class ClusterState:
         self._metrics = metrics
         self._labels: dict[str, dict[str, str]] = {}
         self._written: dict[str, tuple[Node, NodeInventory | None]] = {}
+        # Of nodes that are there and whose inventories are not any more: what is left of them.
+        self._lost: dict[str, NodeInventory] = {}
         self._news = self.engine.news
         self._client = client
         self._informers: dict[str, Informer[Any]] = {}
@@ -208,16 +210,22 @@ class ClusterState:
         name = node.metadata.name
         if kind is EventKind.DELETED:
             self._written.pop(name, None)
+            self._lost.pop(name, None)
             self.ledger.remove_node(name)
             # A domain without it may be one fewer to spread over.
             self.tell_help(NEWS)
         else:
-            self._write(node, self.inventories.store.get(name))
+            self._write(node, self.inventories.store.get(name, self._lost.get(name)))
 
     def _take_inventory(self, kind: EventKind, inventory: NodeInventory) -> None:
-        node = self.nodes.store.get(inventory.name)
+        name = inventory.name
+        node = self.nodes.store.get(name)
+        if kind is not EventKind.DELETED:
+            self._lost.pop(name, None)
+        elif node is not None:
+            inventory = self._lost[name] = _lost(inventory)
         if node is not None:
-            self._write(node, None if kind is EventKind.DELETED else inventory)
+            self._write(node, inventory)
 
     def _write(self, node: Node, inventory: NodeInventory | None) -> None:
         name = node.metadata.name
@@ -280,6 +288,18 @@ def _identity(pod: Pod) -> Pod:
             resource_version=metadata.resource_version,
         )
     )
+
+
+def _lost(inventory: NodeInventory) -> NodeInventory:
+    """Return what is left when an inventory vanishes before its node, as when its CRD is deleted.
+
+    The node still has its zones, so it must not look like one that has none; of nothing is known what is free.
+    """
+    topology = inventory.status.topology
+    if topology is not None:
+        topology = topology.model_copy(update={"freshness": Freshness.UNRELIABLE})
+    left = NodeInventoryStatus(topology=topology, zones=inventory.status.zones)
+    return inventory.model_copy(update={"status": left})
 
 
 _NO_VERSION = {"resource_version": ""}

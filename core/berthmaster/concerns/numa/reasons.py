@@ -30,7 +30,8 @@ _WORDS = {
     CROWDED: "zones are not certain yet",
 }
 _OF_STATES = {
-    UNRELIABLE: "pods are there that are not in the topology, or its kubelet turned one away since",
+    UNRELIABLE: "pods are there that are not in the topology, its kubelet turned one away since, or its "
+    "NodeInventory was deleted",
     MISSING: "no NodeResourceTopology has this node's name",
     STALE: "what started or ended there is not in the topology",
     CROWDED: "pods that ask otherwise are on their way there, or not in the topology yet, and may take what "
