@@ -8,6 +8,7 @@ import pytest
 
 from berthmaster.cluster.errors import ApiError
 from berthmaster_operator.work_queues import Work, WorkQueue
+from support.waiting import until, until_idle
 
 
 @contextlib.asynccontextmanager
@@ -29,31 +30,32 @@ async def test_keys_added_twice_are_worked_on_once() -> None:
     async with running(work) as queue:
         for key in ("a", "b", "a"):
             queue.add(key)
-        await asyncio.sleep(0.02)
+        await until_idle()
 
     assert done == ["a", "b"]
     assert len(queue) == 0
 
 
 async def test_key_added_during_work_runs_again_alone() -> None:
-    active: set[str] = set()
-    done: list[str] = []
+    begun: list[str] = []
+    may_end = asyncio.Event()
 
     async def work(key: str) -> None:
-        assert key not in active
-        active.add(key)
-        await asyncio.sleep(0.01)
-        active.discard(key)
-        done.append(key)
+        begun.append(key)
+        await may_end.wait()
 
     async with running(work, workers=4) as queue:
         queue.add("a")
-        await asyncio.sleep(0.005)
+        await until_idle()
         queue.add("a")
         queue.add("b")
-        await asyncio.sleep(0.05)
+        await until_idle()
+        at_once = list(begun)
+        may_end.set()
+        await until_idle()
 
-    assert sorted(done) == ["a", "a", "b"]
+    assert at_once == ["a", "b"]
+    assert begun == ["a", "b", "a"]
 
 
 async def test_earlier_wish_wins() -> None:
@@ -79,8 +81,10 @@ async def test_wish_of_the_work_is_kept() -> None:
 
     async with running(work) as queue:
         queue.add("a")
-        await asyncio.sleep(0.1)
+        await until(lambda: calls == 3)
+        await until_idle()
 
+        assert len(queue) == 0
     assert calls == 3
 
 
@@ -98,10 +102,7 @@ async def test_failing_key_is_repeated_and_harms_none(error: Exception) -> None:
     async with running(work) as queue:
         queue.add("bad")
         queue.add("good")
-        for _ in range(300):
-            await asyncio.sleep(0.01)
-            if calls.count("bad") == 2:
-                break
+        await until(lambda: calls.count("bad") == 2)
 
     assert calls.count("bad") == 2
     assert calls.count("good") == 1
@@ -117,6 +118,7 @@ async def test_forgotten_key_is_not_worked_on() -> None:
     async with running(work) as queue:
         queue.add("a", after_s=0.01)
         queue.forget("a")
-        await asyncio.sleep(0.03)
+        queue.add("later", after_s=0.02)
+        await until(lambda: bool(done))
 
-    assert done == []
+    assert done == ["later"]

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from berthmaster_sandbox.folders import is_alive, remove_stale_folders
 from berthmaster_sandbox.slots import Slot
 from berthmaster_sandbox.warden import start_warden
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -72,13 +72,6 @@ def is_running(pid: int) -> bool:
 def is_listening(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + END_DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def find_ports(folder: Path) -> list[int]:

@@ -7,17 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.waiting import wait_for
+
 pytestmark = pytest.mark.cluster
 
-DEADLINE_S = 60
 COMMAND = (sys.executable, "-m", "berthmaster_sandbox.main")
 ANSWER = """
 import http.server, os, sys
@@ -75,13 +75,6 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell = Shell(tmp_path)
     yield shell
     shell.sandbox("down", "--all")
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def ask(url: str) -> str:

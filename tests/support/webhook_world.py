@@ -313,13 +313,6 @@ class CutAfter(Exception):  # noqa: N818 - it says when the connection is cut
         self.error = error
 
 
-async def until(is_true: Callable[[], bool], *, limit_s: float = 10.0) -> None:
-    """Wait until something is so; what is awaited has no event of its own."""
-    async with asyncio.timeout(limit_s):
-        while not is_true():
-            await asyncio.sleep(0.005)
-
-
 def node_pin(pod: Mapping[str, Any]) -> str:
     """Return the node that the first required term names."""
     affinity = pod["spec"]["affinity"]["nodeAffinity"]

@@ -26,7 +26,8 @@ from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.waiting import WaitingPods
 from support.builders import make_pod_manifest
 from support.review_api import GOOD_TOKEN, ReviewApi, shown
-from support.webhook_world import PodServer, World, ask, gated_manifest, until
+from support.waiting import until
+from support.webhook_world import PodServer, World, ask, gated_manifest
 
 PATHS = ("/harbour", "/harbour.css", "/harbour.js", "/harbour.json", "/decisions")
 

@@ -29,7 +29,8 @@ from berthmaster_webhook.settings import Settings
 from berthmaster_webhook.state import ClusterState
 from support.builders import make_node_manifest, make_pod_manifest
 from support.fake_api import FakeApi, Json, Request
-from support.webhook_world import gated_manifest, make_review, until
+from support.waiting import until
+from support.webhook_world import gated_manifest, make_review
 
 NAMESPACE = "berthmaster-system"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"

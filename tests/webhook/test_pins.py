@@ -16,6 +16,7 @@ from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.pins import FailedPins
 from berthmaster_webhook.reporting import Reporter
 from support.builders import make_pod_manifest
+from support.waiting import until_idle
 from support.webhook_world import Manifest, PodServer, World
 
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
@@ -51,7 +52,7 @@ async def pass_time(world: World, pins: FailedPins, seconds: float) -> None:
     world.now_s += seconds
     world.state.ledger.watch_passed(world.now_s)
     pins.take_ready()
-    await asyncio.sleep(0.05)
+    await until_idle()
 
 
 async def test_owned_pod_is_told_then_evicted_and_node_avoided(world: World) -> None:

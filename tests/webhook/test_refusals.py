@@ -16,6 +16,7 @@ from berthmaster_webhook.refusals import KubeletRefusals
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.waiting import WaitingPods
 from support.builders import make_pod_manifest
+from support.waiting import until
 from support.webhook_world import (
     GATES,
     Manifest,
@@ -25,7 +26,6 @@ from support.webhook_world import (
     gated_manifest,
     node_pin,
     patched,
-    until,
 )
 
 REFUSED_S = 1767225600.0

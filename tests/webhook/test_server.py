@@ -26,7 +26,8 @@ from berthmaster_webhook.metrics import Metrics
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.server import Routes, read_timeout
 from support.fake_api import FakeApi
-from support.webhook_world import EPOCH, World, gated_manifest, make_review, until
+from support.waiting import until
+from support.webhook_world import EPOCH, World, gated_manifest, make_review
 
 PODS = "/api/v1/namespaces/berthmaster-system/pods"
 SECRETS = "/api/v1/namespaces/berthmaster-system/secrets"

@@ -28,6 +28,7 @@ from berthmaster_webhook.turns import Turns
 from berthmaster_webhook.waiting import WaitingPods
 from support.builders import make_container
 from support.pages import scrape
+from support.waiting import until
 from support.webhook_world import (
     EPOCH,
     CutAfter,
@@ -37,7 +38,6 @@ from support.webhook_world import (
     gated_manifest,
     make_review,
     node_pin,
-    until,
 )
 from support.xpu_worlds import MEM, PREFIX
 
