@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import PROJECT
 from berthmaster_sandbox.world.datashim import install_datashim, write_dataset
 from support.harbour import (
+    INVENTORIES,
     create,
     events_about,
     inventory_of,
@@ -127,8 +129,18 @@ async def test_a_file_system_is_followed_and_where_it_is_nowhere_nothing_is_refu
 
 
 async def test_no_secret_of_a_dataset_is_told_anywhere(harbour: Sandbox, place: str) -> None:
-    notes = await events_about(harbour, "moving", place)
-    assert all("bucket" not in it for it in notes)
+    await write_dataset(harbour.client, place, "untold", gateways=["gone"])
+    await until_event(harbour, "untold", "placements are out of date: stale", namespace=place)
+    told = json.dumps(
+        [
+            await events_about(harbour, "untold", place),
+            (await harbour.client.get(INVENTORIES))["items"],
+            (await harbour.client.get(f"/api/v1/namespaces/{place}/pods"))["items"],
+        ]
+    )
+
+    assert "untold" in told
+    assert "hush" not in told
 
 
 async def test_placements_of_a_ceph_cache_are_kept_true_with_the_component_s_rights(

@@ -35,7 +35,10 @@ async def write_dataset(
     plugin: str = "",
     group: str = GROUP,
 ) -> None:
-    """Write a provisioned Dataset and its DatasetInternal, whose placements are nodes by name."""
+    """Write a provisioned Dataset and its DatasetInternal, whose placements are nodes by name.
+
+    Both hold a secret, `hush`, as Datashim's users may write it there.
+    """
     placements = {
         "gateways": [_entry(it) for it in gateways],
         "datalocations": [_entry(it) for it in data],
@@ -52,7 +55,7 @@ async def write_dataset(
             "apiVersion": f"{group}/{names.DATASHIM_VERSION}",
             "kind": kind,
             "metadata": {"namespace": namespace, "name": name, "annotations": annotations},
-            "spec": {"local": {"type": "COS", "bucket": name}},
+            "spec": {"local": {"type": "COS", "bucket": name, "secretAccessKey": "hush"}},
         }
         try:
             await client.create(path, manifest)
