@@ -13,8 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from berthmaster.api import names
+from berthmaster.api.settings.dataset import DatasetSettings
+from berthmaster.api.settings.diskio import DiskIOSettings
+from berthmaster.api.settings.numa import NumaSettings
+from berthmaster.api.settings.podspread import PodSpreadSettings
+from berthmaster.api.settings.power import PowerSettings
+from berthmaster.api.settings.xpu import XPUSettings
 from berthmaster.cli.doctor import reporting
 from berthmaster.cli.doctor.findings import Part
 from berthmaster.cli.doctor.rights import RIGHTS
@@ -241,6 +248,24 @@ def test_every_part_of_the_doctor_has_a_row_and_rights_are_counted() -> None:
     assert told - {"---"} == {reporting.API_SERVER.name, *parts}
     found = re.findall(r"(berthmaster-\w+) may do all (\d+) things", page)
     assert set(found) == {(account, str(count)) for account, count in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("page", "settings"),
+    [
+        ("disk-io", DiskIOSettings),
+        ("numa", NumaSettings),
+        ("xpu", XPUSettings),
+        ("datasets", DatasetSettings),
+        ("power", PowerSettings),
+        ("power", PodSpreadSettings),
+    ],
+)
+def test_every_setting_is_on_its_page(page: str, settings: type[BaseModel]) -> None:
+    text = (PROJECT / f"docs/{page}.md").read_text("utf-8")
+    fields = {it.alias or name for name, it in settings.model_fields.items()}
+
+    assert {it for it in fields if not re.search(rf"\b{it}\b", text)} == set()
 
 
 @pytest.mark.parametrize(
