@@ -237,6 +237,13 @@ def test_every_command_and_component_has_a_row() -> None:
     assert components <= set(re.findall(r"^\| `([a-z0-9.-]+)` \|", page, re.M))
 
 
+def test_every_folder_of_tests_has_a_row() -> None:
+    page = (PROJECT / "docs/architecture.md").read_text("utf-8")
+    folders = {it.name for it in (PROJECT / "tests").iterdir() if it.is_dir()} - {"__pycache__"}
+
+    assert folders == set(re.findall(r"`tests/([a-z_]+)`", page))
+
+
 def test_every_part_of_the_doctor_has_a_row_and_rights_are_counted() -> None:
     page = (PROJECT / "docs/command-line.md").read_text("utf-8")
     table = page.partition("| part | looks at |")[2].partition("\n\n")[0]
