@@ -491,3 +491,46 @@ async def test_answers_end_that_our_code_trips_over_ends_nothing_else(
         await until(lambda: len(calls) > 2)
 
         assert it.leadership.why_not() is None
+
+
+async def test_beat_or_listener_that_trips_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading, "TICK_S", 0.02)
+    monkeypatch.setattr(leading, "HEARTBEAT_AFTER_S", 0.0)
+    told: list[str] = []
+
+    def trip() -> None:
+        told.append("tripped")
+        raise RuntimeError("poison")
+
+    async def beat() -> None:
+        trip()
+
+    async with Cluster("a") as cluster, replica(cluster, "a") as it:
+        it.leadership.on_ready += [trip, lambda: told.append("told")]
+        await until(decides(it))
+        assert told == ["tripped", "told"]
+        proof = it.leadership._proof
+        with monkeypatch.context() as patched:
+            patched.setattr(proof, "prove", beat)
+            await until(lambda: told.count("tripped") > 3)
+        silent_since_s = it.tools.state.ledger.silence_s(0.0)
+        await until(lambda: it.tools.state.ledger.silence_s(0.0) < silent_since_s)
+
+        assert it.leadership.why_not() is None
+
+
+async def test_hand_over_that_our_code_trips_over_makes_the_successor_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def trip(packed: str, now_s: float) -> int:
+        raise RuntimeError("poison")
+
+    async with Cluster("a", "b") as cluster:
+        async with replica(cluster, "a") as leader:
+            await until(decides(leader))
+            await leader.leadership.hand_over()
+        async with replica(cluster, "b", takeover_wait_s=0.3) as successor:
+            monkeypatch.setattr(successor.tools.answers, "take_over", trip)
+            await until(decides(successor))

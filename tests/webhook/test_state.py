@@ -144,3 +144,26 @@ async def test_listener_that_trips_over_a_pod_keeps_it_from_nobody(world: World)
 
     assert told == ["a"]
     assert scrape(world.state._metrics)['berthmaster_bad_objects_total{kind="Pod"}'] == 1
+
+
+async def test_policies_that_a_concern_trips_over_and_listeners_that_trip_end_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def stumble(*_: object) -> None:
+        raise RuntimeError("poison")
+
+    state = world.state
+    state.on_settings += [stumble, lambda _: told.append("settings")]
+    state.on_help += [stumble, lambda _: told.append("help")]
+    state.on_pods_current += [stumble, lambda: told.append("current")]
+    state._metrics.before_render.insert(0, stumble)
+    monkeypatch.setattr(state.engine, "configure", stumble)
+
+    world.add_policy("p")
+    state._tell_pods_current()
+
+    assert told == ["settings", "help", "current"]
+    assert state.policy("p") is not None
+    assert scrape(state._metrics)['berthmaster_bad_objects_total{kind="PlacementPolicy"}'] == 1

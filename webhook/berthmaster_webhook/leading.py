@@ -33,6 +33,7 @@ from berthmaster.cluster.leases import Acquired, Acquisition, LeaderElector, mak
 from berthmaster.placement.ledger import PROOF_OF_LIFE_S
 from berthmaster_webhook.answers import HandoverError
 from berthmaster_webhook.deciding import Tools
+from berthmaster_webhook.guarding import guarded
 from berthmaster_webhook.outcomes import Outcome
 from berthmaster_webhook.proving import WatchProof
 from berthmaster_webhook.settings import Settings
@@ -214,7 +215,7 @@ class Leadership:
         self._tools.metrics.leader_term.set(epoch)
         logger.info("deciding", extra={"epoch": epoch, "how": acquired.kind.value})
         for listener in self.on_ready:
-            listener()
+            guarded(listener, "leadership not told")
         while True:
             await self._insist(lambda: self._turn_path(epoch), may=leads)
             await asyncio.sleep(MARKS_CHECK_S)
@@ -228,6 +229,10 @@ class Leadership:
             taken = self._tools.answers.take_over(packed, self._tools.clock())
         except HandoverError as error:
             logger.warning("hand-over not usable", extra={"error": str(error)})
+            return
+        # The boundary of a hand-over: to wait is safe, and to hold a part of it is, too.
+        except Exception:
+            logger.exception("hand-over not taken")
             return
         self._wait_end_s = self._tools.clock()
         logger.info("hand-over taken", extra={"entries": taken})
@@ -351,6 +356,9 @@ class Leadership:
                     await self._proof.prove()
                 except (ClusterError, TimeoutError) as error:
                     logger.warning("no proof of life", extra={"error": str(error) or "timed out"})
+                # The boundary of one beat: without proof nothing is decided, and the next may give it.
+                except Exception:
+                    logger.exception("no proof of life, trying again")
 
     async def _keep_books(self) -> None:
         """Let lapse what can no longer come, and keep the gauges."""
@@ -360,11 +368,7 @@ class Leadership:
             metrics.leader.set(self.why_not() is None)
             silence_s = state.ledger.silence_s(self._tools.clock())
             metrics.watch_silence.set(silence_s if self.elector.is_leader() else 0.0)
-            try:
-                self._let_lapse()
-            # The boundary of one look: a concern's code that trips over an answer's end must not end us.
-            except Exception:
-                logger.exception("answers could not lapse, trying again")
+            guarded(self._let_lapse, "answers could not lapse, trying again")
             metrics.assumed_pods.set(len(state.ledger.assumed))
 
     def _let_lapse(self) -> None:

@@ -15,6 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from berthmaster_webhook.guarding import guarded
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _DECISION_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _WAIT_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
@@ -218,5 +220,5 @@ class Metrics:
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
         for update in self.before_render:
-            update()
+            guarded(update, "gauges not brought up to date")
         return generate_latest(self.registry)

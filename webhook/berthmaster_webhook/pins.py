@@ -32,6 +32,7 @@ from berthmaster_webhook.admission import Term
 from berthmaster_webhook.avoiding import OwnerPauses
 from berthmaster_webhook.deciding import Tools
 from berthmaster_webhook.effective import read_effective
+from berthmaster_webhook.guarding import guarded
 from berthmaster_webhook.reporting import Reporter
 from berthmaster_webhook.sending import pod_path
 from berthmaster_webhook.telling import about
@@ -133,7 +134,7 @@ class FailedPins:
         """Act on what is due until cancelled."""
         while True:
             if self._tools.avoided.expire(self._tools.clock()):
-                self._on_avoid()
+                guarded(self._on_avoid, "end of avoiding not told")
             if self._term.why_not() is None:
                 await self._act_on_due()
             try:

@@ -13,10 +13,10 @@ synchronous and quick, and see the ledger as it is after the change.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,9 +36,8 @@ from berthmaster.cluster.informers import EventKind, Informer
 from berthmaster.cluster.kinds import Kind
 from berthmaster.concerns.shape import AnyConcern, Surrounding
 from berthmaster.placement.engine import Engine
+from berthmaster_webhook.guarding import guarded
 from berthmaster_webhook.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -143,7 +142,7 @@ class ClusterState:
     def tell_help(self, help_: Help = ANYTHING) -> None:
         """Say that a waiting pod may fit now, and why."""
         for listener in self.on_help:
-            listener(help_)
+            guarded(partial(listener, help_), "help not told", node=help_.node)
 
     def _follow(
         self, kind: Kind[T], on_event: Callable[[EventKind, T], None], **further: Any
@@ -165,34 +164,29 @@ class ClusterState:
         uid = pod.metadata.uid
         # An answer may be seen first where nobody sent it, or at its end: its room comes free, too.
         before = self.ledger.held_for(pod)
-        try:
-            if kind is EventKind.DELETED:
-                self.ledger.forget(pod)
-            else:
-                self.ledger.see(pod)
-            if kind is EventKind.DELETED or pod.is_finished:
-                self.engine.observe(pod, is_gone=kind is EventKind.DELETED)
-        # The boundary of one object: a concern's code that trips over it must not stop the others.
-        except Exception:  # noqa: BLE001 - logged with its traceback by _skip
-            self._skip("Pod", pod.key)
+        self._handle("Pod", pod.key, lambda: self._book(kind, pod))
         after = self.ledger.entry(uid)
         for listener in self.on_pod:
-            try:
-                listener(kind, pod)
-            # As above, and for whoever listens besides.
-            except Exception:  # noqa: BLE001 - as above
-                self._skip("Pod", pod.key)
+            self._handle("Pod", pod.key, partial(listener, kind, pod))
         if before is not None and self.ledger.frees(before, after):
             self.tell_help(Help(before.node))
         self._tell_news()
 
+    def _book(self, kind: EventKind, pod: Pod) -> None:
+        is_gone = kind is EventKind.DELETED
+        if is_gone:
+            self.ledger.forget(pod)
+        else:
+            self.ledger.see(pod)
+        if is_gone or pod.is_finished:
+            self.engine.observe(pod, is_gone=is_gone)
+
     def _take_surrounding(self, kind: EventKind, found: Surrounding) -> None:
-        try:
-            self.engine.observe(found, is_gone=kind is EventKind.DELETED)
-        # As above: one object that a concern cannot read must not stop the others.
-        except Exception:  # noqa: BLE001 - logged with its traceback by _skip
-            name = found.key if isinstance(found, Dataset | CacheSighting) else found.metadata.name
-            self._skip(type(found).__name__, name)
+        name = found.key if isinstance(found, Dataset | CacheSighting) else found.metadata.name
+        is_gone = kind is EventKind.DELETED
+        self._handle(
+            type(found).__name__, name, lambda: self.engine.observe(found, is_gone=is_gone)
+        )
         self._tell_news()
 
     def _tell_news(self) -> None:
@@ -204,7 +198,7 @@ class ClusterState:
 
     def _tell_pods_current(self) -> None:
         for listener in self.on_pods_current:
-            listener()
+            guarded(listener, "progress of the pod watch not told")
 
     def _take_node(self, kind: EventKind, node: Node) -> None:
         name = node.metadata.name
@@ -236,12 +230,8 @@ class ClusterState:
         before = self._written.get(name)
         if before == essence:
             return
-        try:
-            self.ledger.write_node(node, inventory)
-        # As above: one node that a concern cannot read must not stop the others. It may have been
-        # taken over in part and without what its pods hold, so nothing is placed there.
-        except Exception:  # noqa: BLE001 - logged with its traceback by _skip
-            self._skip("Node", name)
+        if not self._handle("Node", name, lambda: self.ledger.write_node(node, inventory)):
+            # It may have been taken over in part and without what its pods hold, so nothing is placed there.
             self.ledger.remove_node(name)
         self._written[name] = essence
         if before is None or _but_power(before) != _but_power(essence):
@@ -251,7 +241,9 @@ class ClusterState:
 
     def _take_policy(self, kind: EventKind, policy: PlacementPolicy) -> None:
         self.policies = PolicySet(self.policy_objects.store.values())
-        self.engine.configure(self.policies.specs)
+        self._handle(
+            "PlacementPolicy", policy.name, lambda: self.engine.configure(self.policies.specs)
+        )
         self._tell_settings()
         self.tell_help()
 
@@ -266,15 +258,18 @@ class ClusterState:
 
     def _tell_settings(self, namespace: str = "") -> None:
         for listener in self.on_settings:
-            listener(namespace)
+            guarded(partial(listener, namespace), "settings not told", namespace=namespace)
 
     def _count_bad(self, kind: str) -> Callable[[bytes, Exception], None]:
         # The informer logs it with its name and the fault.
         return lambda _raw, _error: self._metrics.bad_objects.labels(kind).inc()
 
-    def _skip(self, kind: str, name: str) -> None:
-        self._metrics.bad_objects.labels(kind).inc()
-        logger.exception("object skipped", extra={"kind": kind, "object": name})
+    def _handle(self, kind: str, name: str, act: Callable[[], object]) -> bool:
+        """Do what an object asks for; one that our code trips over is counted and skipped."""
+        is_done = guarded(act, "object skipped", kind=kind, object=name)
+        if not is_done:
+            self._metrics.bad_objects.labels(kind).inc()
+        return is_done
 
 
 def _identity(pod: Pod) -> Pod:
