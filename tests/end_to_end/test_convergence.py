@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -34,6 +34,7 @@ from support.harbour import (
     node_of,
     program_pods,
     scale_program,
+    unless_missing,
     until,
     until_bound,
     until_reason,
@@ -139,14 +140,6 @@ async def our_pods(harbour: Sandbox) -> list[dict[str, Any]]:
     return [pod for name in PROGRAMS for pod in await program_pods(harbour, name)]
 
 
-async def ignore_missing(deletion: Awaitable[Any]) -> None:
-    try:
-        await deletion
-    except ApiError as error:
-        if not error.is_not_found:
-            raise
-
-
 async def test_graceful_hand_over_needs_no_wait(harbour: Sandbox, world: DiskWorld) -> None:
     await add_node(harbour, world, "hand-over")
     creating = asyncio.create_task(create_many(harbour, "hand-over", FITTING + 5))
@@ -202,7 +195,7 @@ async def test_node_made_anew_starts_with_fresh_books(harbour: Sandbox, world: D
     # The cluster's garbage collector takes it, and is in no hurry after the API server was away.
     await until(lambda: inventory_of(harbour, "reborn"), lambda it: not it, 90)
     pod = f"/api/v1/namespaces/{NAMESPACE}/pods/old"
-    await ignore_missing(harbour.client.delete(pod, query={"gracePeriodSeconds": 0}))
+    await unless_missing(harbour.client.delete(pod, query={"gracePeriodSeconds": 0}))
     # The machine that takes over the name has a smaller disk.
     await harbour.create_nodes(1, name="reborn")
     await world.add_node("reborn", devices={"d": disk(500, 500, 1000)})

@@ -18,8 +18,16 @@ from berthmaster_sandbox.demo.stage import aligned, machine
 from berthmaster_sandbox.simnodes import wait_nodes_ready
 from berthmaster_sandbox.world.numa import REPORTS, NumaWorld, UpdaterHabits
 from berthmaster_sandbox.world.numa_reports import ALL_PODS, Dialect, ReportHabits
-from support.harbour import POLICIES, apply_policy, create, make_pod, new_namespace, until
-from support.numa import add_nodes, numa_world, pods_of, unless_missing, zones_of
+from support.harbour import (
+    POLICIES,
+    apply_policy,
+    create,
+    make_pod,
+    new_namespace,
+    unless_missing,
+    until,
+)
+from support.numa import add_nodes, numa_world, pods_of, zones_of
 
 pytestmark = [
     pytest.mark.cluster,

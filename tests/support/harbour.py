@@ -9,13 +9,13 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from berthmaster.cluster.errors import ClusterError
+from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import IMAGES, install
 
@@ -52,6 +52,15 @@ async def until(
     except TimeoutError:
         pytest.fail(f"not reached within {deadline_s} s, last found: {found}")
     return found
+
+
+async def unless_missing(deletion: Awaitable[Any]) -> None:
+    """Delete what may be gone already."""
+    try:
+        await deletion
+    except ApiError as error:
+        if not error.is_not_found:
+            raise
 
 
 async def new_namespace(harbour: Sandbox, name: str) -> str:

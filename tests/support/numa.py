@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.simnodes import wait_nodes_ready
 from berthmaster_sandbox.world.numa import NODES, REPORTS, NumaWorld, UpdaterHabits
 from berthmaster_sandbox.world.numa_machines import Machine
 from berthmaster_sandbox.world.numa_reports import Dialect, ReportHabits
-from support.harbour import inventory_of, until
+from support.harbour import inventory_of, unless_missing, until
 
 READY = "TopologyReady"
 NFD = UpdaterHabits(delay_s=0.2)
@@ -30,14 +29,6 @@ async def numa_world(harbour: Sandbox, *, seed: int = 0) -> AsyncIterator[NumaWo
     for name in (it for it in names if it.startswith("numa-")):
         for path in (f"{NODES}/{name}", f"{REPORTS}/{name}"):
             await unless_missing(harbour.client.delete(path))
-
-
-async def unless_missing(deletion: Awaitable[Any]) -> None:
-    try:
-        await deletion
-    except ApiError as error:
-        if not error.is_not_found:
-            raise
 
 
 async def add_node(
