@@ -84,23 +84,55 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     """
     default = Settings()
     parser = argparse.ArgumentParser(prog="berthmaster-operator", description=__doc__)
-    parser.add_argument(
-        "--namespace", default=environment.get("POD_NAMESPACE") or default.namespace
-    )
-    parser.add_argument("--pod-name", default=environment.get("POD_NAME") or default.pod_name)
-    parser.add_argument("--diskio-namespace", default=default.diskio_namespace)
-    parser.add_argument("--cache-namespace", default=default.cache_namespace)
-    parser.add_argument(
-        "--bind-address",
-        default=environment.get("BERTHMASTER_BIND_ADDRESS") or default.bind_address,
-    )
-    parser.add_argument("--health-port", type=_port, default=default.health_port)
-    parser.add_argument("--metrics-port", type=_port, default=default.metrics_port)
-    for flag, choices, fallback in (
-        ("--log-level", LOG_LEVELS, default.log_level),
-        ("--certificate-issuer", CERTIFICATE_ISSUERS, default.certificate_issuer),
-        ("--gates", GATES, default.gates),
-        ("--dataset-placements", DATASET_PLACEMENTS, default.dataset_placements),
+    for flag, variable, fallback, text in (
+        ("--namespace", "POD_NAMESPACE", default.namespace, "own namespace"),
+        ("--pod-name", "POD_NAME", default.pod_name, "own pod"),
+        (
+            "--bind-address",
+            "BERTHMASTER_BIND_ADDRESS",
+            default.bind_address,
+            "address to listen on",
+        ),
+    ):
+        parser.add_argument(
+            flag,
+            default=environment.get(variable) or fallback,
+            help=f"{text} (environment: {variable})",
+        )
+    for flag, fallback, text in (
+        ("--diskio-namespace", default.diskio_namespace, "where the disk models' ConfigMap is"),
+        ("--cache-namespace", default.cache_namespace, "where the pods of Ceph caches are"),
+    ):
+        parser.add_argument(flag, default=fallback, help=text)
+    for flag, port, text in (
+        ("--health-port", default.health_port, "port of /healthz and /readyz, plain HTTP"),
+        (
+            "--metrics-port",
+            default.metrics_port,
+            "port of /metrics, TLS; who asks shows a bearer token",
+        ),
+    ):
+        parser.add_argument(flag, type=_port, default=port, help=text)
+    for flag, choices, fallback, text in (
+        ("--log-level", LOG_LEVELS, default.log_level, "the least that is logged"),
+        (
+            "--certificate-issuer",
+            CERTIFICATE_ISSUERS,
+            default.certificate_issuer,
+            "who issues the webhook's certificate: the operator, or who fills a Secret",
+        ),
+        (
+            "--gates",
+            GATES,
+            default.gates,
+            "what gates pods: policies in the API server, or our webhook",
+        ),
+        (
+            "--dataset-placements",
+            DATASET_PLACEMENTS,
+            default.dataset_placements,
+            "placements of Ceph caches: taken as stored, corrected in memory, or written, too",
+        ),
     ):
         variable = f"BERTHMASTER_{_field(flag).upper()}"
         parser.add_argument(
@@ -109,6 +141,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             type=_one_of(choices, variable),
             metavar="|".join(choices),
             default=environment.get(variable) or fallback,
+            help=f"{text} (environment: {variable})",
         )
     parser.add_argument(
         "--model-origins",
@@ -117,8 +150,16 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         metavar="ORIGIN[,ORIGIN...]",
         help="disk models may be fetched from these, such as https://models.example.com",
     )
-    parser.add_argument("--model-ca-file", type=_file, metavar="FILE")
-    parser.add_argument("--power-ca-file", type=_file, metavar="FILE")
+    for flag, whom in (
+        ("--model-ca-file", "whoever serves disk models"),
+        ("--power-ca-file", "meters, BMCs and model servers"),
+    ):
+        parser.add_argument(
+            flag,
+            type=_file,
+            metavar="FILE",
+            help=f"authorities (PEM) of {whom}, beside the system's",
+        )
     parser.add_argument(
         "--power-unverified",
         type=_hosts,
@@ -126,16 +167,30 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         metavar="HOST|NETWORK[,...]",
         help="certificates of these are not checked, such as bmc-1.example,10.0.100.0/24",
     )
-    parser.add_argument("--workers", type=_positive_int, default=default.workers)
-    for flag, seconds in (
-        ("--inventory-pause", default.inventory_pause_s),
-        ("--settle", default.settle_s),
-        ("--leftover-grace", default.leftover_grace_s),
-        ("--audit", default.audit_s),
-        ("--model-timeout", default.model_timeout_s),
+    parser.add_argument(
+        "--workers",
+        type=_positive_int,
+        default=default.workers,
+        help="nodes that are written at the same time",
+    )
+    for flag, seconds, text in (
+        ("--inventory-pause", default.inventory_pause_s, "between two writes of an inventory"),
+        ("--settle", default.settle_s, "for pods of a burst to become one write"),
+        (
+            "--leftover-grace",
+            default.leftover_grace_s,
+            "until what a deleted node's driver left is deleted",
+        ),
+        ("--audit", default.audit_s, "between two lists that find what a watch has missed"),
+        ("--model-timeout", default.model_timeout_s, "for fetching one disk model"),
     ):
         parser.add_argument(
-            flag, type=_seconds, default=seconds, metavar="SECONDS", dest=f"{_field(flag)}_s"
+            flag,
+            type=_seconds,
+            default=seconds,
+            metavar="SECONDS",
+            dest=f"{_field(flag)}_s",
+            help=text,
         )
     return Settings(**vars(parser.parse_args(list(arguments))))
 
