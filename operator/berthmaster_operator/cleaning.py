@@ -59,18 +59,19 @@ class Cleaner:
         self._may_write = may_write
         self._events = events
         self._metrics = metrics
-        # Uids of objects whose end was announced.
-        self._announced: set[str] = set()
+        # Uids of objects whose end was announced, by node.
+        self._announced: dict[str, set[str]] = {}
         self._grace_s = grace_s
         self._clock = clock
 
     async def reconcile(self, name: str) -> float | None:
         """Delete what may go; return in how many seconds to look again. Raises ClusterError."""
         state = self._fleet.find(name)
-        if state is None or not self._fleet.is_complete or not self._may_write():
-            return None
-        wait_s = plan_wait_s(state, now_s=self._clock(), grace_s=self._grace_s)
-        if wait_s is None:
+        wait_s = None
+        if state is not None and self._fleet.is_complete and self._may_write():
+            wait_s = plan_wait_s(state, now_s=self._clock(), grace_s=self._grace_s)
+        if state is None or wait_s is None:
+            self._announced.pop(name, None)
             return None
         if wait_s > 0:
             self._announce(state, wait_s)
@@ -80,13 +81,15 @@ class Cleaner:
         logger.info("deleting what a gone node left behind", extra={"node": name})
         for plural, ref in _leftovers(state):
             await self._delete(plural, ref, name)
+        self._announced.pop(name, None)
         return None
 
     def _announce(self, state: NodeState, wait_s: float) -> None:
+        announced = self._announced.setdefault(state.name, set())
         for _, ref in _leftovers(state):
-            if ref.uid in self._announced:
+            if ref.uid in announced:
                 continue
-            self._announced.add(ref.uid)
+            announced.add(ref.uid)
             note = (
                 f'spec.nodeName: there is no Node "{state.name}"; this object is deleted in '
                 f"{wait_s:.0f} s unless that Node appears, or the field is corrected"
@@ -105,7 +108,6 @@ class Cleaner:
     async def _delete(self, plural: str, ref: ObjectRef, node: str) -> None:
         if not self._may_write():
             return
-        self._announced.discard(ref.uid)
         path = f"/apis/{names.DISKIO_API_VERSION}/namespaces/{ref.namespace}/{plural}/{ref.name}"
         try:
             await self._store.delete(

@@ -180,7 +180,6 @@ class Fleet:
         self.models = DiskModels()
         self.datasets = DatasetMap(on_dirty)
         self.is_complete = False
-        self.strays = 0
 
     # What is known.
 
@@ -202,6 +201,15 @@ class Fleet:
         if device is None:
             return None
         return state.stats.get((device.namespace, stats_name(state.name)))
+
+    @property
+    def strays(self) -> int:
+        """Return how many NodeDiskIOStats have an unexpected name."""
+        return sum(
+            name != stats_name(state.name)
+            for state in self._nodes.values()
+            for _, name in state.stats
+        )
 
     @property
     def white_list(self) -> frozenset[str]:
@@ -398,11 +406,11 @@ class Fleet:
         if known is None or known.device != device:
             self._on_dirty(state.name)
 
-    def lose_device(self, namespace: str, name: str) -> None:
-        """Forget a NodeDiskDevice."""
-        state = self._relocate("device", (namespace, name), "")
-        if state is not None:
-            self._prune(state.name)
+    def lose_device(self, namespace: str, name: str, uid: str = "") -> None:
+        """Forget a NodeDiskDevice, but not the successor of the one with this uid."""
+        if self._is_succeeded("device", (namespace, name), uid):
+            return
+        self._relocate("device", (namespace, name), "")
 
     def see_stats(self, stats: NodeDiskIOStats, version: str) -> None:
         """Take over a NodeDiskIOStats; an older version than the known one changes nothing."""
@@ -410,8 +418,6 @@ class Fleet:
             self.lose_stats(stats.namespace, stats.name)
             return
         key = (stats.namespace, stats.name)
-        if stats.name != stats_name(stats.node_name):
-            self.strays += 1
         state = self._relocate("stats", key, stats.node_name)
         if state is None:
             return
@@ -429,11 +435,11 @@ class Fleet:
         if known is None or known.stats != stats or (is_alive and state.is_stale):
             self._on_dirty(state.name)
 
-    def lose_stats(self, namespace: str, name: str) -> None:
-        """Forget a NodeDiskIOStats."""
-        state = self._relocate("stats", (namespace, name), "")
-        if state is not None:
-            self._prune(state.name)
+    def lose_stats(self, namespace: str, name: str, uid: str = "") -> None:
+        """Forget a NodeDiskIOStats, but not the successor of the one with this uid."""
+        if self._is_succeeded("stats", (namespace, name), uid):
+            return
+        self._relocate("stats", (namespace, name), "")
 
     def see_topology(self, topology: NodeResourceTopology, version: str) -> None:
         """Take over a NodeResourceTopology; an older version than the known one changes nothing."""
@@ -448,10 +454,12 @@ class Fleet:
         if known is None or known.topology != topology:
             self._on_dirty(state.name)
 
-    def lose_topology(self, name: str) -> None:
-        """Forget a NodeResourceTopology."""
+    def lose_topology(self, name: str, uid: str = "") -> None:
+        """Forget a NodeResourceTopology, but not the successor of the one with this uid."""
         state = self._nodes.get(name)
         if state is None or state.topology is None:
+            return
+        if uid not in ("", state.topology.topology.uid):
             return
         state.topology = None
         self._on_dirty(name)
@@ -534,9 +542,11 @@ class Fleet:
         self._policies[policy.name] = policy
         self._policies_changed()
 
-    def lose_policy(self, name: str) -> None:
-        """Forget a policy."""
-        if self._policies.pop(name, None) is not None:
+    def lose_policy(self, name: str, uid: str = "") -> None:
+        """Forget a policy, but not the successor of the one with this uid."""
+        known = self._policies.get(name)
+        if known is not None and uid in ("", known.uid):
+            del self._policies[name]
             self._policies_changed()
 
     def mark_all(self) -> None:
@@ -645,10 +655,22 @@ class Fleet:
         is_there = any((it.namespace, it.name) == name for it in state.pods.values())
         return not is_there and name not in state.names_left
 
+    def _is_succeeded(self, kind: str, key: ObjectKey, uid: str) -> bool:
+        """Tell whether a device or stats object of this key is known that is not the one with the uid.
+
+        Kopf works on each uid by itself, so of an object that was made anew at once the end of the old one may
+        come last.
+        """
+        state = self._nodes.get(self._node_of_object.get((kind, *key), ""))
+        if state is None or not uid:
+            return False
+        objects: Mapping[ObjectKey, Any] = state.devices if kind == "device" else state.stats
+        return key in objects and getattr(objects[key], kind).uid != uid
+
     def _relocate(self, kind: str, key: ObjectKey, node: str) -> NodeState | None:
         """Return the state of the node that an object belongs to now, taking it from another.
 
-        With an empty `node` the object is taken away and the state that lost it is returned.
+        With an empty `node` the object is taken away, and None returned.
         """
         index = (kind, *key)
         before = self._node_of_object.get(index, "")
@@ -658,8 +680,9 @@ class Fleet:
             objects.pop(key, None)
             del self._node_of_object[index]
             self._on_dirty(before)
+            self._prune(before)
         if not node:
-            return self._nodes.get(before)
+            return None
         self._node_of_object[index] = node
         return self._state(node)
 

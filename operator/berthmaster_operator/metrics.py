@@ -75,7 +75,7 @@ class Metrics:
         )
         self.strays = self._gauge(
             "berthmaster_diskio_stray_objects",
-            "NodeDiskIOStats with an unexpected name, seen so far.",
+            "NodeDiskIOStats with an unexpected name.",
         )
         self.model_problems = self._gauge(
             "berthmaster_diskio_model_problems",

@@ -84,7 +84,10 @@ class ModelFetcher:
                 body = await self._read(url)
         except TimeoutError as error:
             raise FetchError(f"url: no answer within {self._timeout_s:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except FetchError:
+            raise
+        # ValueError: a redirect to what is no URL.
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             words = str(error)[:200] or type(error).__name__
             raise FetchError(f"url: cannot be fetched: {words}") from error
         found = hashlib.sha256(body).hexdigest()

@@ -76,3 +76,15 @@ async def test_returning_node_ends_the_grace_time(world: World) -> None:
     world.now_s += 60
 
     assert await make_cleaner(world).reconcile(NODE) is None
+
+
+async def test_each_absence_of_a_node_is_announced(world: World) -> None:
+    cleaner = make_cleaner(world)
+    for times in (1, 2):
+        world.fleet.lose_node(NODE)
+        for _ in range(2):
+            assert await cleaner.reconcile(NODE) == 60
+        told = [kind for kind, reason, _ in world.notes.lines if reason == "NodeNotFound"]
+        assert told == ["NodeDiskDevice", "NodeDiskIOStats"] * times
+        world.show(NODE_PATH)
+        assert await cleaner.reconcile(NODE) is None

@@ -121,7 +121,7 @@ async def test_redirect_is_followed_where_it_is_allowed(
     site: ModelSite, fetcher: ModelFetcher
 ) -> None:
     _, sha256 = site.put("/model", '{"expression": "2"}')
-    site.redirects = {"/a": "/model", "/b": "https://127.0.0.2/", "/c": "/c"}
+    site.redirects = {"/a": "/model", "/b": "https://127.0.0.2/", "/c": "/c", "/d": "//["}
 
     assert (await fetcher.fetch(f"{site.origin}/a", sha256)).expression == "2"
     with pytest.raises(FetchError, match=r"https://127\.0\.0\.2 is not among the origins"):
@@ -129,6 +129,8 @@ async def test_redirect_is_followed_where_it_is_allowed(
     with pytest.raises(FetchError, match="more than 3 redirects"):
         await fetcher.fetch(f"{site.origin}/c", sha256)
     assert site.asked.count("/c") == 4
+    with pytest.raises(FetchError, match="cannot be fetched: Invalid IPv6 URL"):
+        await fetcher.fetch(f"{site.origin}/d", sha256)
 
 
 @pytest.mark.parametrize(

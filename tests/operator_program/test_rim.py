@@ -147,6 +147,18 @@ def test_kopf_only_watches(fleet: Fleet) -> None:
     assert settings.peering.standalone
 
 
+def test_node_that_a_driver_names_no_more_is_forgotten(fleet: Fleet) -> None:
+    """A driver that names a new node each time must not leave one behind with each."""
+    for node in ("n1", "n2", "n3"):
+        metadata = {"namespace": "n", "name": "d", "uid": "u"}
+        manifest = {"metadata": metadata, "spec": {"nodeName": node}}
+        node_disk_devices.take(fleet, manifest)
+        node_disk_io_stats.take(fleet, manifest)
+        assert fleet.strays == 1
+
+    assert [state.name for state in fleet] == ["n3"]
+
+
 def test_device_that_stops_naming_its_node_is_taken_from_it(fleet: Fleet) -> None:
     manifest = {"metadata": {"name": "d", "namespace": "n", "uid": "u"}}
     node_disk_devices.take(fleet, {**manifest, "spec": {"nodeName": "n1"}})

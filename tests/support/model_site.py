@@ -36,7 +36,8 @@ class ModelSite:
         if request.path in self.hangs:
             await asyncio.Event().wait()
         if request.path in self.redirects:
-            raise web.HTTPFound(self.redirects[request.path])
+            # As it is, though it were no URL.
+            return web.Response(status=302, headers={"Location": self.redirects[request.path]})
         if request.path not in self.pages:
             raise web.HTTPNotFound
         return web.Response(body=self.pages[request.path])

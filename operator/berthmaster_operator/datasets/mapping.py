@@ -141,10 +141,12 @@ class DatasetMap:
         if known is None or known.found != found:
             self._changed(found.key)
 
-    def lose(self, kind: type[Keyed], group: str, key: str) -> None:
-        """Forget an object."""
+    def lose(self, kind: type[Keyed], group: str, key: str, uid: str = "") -> None:
+        """Forget an object, but not the successor of the one with this uid."""
         by_group = self._seen[kind].get(key, {})
-        if by_group.pop(group, None) is not None:
+        known = by_group.get(group)
+        if known is not None and uid in ("", known.found.uid):
+            del by_group[group]
             if not by_group:
                 del self._seen[kind][key]
             self._changed(key)

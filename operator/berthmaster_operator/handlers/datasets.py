@@ -45,7 +45,7 @@ def take(
     # Items of a list do not say of which group they are.
     found = read({**manifest, "apiVersion": f"{group}/{names.DATASHIM_VERSION}"})
     if is_gone:
-        datasets.lose(kind, group, found.key)
+        datasets.lose(kind, group, found.key, found.uid)
     elif found.name:
         datasets.see(found, manifest.get("metadata", {}).get("resourceVersion", ""))
 

@@ -29,13 +29,18 @@ def key_of(group: str, manifest: Mapping[str, Any]) -> ObjectKey:
     return (group, str(metadata.get("namespace", "")), str(metadata.get("name", "")))
 
 
+def uid_of(manifest: Mapping[str, Any]) -> str:
+    """Return what tells an object from its successor."""
+    return str((manifest.get("metadata") or {}).get("uid", ""))
+
+
 def take_config(
     book: PowerBook, group: str, manifest: Mapping[str, Any], *, is_gone: bool = False
 ) -> None:
     """Hand a NodeConfig on; never raises on odd content."""
     key = key_of(group, manifest)
     if is_gone:
-        book.lose_config(key)
+        book.lose_config(key, uid_of(manifest))
     else:
         book.see_config(key, node_config_from_manifest(manifest))
 
@@ -46,7 +51,7 @@ def take_template(
     """Hand a NodeConfigTemplate on; never raises on odd content."""
     key = key_of(group, manifest)
     if is_gone:
-        book.lose_template(key)
+        book.lose_template(key, uid_of(manifest))
     else:
         book.see_template(key, template_from_manifest(manifest))
 

@@ -23,7 +23,7 @@ def take(fleet: Fleet, manifest: Mapping[str, Any], *, is_gone: bool = False) ->
     """Hand one object on and return it as read; never raises on odd content."""
     device = device_from_manifest(manifest)
     if is_gone:
-        fleet.lose_device(device.namespace, device.name)
+        fleet.lose_device(device.namespace, device.name, device.uid)
     else:
         fleet.see_device(device, manifest.get("metadata", {}).get("resourceVersion", ""))
     return device

@@ -19,7 +19,7 @@ def take(fleet: Fleet, manifest: Mapping[str, Any], *, is_gone: bool = False) ->
     """Hand one object on; never raises on odd content."""
     stats = stats_from_manifest(manifest)
     if is_gone:
-        fleet.lose_stats(stats.namespace, stats.name)
+        fleet.lose_stats(stats.namespace, stats.name, stats.uid)
     else:
         fleet.see_stats(stats, manifest.get("metadata", {}).get("resourceVersion", ""))
 

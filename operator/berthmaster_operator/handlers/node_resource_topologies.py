@@ -22,7 +22,7 @@ def take(fleet: Fleet, manifest: Mapping[str, Any], *, is_gone: bool = False) ->
     """Hand one object on; never raises on odd content."""
     topology = topology_from_manifest(manifest)
     if is_gone:
-        fleet.lose_topology(topology.name)
+        fleet.lose_topology(topology.name, topology.uid)
     else:
         fleet.see_topology(topology, manifest.get("metadata", {}).get("resourceVersion", ""))
 

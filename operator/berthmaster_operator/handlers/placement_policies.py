@@ -33,10 +33,10 @@ class PolicyHandler:
 
     def take(self, manifest: Mapping[str, Any], *, is_gone: bool = False) -> None:
         """Hand one object on; never raises on odd content."""
-        name = str(manifest.get("metadata", {}).get("name", ""))
+        name, uid = (str(manifest.get("metadata", {}).get(key, "")) for key in ("name", "uid"))
         try:
             if is_gone:
-                self._fleet.lose_policy(name)
+                self._fleet.lose_policy(name, uid)
             elif not self._see(policy_from_manifest(manifest)):
                 return
         except ValidationError as error:

@@ -21,9 +21,10 @@ logger = logging.getLogger(__name__)
 
 def take(book: PowerBook, manifest: Mapping[str, Any], *, is_gone: bool = False) -> None:
     """Hand one object on; never raises on odd content, which the schema does not let pass."""
-    name = str((manifest.get("metadata") or {}).get("name", ""))
+    metadata = manifest.get("metadata") or {}
+    name = str(metadata.get("name", ""))
     if is_gone:
-        book.lose_model(name)
+        book.lose_model(name, str(metadata.get("uid", "")))
         return
     try:
         model = power_model_from_manifest(manifest)

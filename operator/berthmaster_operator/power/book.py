@@ -194,11 +194,12 @@ class PowerBook:
             self._nodes[config.node_name].configs[key] = config
             self._changed(config.node_name)
 
-    def lose_config(self, key: ObjectKey) -> None:
-        """Forget a NodeConfig."""
-        name = self._node_of_config.pop(key, None)
-        if name is None:
+    def lose_config(self, key: ObjectKey, uid: str = "") -> None:
+        """Forget a NodeConfig, but not the successor of the one with this uid."""
+        name = self._node_of_config.get(key)
+        if name is None or uid not in ("", self._nodes[name].configs[key].uid):
             return
+        del self._node_of_config[key]
         self._nodes[name].configs.pop(key, None)
         self._changed(name)
         state = self._nodes[name]
@@ -212,9 +213,11 @@ class PowerBook:
             self._templates[key] = template
             self._all_changed()
 
-    def lose_template(self, key: ObjectKey) -> None:
-        """Forget a NodeConfigTemplate, and with it the configurations that it makes."""
-        if self._templates.pop(key, None) is not None:
+    def lose_template(self, key: ObjectKey, uid: str = "") -> None:
+        """Forget a NodeConfigTemplate and the configurations that it makes, but not a successor's."""
+        known = self._templates.get(key)
+        if known is not None and uid in ("", known.uid):
+            del self._templates[key]
             self._all_changed()
 
     def see_model(self, model: PowerModel) -> None:
@@ -223,9 +226,11 @@ class PowerBook:
             self._models[model.name] = model
             self._all_changed()
 
-    def lose_model(self, name: str) -> None:
-        """Forget a PowerModel."""
-        if self._models.pop(name, None) is not None:
+    def lose_model(self, name: str, uid: str = "") -> None:
+        """Forget a PowerModel, but not the successor of the one with this uid."""
+        known = self._models.get(name)
+        if known is not None and uid in ("", known.uid):
+            del self._models[name]
             self._all_changed()
 
     def configure(self, usage_format: CpuUsageFormat, stale_after_s: float) -> None:
