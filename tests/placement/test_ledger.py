@@ -12,11 +12,11 @@ from berthmaster.api.allocation import Allocation, write_allocation
 from berthmaster.api.names import ALLOCATION
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import PlacementPolicySpec
+from berthmaster.api.waits import ASSUME_TTL_S, REQUEST_TIMEOUT_S
 from berthmaster.concerns import resources
 from berthmaster.concerns.resources.request import ResourcesUsage, read_usage
 from berthmaster.placement.engine import Engine
 from berthmaster.placement.ledger import (
-    ASSUME_TTL_S,
     OVERDUE_S,
     PROOF_OF_LIFE_S,
     Ledger,
@@ -32,8 +32,6 @@ CONTROLLER = "b"
 # Pods of fixed names, as of a StatefulSet; all others are named by the API server.
 NAMES = ("web-0", "web-1")
 NODE_CPUS = 8
-# An API server gives a request up by then; the time to live is longer.
-REQUEST_TIMEOUT_S = 60.0
 PICK = st.integers(0, 999)
 
 

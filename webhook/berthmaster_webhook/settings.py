@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from berthmaster.api import names
+from berthmaster.api.waits import ASSUME_TTL_S, TAKEOVER_WAIT_S
 
 _PREFIX = "BERTHMASTER_"
 _TURNS = ("none", "namespaces")
@@ -45,11 +46,9 @@ class Settings:
     extender_port: int = 0
     extender_client_ca_file: str = ""
     extender_token_file: str = ""
-    # The API server's request timeout (60 s) and 5: until then an answer of a leader that crashed
-    # may still be stored.
-    takeover_wait_s: float = 65.0
-    # Longer than the API server lets a request run.
-    assume_ttl_s: float = 70.0
+    # The first for answers of a leader that crashed, the second for an answer whose pod is not seen.
+    takeover_wait_s: float = TAKEOVER_WAIT_S
+    assume_ttl_s: float = ASSUME_TTL_S
     lease_duration_s: float = 6.0
     lease_renew_deadline_s: float = 4.0
     lease_retry_s: float = 1.0

@@ -25,6 +25,7 @@ import numpy as np
 from berthmaster.api.allocation import Allocation, Refusal, RunnerUp
 from berthmaster.api.objects import Pod
 from berthmaster.api.policy import Mode, PlacementPolicySpec
+from berthmaster.api.waits import ASSUME_TTL_S
 from berthmaster.concerns.shape import (
     AdvisingConcern,
     AffineConcern,
@@ -51,7 +52,7 @@ from berthmaster.concerns.shape import (
     WideConcern,
 )
 from berthmaster.placement.injecting import join
-from berthmaster.placement.ledger import ASSUME_TTL_S, Ledger
+from berthmaster.placement.ledger import Ledger
 from berthmaster.placement.ranking import Ranking
 from berthmaster.placement.shapes import (
     Ask,

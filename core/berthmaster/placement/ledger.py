@@ -29,12 +29,10 @@ from berthmaster.api.allocation import Allocation, read_allocation
 from berthmaster.api.inventory import NodeInventory
 from berthmaster.api.objects import Node, Pod
 from berthmaster.api.policy import Mode
+from berthmaster.api.waits import ASSUME_TTL_S
 from berthmaster.concerns.shape import AnyConcern, Holder, RelativeConcern
 from berthmaster.placement.table import NodeTable
 
-# Longer than an API server lets a request run (60 s by default), so that an answer which has not
-# shown as a pod by then never will.
-ASSUME_TTL_S = 70.0
 # Without a proof that the pod watch is alive for so long, deciding stops.
 PROOF_OF_LIFE_S = 10.0
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from berthmaster.api import names
+from berthmaster.api.waits import ASSUME_TTL_S, REQUEST_TIMEOUT_S, TAKEOVER_WAIT_S
 from berthmaster.cli.doctor.facts import Facts, JsonObject, Unread, dig, items, name_of
 from berthmaster.cli.doctor.findings import Finding, Part
 
 PART = Part("other webhooks")
-# The webhook program's defaults, and what it says about them.
-TAKEOVER_WAIT_S = 65.0
-ASSUME_TTL_S = 70.0
-# How long an API server lets a request run unless told otherwise; whatever webhooks may take.
-REQUEST_TIMEOUT_S = 60.0
 # For storing the pod after the last webhook, and for clocks.
 _MARGIN_S = 5.0
 _DEFAULT_TIMEOUT_S = 10
