@@ -17,7 +17,7 @@ import yaml
 
 from berthmaster.api import names
 from berthmaster.cluster.client import Client
-from berthmaster.cluster.errors import ApiError
+from berthmaster.cluster.errors import ApiError, ClusterError
 from berthmaster_sandbox.cluster import IMAGES as SANDBOX_IMAGES
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.errors import SandboxError
@@ -78,9 +78,16 @@ async def wait_installed(sandbox: Sandbox) -> None:
 
 async def _until(check: Callable[[], Awaitable[bool]], complaint: str) -> None:
     deadline = time.monotonic() + READY_DEADLINE_S
-    while not await check():
+    while True:
+        try:
+            if await check():
+                return
+            because = complaint
+        except ClusterError as error:
+            # Refused for the moment, or the API server is busy.
+            because = f"{complaint}: {error}"
         if time.monotonic() > deadline:
-            raise SandboxError(f"not installed after {READY_DEADLINE_S:.0f} s: {complaint}")
+            raise SandboxError(f"not installed after {READY_DEADLINE_S:.0f} s: {because}")
         await asyncio.sleep(_POLL_S)
 
 
@@ -103,11 +110,6 @@ async def _is_gate_open(sandbox: Sandbox) -> bool:
             "tolerations": [{"operator": "Exists"}],
         },
     }
-    try:
-        pod = await sandbox.client.create(
-            "/api/v1/namespaces/default/pods", probe, {"dryRun": "All"}
-        )
-    except ApiError:
-        # The service account controller may not have been to the namespace yet.
-        return False
+    # Refused at first: the service account controller may not have been to the namespace yet.
+    pod = await sandbox.client.create("/api/v1/namespaces/default/pods", probe, {"dryRun": "All"})
     return names.ALLOCATION in pod["metadata"].get("annotations", {})

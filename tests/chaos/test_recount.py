@@ -16,7 +16,9 @@ from berthmaster_sandbox.chaos.recount import (
     Kind,
     Lines,
     Seen,
+    count_ends,
     failed_creations,
+    new_ends,
     recount,
 )
 
@@ -309,3 +311,25 @@ def test_failed_creations_are_told_from_quotas_and_outages() -> None:
     assert [it.kind for it in failed_creations([quota, outage])] == [Kind.FAILED_CREATION]
     # What names us is never excused.
     assert "placement" in str(failed_creations([ours], ["connection refused"])[0])
+
+
+def test_each_end_of_a_process_is_found_once() -> None:
+    """Also one that is not started anew yet."""
+
+    def ends(restarts: int, **state: Any) -> dict[str, int]:
+        container = {"restartCount": restarts, **state}
+        return count_ends(
+            [{"metadata": {"name": "p"}, "status": {"containerStatuses": [container]}}]
+        )
+
+    last: dict[str, Any] = {"lastState": {"terminated": {}}}
+    starting = ends(0, state={"waiting": {}}, lastState={})
+    running = ends(0, state={"running": {}})
+    over = ends(0, state={"terminated": {}})
+    waiting = ends(0, state={"waiting": {}}, **last)
+    again = ends(1, state={"running": {}}, **last)
+
+    assert new_ends(starting, running) == []
+    assert [str(it) for it in new_ends(running, over)] == ["ended: p: its process ended, 1 times"]
+    assert new_ends(over, waiting) == new_ends(waiting, again) == []
+    assert len(new_ends({}, again)) == 1

@@ -70,6 +70,8 @@ class Fault(ABC):
     excuses: ClassVar[tuple[str, ...]] = ()
     # So long decisions go on as if nothing were. Placements count from then on.
     bites_after_s: ClassVar[float] = 0.0
+    # Whether it ends a process of ours, which then is no fault of the process.
+    kills: ClassVar[bool] = False
 
     def __init__(self, scene: Scene, rng: random.Random) -> None:
         self.scene = scene
@@ -88,6 +90,7 @@ class LeaderKilled(Fault):
     """`kill -9` of the webhook that leads."""
 
     name = "leader-killed"
+    kills = True
     program: ClassVar[str] = WEBHOOK
 
     async def prepare(self) -> None:
@@ -110,6 +113,7 @@ class LeaderFrozen(LeaderKilled):
     """SIGSTOP of the webhook that leads, for longer than its Lease, then SIGCONT."""
 
     name = "leader-frozen"
+    kills = False
 
     async def strike(self) -> None:
         """Let it wake up as a leader of yesterday."""

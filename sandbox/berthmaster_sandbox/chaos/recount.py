@@ -10,8 +10,9 @@ finished or is gone. Pure: values in, violations out.
     failed creation a create was refused or failed for another reason than a quota
     no reason       a pod waits at our gate and does not say why
     lost            a pod is neither placed nor waiting, or does not run, or a controller's pods do not come
+    ended           a process of ours ended, and the fault has ended none
 
-The last two need time to come true, so they count only when they stay (`storm.py`), and not of pods
+`no reason` and `lost` need time to come true, so they count only when they stay (`storm.py`), and not of pods
 younger than `YOUNG_S`.
 """
 
@@ -54,6 +55,7 @@ class Kind(Enum):
     FAILED_CREATION = "failed creation"
     NO_REASON = "no reason"
     LOST = "lost"
+    ENDED = "ended"
 
     @property
     def may_pass(self) -> bool:
@@ -342,6 +344,35 @@ def _without_reason(seen: Seen) -> Iterator[Violation]:
         placed = condition(pod, names.PLACED_CONDITION)
         if placed.get("status") != "False" or not placed.get("message"):
             yield Violation(Kind.NO_REASON, key_of(pod), "waits at the gate and does not say why")
+
+
+# Our own programs.
+
+
+def count_ends(pods: Iterable[Obj]) -> dict[str, int]:
+    """Return how often processes of each pod have ended, by the pod's name."""
+    return {
+        pod["metadata"]["name"]: sum(
+            map(_ends_of, pod.get("status", {}).get("containerStatuses") or ())
+        )
+        for pod in pods
+    }
+
+
+def _ends_of(container: Obj) -> int:
+    # It is counted when it is started anew, which may be long after its end.
+    state = container.get("state") or {}
+    is_over = "terminated" in state or ("waiting" in state and bool(container.get("lastState")))
+    return int(container.get("restartCount", 0)) + is_over
+
+
+def new_ends(before: Mapping[str, int], now: Mapping[str, int]) -> list[Violation]:
+    """Return whose processes have ended between two counts."""
+    return [
+        Violation(Kind.ENDED, name, f"its process ended, {count - before.get(name, 0)} times")
+        for name, count in now.items()
+        if count > before.get(name, 0)
+    ]
 
 
 # Creations.

@@ -31,7 +31,7 @@ from berthmaster.cluster.client import Client, read_items
 from berthmaster.cluster.errors import ClusterError
 from berthmaster_sandbox.chaos.clocks import Clock
 from berthmaster_sandbox.chaos.plan import Plan
-from berthmaster_sandbox.chaos.recount import Disk, Lines, Obj, Seen
+from berthmaster_sandbox.chaos.recount import Disk, Lines, Obj, Seen, count_ends
 from berthmaster_sandbox.chaos.relays import Relay
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.stage import FUNCTIONS, MODELS, disk, machine
@@ -136,6 +136,10 @@ class Scene:
             f"{SYSTEM}/pods", {"labelSelector": f"app.kubernetes.io/name={name}"}
         )
         return [it for it in found["items"] if not it["metadata"].get("deletionTimestamp")]
+
+    async def own_ends(self) -> dict[str, int]:
+        """Return how often the process of each pod of ours has ended."""
+        return count_ends([pod for name in REPLICAS for pod in await self.program_pods(name)])
 
     async def leader(self, name: str = WEBHOOK) -> Obj:
         """Wait for the pod that holds a program's Lease, and return it."""

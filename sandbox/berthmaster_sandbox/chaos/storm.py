@@ -21,6 +21,7 @@ from berthmaster_sandbox.chaos.recount import (
     failed_creations,
     is_failure,
     key_of,
+    new_ends,
     recount,
 )
 from berthmaster_sandbox.chaos.scene import NAMESPACES, Scene
@@ -107,6 +108,7 @@ class Storm:
     async def _make(self, kind: type[Fault]) -> None:
         fault = kind(self._scene, self._fault_rng)
         await self._insist(fault.prepare)
+        ends_before = await self._insist(self._scene.own_ends)
         self.canaries.resume()
         self.load.resume()
         await asyncio.sleep(self._rng.uniform(*self._scene.plan.gap_s))
@@ -131,6 +133,8 @@ class Storm:
         self.load.pause()
         await self._settle(outcome)
         await self._judge_creations(outcome, fault)
+        if not fault.kills:
+            outcome.violations += new_ends(ends_before, await self._insist(self._scene.own_ends))
         self.outcomes.append(outcome)
         self._report(outcome)
 
