@@ -12,7 +12,11 @@ from berthmaster_sandbox.errors import SandboxError
 async def test_refusals_and_a_busy_api_server_are_waited_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = [ApiError(403, "Forbidden", "no account yet"), UnreachableError("too slow"), True]
+    answers: list[Exception | bool] = [
+        ApiError(403, "Forbidden", "no account yet"),
+        UnreachableError("too slow"),
+        True,
+    ]
 
     async def check() -> bool:
         answer = answers.pop(0)

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from berthmaster.api import names
 from berthmaster.cli.output import print_table
+from berthmaster.cluster.errors import ClusterError
 from berthmaster.cluster.snapshot import load_engine
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.demo.dataset_stories import DATASET_STORIES
@@ -167,7 +168,7 @@ async def _tell_stories(
     async def tell(key: str, story: Awaitable[None]) -> None:
         try:
             await story
-        except StoryError as error:
+        except (StoryError, ClusterError, SandboxError) as error:
             failures.append(f"{key}: {error}")
 
     side_by_side = (*STORIES, *NUMA_STORIES, *DATASET_STORIES, *POWER_STORIES, *XPU_STORIES)
