@@ -1,4 +1,4 @@
-"""Carry out the plan for one node: at most three writes, each only when something moved.
+"""Carry out the plan for one node: a few writes, each only when something moved.
 
 The order matters. The report that a driver gave for the present list is taken into the books
 before a new list is written, because that write makes the report outdated. What the API server
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
 from typing import Protocol
 
 import msgspec
@@ -92,31 +94,35 @@ class NodeReconciler:
         state.unreflected, state.load = plan.unreflected, plan.load
         self._account(state, plan)
         self._tell(state, plan.problems)
-        failure: ClusterError | None = None
-        if plan.reserved is not None and self._may_write():
+        waits_s = [plan.look_again_s]
+        failures: list[ClusterError] = []
+        for write in self._writes(state, plan):
+            if not self._may_write():
+                break
             try:
-                await self._write_reserved(state, plan.reserved)
+                waits_s.append(await write())
             except ClusterError as error:
-                # Whatever is wrong with the driver's object, readers need the inventory all the same.
-                failure = error
-        self._tell_unreserved(state, failure)
-        waits_s = [plan.look_again_s] if plan.look_again_s is not None else []
-        if plan.status is not None and self._may_write():
-            pause_s = self._pause_s(state)
-            if pause_s > 0:
-                waits_s.append(pause_s)
-            else:
-                await self._write_inventory(state, plan.status)
-        if (plan.node_conditions or plan.dropped_conditions) and self._may_write():
-            await self._write_node_conditions(state, plan)
-        if plan.advertised is not None and self._may_write():
-            await self._xpus.advertise(state, plan.advertised)
-        if self._may_write():
-            again_s = await self._xpus.write(state, plan.node_xpu)
-            waits_s += [again_s] if again_s is not None else []
-        if failure is not None:
-            raise failure
-        return min(waits_s, default=None)
+                # Whatever is wrong with one object, readers need the others all the same.
+                failures.append(error)
+                if isinstance(error, ApiError) and error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                    break
+        if failures:
+            raise failures[0]
+        return min((it for it in waits_s if it is not None), default=None)
+
+    def _writes(
+        self, state: NodeState, plan: NodePlan
+    ) -> Iterator[Callable[[], Awaitable[float | None]]]:
+        """Yield what is to be written; each returns in how many seconds to look again, None for never."""
+        if plan.reserved is not None:
+            yield partial(self._write_reserved, state, plan.reserved)
+        if plan.status is not None:
+            yield partial(self._write_inventory, state, plan.status)
+        if plan.node_conditions or plan.dropped_conditions:
+            yield partial(self._write_node_conditions, state, plan)
+        if plan.advertised is not None:
+            yield partial(self._xpus.advertise, state, plan.advertised)
+        yield partial(self._xpus.write, state, plan.node_xpu)
 
     def _facts(self, state: NodeState) -> NodeFacts:
         fleet = self._fleet
@@ -173,6 +179,13 @@ class NodeReconciler:
         return state.published_s + self._inventory_pause_s - self._clock()
 
     async def _write_reserved(self, state: NodeState, reserved: tuple[str, ...]) -> None:
+        try:
+            await self._store_reserved(state, reserved)
+        except ApiError as error:
+            self._tell_unreserved(state, error)
+            raise
+
+    async def _store_reserved(self, state: NodeState, reserved: tuple[str, ...]) -> None:
         device, seen, node = self._fleet.device_of(state), self._fleet.stats_of(state), state.node
         if device is None or node is None:
             return
@@ -224,10 +237,14 @@ class NodeReconciler:
             )
             self._events.record(ref, "BadField", note, action="Reserve", type_="Warning")
 
-    async def _write_inventory(self, state: NodeState, status: NodeInventoryStatus) -> None:
+    async def _write_inventory(self, state: NodeState, status: NodeInventoryStatus) -> float | None:
+        """Write the status, or return in how many seconds that may be done again."""
+        pause_s = self._pause_s(state)
+        if pause_s > 0:
+            return pause_s
         node = state.node
         if node is None:
-            return
+            return None
         if _is_of_other_node(state):
             # It belongs to a machine that is gone and goes with it; ours comes after.
             raise ApiError(409, "Conflict", f"NodeInventory {state.name} is of an older Node")
@@ -235,7 +252,7 @@ class NodeReconciler:
         if state.inventory is None:
             await self._create_inventory(state, node.uid)
         if state.inventory is None:
-            return
+            return None
         patch = plans.status_patch(status, uid=state.inventory.uid)
         try:
             stored = await self._store.patch(
@@ -249,6 +266,7 @@ class NodeReconciler:
         state.inventory = decode_inventory(msgspec.json.encode(stored))
         state.published = status
         state.published_s = self._clock()
+        return None
 
     async def _create_inventory(self, state: NodeState, node_uid: str) -> None:
         manifest = plans.inventory_manifest(state.name, node_uid)
@@ -317,10 +335,10 @@ class NodeReconciler:
                     )
         state.told = problems
 
-    def _tell_unreserved(self, state: NodeState, failure: ClusterError | None) -> None:
+    def _tell_unreserved(self, state: NodeState, failure: ApiError) -> None:
         """Record an Event when the list of pods is refused; what only fails is repeated in silence."""
         device = self._fleet.device_of(state)
-        if device is None or not isinstance(failure, ApiError) or failure.status not in _REFUSALS:
+        if device is None or failure.status not in _REFUSALS:
             return
         note = (
             f"the reserved pods cannot be written to {stats_name(state.name)}: {failure}; the "

@@ -17,6 +17,8 @@ class FakeStore:
         self.objects: dict[str, JsonObject] = {}
         self.writes: list[tuple[str, str]] = []
         self.fail_next: list[Exception] = []
+        # Paths of objects whose writes are refused.
+        self.refused: set[str] = set()
         self._versions = itertools.count(1)
 
     def put(self, path: str, obj: JsonObject) -> JsonObject:
@@ -47,6 +49,7 @@ class FakeStore:
         assert isinstance(obj, dict)
         at = f"{path}/{obj['metadata']['name']}"
         self.writes.append(("create", at))
+        self._refuse(at)
         if at in self.objects:
             raise ApiError(409, "AlreadyExists", at)
         return self.put(at, obj)
@@ -75,6 +78,7 @@ class FakeStore:
         assert isinstance(body, dict)
         self.writes.append(("patch", path))
         at = path.removesuffix("/status")
+        self._refuse(at)
         if at not in self.objects and kind is PatchKind.APPLY:
             return self.put(at, body)
         found = copy.deepcopy(self._find(at))
@@ -112,6 +116,10 @@ class FakeStore:
         if path not in self.objects:
             raise ApiError(404, "NotFound", f"{path} not found")
         return self.objects[path]
+
+    def _refuse(self, path: str) -> None:
+        if path in self.refused:
+            raise ApiError(422, "Invalid", f"{path} is refused")
 
     def _fail(self) -> None:
         if self.fail_next:

@@ -437,6 +437,29 @@ async def test_lost_answer_is_repeated(world: World) -> None:
     assert world.disk["id"] == "disk"
 
 
+async def test_refused_inventory_keeps_the_rest_from_nobody(world: World) -> None:
+    """And it is tried again: the failure is raised after all."""
+    world.add_pod(make_pod("a"))
+    world.store.refused = {INVENTORY}
+
+    for _ in range(2):
+        with pytest.raises(ApiError, match="is refused"):
+            await world.step()
+
+    assert world.reserved == ["a"]
+    assert [it["type"] for it in world.node_conditions] == ["berthmaster.io/DiskIOReady"]
+    assert INVENTORY not in world.store.objects
+
+
+async def test_flooded_api_server_is_left_alone(world: World) -> None:
+    world.store.fail_next = [ApiError(429, "TooManyRequests", "later")]
+
+    with pytest.raises(ApiError, match="later"):
+        await world.step()
+
+    assert world.store.writes == []
+
+
 async def test_unknown_node_gets_nothing(world: World) -> None:
     del world.store.objects[NODE_PATH]
     world.start()
