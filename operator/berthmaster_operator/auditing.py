@@ -1,8 +1,9 @@
-"""List the custom kinds: once at start, and now and then to find what a watch did not tell.
+"""List the custom kinds: at start, when kinds came or went, and now and then to find what a watch did not tell.
 
 At start nothing may be written before every kind was listed; Kopf does not say when it has listed,
 so the lists are made here. Later, Kopf lists anew after a broken watch but says nothing of objects
-that vanished meanwhile; an audit finds them. An audit compares with what was known when it began: what
+that vanished meanwhile; an audit finds them. So it does where Kopf stopped to watch a kind, and with that forgot
+what it had heard and not handed on. An audit compares with what was known when it began: what
 came or changed since is left to the watch.
 
 A vendor's kind whose CRD is not installed has no objects. Ours must be installed: without
@@ -11,9 +12,10 @@ PlacementPolicies the white list is not known, and with a wrong one nothing may 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,12 +43,24 @@ logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 
+# Kinds come and go in bursts.
+SETTLE_S = 5.0
+
 
 class _Page(msgspec.Struct):
     items: list[dict[str, Any]] | None = None
 
 
 _decode_page = msgspec.json.Decoder(_Page).decode
+
+
+async def until_due(kinds_changed: asyncio.Event, every_s: float) -> None:
+    """Wait for the next audit's time, which has come a moment after kinds changed, or after `every_s`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(every_s):
+            await kinds_changed.wait()
+            await asyncio.sleep(SETTLE_S)
+    kinds_changed.clear()
 
 
 async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:

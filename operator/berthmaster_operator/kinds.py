@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import kopf
@@ -101,10 +101,12 @@ class Kinds:
     """The kinds there are.
 
     `informer` belongs to whoever runs it; `insights` are for one run of Kopf, and say what it watches.
+    `on_change` is called when that changes.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, on_change: Callable[[], None] = lambda: None) -> None:
         self.insights = Insights()
+        self._on_change = on_change
         self._changed = asyncio.Event()
         self.informer = Informer(
             client,
@@ -132,6 +134,7 @@ class Kinds:
                     insights.watched_resources.clear()
                     insights.watched_resources.update(there)
                     insights.revised.notify_all()
+                    self._on_change()
             await self._changed.wait()
 
     def _select(self, selectors: Collection[Selector]) -> set[kopf.Resource]:

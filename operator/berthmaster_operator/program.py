@@ -245,7 +245,8 @@ class Program:
             version=lambda it: it.version,
             on_event=self._config_map_changed,
         )
-        self._kinds = Kinds(client)
+        self._kinds_changed = asyncio.Event()
+        self._kinds = Kinds(client, on_change=self._kinds_changed.set)
         self._disk_models = self._models.informer(client, self.settings.diskio_namespace)
         own = f"/api/v1/namespaces/{self.settings.namespace}"
         is_foreign = self.settings.certificate_issuer != "operator"
@@ -525,7 +526,7 @@ class Program:
                 self.fleet.is_complete = True
                 logger.info("cluster seen as a whole")
                 self._mark_all()
-            await asyncio.sleep(self.settings.audit_s)
+            await auditing.until_due(self._kinds_changed, self.settings.audit_s)
 
     async def _run_kopf(self, stop: asyncio.Event, restore_signals: Callable[[], None]) -> None:
         registry = kopf.OperatorRegistry()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from berthmaster.cluster.client import Client
+from berthmaster_operator import auditing
 from berthmaster_operator.auditing import audit
 from berthmaster_operator.fleet import Fleet
 from berthmaster_operator.handlers import node_configs, power_models
@@ -50,6 +52,17 @@ def fleet() -> Fleet:
     node_configs.take_config(found.power, GROUP, config("old"))
     power_models.take(found.power, model("old"))
     return found
+
+
+async def test_kinds_that_changed_are_audited_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditing, "SETTLE_S", 0.0)
+    changed = asyncio.Event()
+    changed.set()
+
+    async with asyncio.timeout(10):
+        await auditing.until_due(changed, 3600)
+        assert not changed.is_set()
+        await auditing.until_due(changed, 0.01)
 
 
 async def run(lists: Lists, fleet: Fleet) -> int:

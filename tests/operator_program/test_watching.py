@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import kopf
@@ -90,6 +90,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.changes = 0
         self._changed = asyncio.Event()
         self.registry = kopf.OperatorRegistry()
         watching.register_login(self.registry)
@@ -100,9 +101,20 @@ class Watched:
 
         kopf.on.event(GROUP, "v1", "things", registry=self.registry)(changed)
 
+    def count_change(self) -> None:
+        self.changes += 1
+        self._changed.set()
+
     async def until_told(self, name: str) -> None:
+        await self.until(lambda: name in self.told)
+
+    async def until_changed(self) -> None:
+        before = self.changes
+        await self.until(lambda: self.changes > before)
+
+    async def until(self, is_true: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while name not in self.told:
+            while not is_true():
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -130,7 +142,7 @@ async def kopf_beside(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         Client(connection_to(api.url), user_agent="test") as client,
         asyncio.TaskGroup() as tasks,
     ):
-        kinds = Kinds(client)
+        kinds = Kinds(client, on_change=watched.count_change)
         listing = tasks.create_task(kinds.informer.run())
         tasks.create_task(
             watching.run(watched.registry, kinds, name="x", stop=stop, restore_signals=lambda: None)
@@ -172,6 +184,9 @@ async def test_kind_that_goes_and_comes_back_ends_nothing_and_is_watched_again(
                 api.remove_kind(THINGS)
                 await api.until_asked_again(THINGS, times=2)
                 api.remove(DEFINITIONS, f"things.{GROUP}")
+                if name == "third":
+                    # Else the kind may be back before Kopf has heard that it was gone.
+                    await watched.until_changed()
                 api.absent.discard(THINGS)
                 api.put(THINGS, thing(name))
                 api.put(DEFINITIONS, definition("things"))
