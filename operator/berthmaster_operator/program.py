@@ -116,6 +116,8 @@ class Program:
             identity,
             on_acquired=self._begin_leading,
             on_lost=self._stop_leading,
+            # What was to be written in the pause was passed over.
+            on_resumed=self._mark_all,
         )
         self._gates_by_webhook = settings.gates == "webhook"
         self._make_reconcilers(clock)

@@ -461,6 +461,64 @@ async def test_run_leads_then_loses_then_releases(api: FakeApi) -> None:
     }
 
 
+class LateClient:
+    """An API server whose answers to writes take so many seconds of the electors' clock."""
+
+    def __init__(self, lease: JsonObject) -> None:
+        self.now_s = 1000.0
+        self.late_s = 0.0
+        self.writes = 0
+        self._store = Store()
+        self._store.apply("create", lease)
+
+    async def get(self, path: str, query: Query | None = None, *, timeout_s: float) -> JsonObject:
+        return self._store.apply("get", None)
+
+    async def create(
+        self, path: str, obj: Any, query: Query | None = None, *, timeout_s: float
+    ) -> JsonObject:
+        return self._store.apply("create", obj)
+
+    async def replace(
+        self, path: str, obj: Any, query: Query | None = None, *, timeout_s: float
+    ) -> JsonObject:
+        self.now_s += self.late_s
+        self.writes += 1
+        return self._store.apply("replace", obj)
+
+
+async def test_leadership_that_pauses_until_a_late_answer_is_told() -> None:
+    """Whoever was refused an act meanwhile hears of no other moment at which to do it."""
+    client = LateClient({"metadata": {}, "spec": {"holderIdentity": "", "leaseTransitions": 3}})
+    acquired, resumed, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    elector = LeaderElector(
+        client,
+        "ns",
+        "lease",
+        "me",
+        retry_s=0.01,
+        clock=lambda: client.now_s,
+        on_acquired=lambda _: acquired.set(),
+        on_resumed=resumed.set,
+        on_lost=lost.set,
+    )
+    async with asyncio.timeout(10):
+        task = asyncio.create_task(elector.run())
+        await acquired.wait()
+        client.late_s = 1.5
+        while client.writes < 6:
+            await asyncio.sleep(0)
+        assert not resumed.is_set()
+
+        # The answer to each renewal comes 5 s after the one before was sent, and 2.5 s after it was.
+        client.late_s = 2.5
+        await resumed.wait()
+        assert elector.is_leader()
+        assert not lost.is_set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_failing_callback_ends_run(api: FakeApi) -> None:
     def on_acquired(_: Acquired) -> None:
         raise RuntimeError("leader work is broken")

@@ -38,6 +38,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from berthmaster.cluster.client import JsonObject
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 HANDOVER_KEYS_ANNOTATION = "berthmaster.io/handover-keys"
 _RELEASE_ATTEMPTS = 4
 _MIN_TIMEOUT_S = 0.5
+Notice = Callable[[], Awaitable[None] | None]
 
 
 class Acquisition(Enum):
@@ -114,7 +116,9 @@ class LeaderElector:
 
     `on_acquired` and `on_lost` are called one after the other by a task of their own, so a slow one
     delays the next call but never a renewal. What they raise ends `run`. They are late by nature:
-    before each act of a leader ask `is_leader`.
+    before each act of a leader ask `is_leader`. Leadership may also pause, where the answer to a renewal
+    comes after its time and still in time: nothing was lost then, and `on_resumed` is called, for those who
+    did not do something meanwhile.
     """
 
     def __init__(  # noqa: PLR0913 - times, clock and callbacks are independent of each other
@@ -129,7 +133,8 @@ class LeaderElector:
         retry_s: float = 1.0,
         clock: Callable[[], float] = boottime_s,
         on_acquired: Callable[[Acquired], Awaitable[None] | None] | None = None,
-        on_lost: Callable[[], Awaitable[None] | None] | None = None,
+        on_lost: Notice | None = None,
+        on_resumed: Notice | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """Prepare, sending nothing; raise ValueError if the times (seconds) do not stand in order."""
@@ -148,6 +153,7 @@ class LeaderElector:
         self._clock = clock
         self._on_acquired = on_acquired
         self._on_lost = on_lost
+        self._on_resumed = on_resumed
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - jitter, no secret
         # The last record known, when it was first received, and whether it is surely the newest.
         self._record: _Record | None = None
@@ -159,7 +165,7 @@ class LeaderElector:
         # An acquisition that was sent and whose answer is not known.
         self._attempt: Acquired | None = None
         self._stopped = False
-        self._notices: deque[Acquired | None] = deque()
+        self._notices: deque[Notice] = deque()
         self._noticed = asyncio.Event()
         self._hinted = asyncio.Event()
 
@@ -347,8 +353,7 @@ class LeaderElector:
             return
         self._attempt = None
         self._acquired = attempt
-        self._notices.append(attempt)
-        self._noticed.set()
+        self._tell(self._on_acquired and partial(self._on_acquired, attempt))
         logger.info(
             "lease acquired",
             extra={"lease": f"{self._namespace}/{self._name}", "kind": kind.value},
@@ -361,7 +366,11 @@ class LeaderElector:
         sent_at_s = self._clock()
         stored = await self._client.replace(self._path, obj, timeout_s=limit_s)
         self._remember(stored)
+        was_paused = self._acquired is not None and not self.is_leader()
         self._until_s = max(self._until_s, sent_at_s + self._renew_deadline_s)
+        if was_paused and self.is_leader():
+            self._tell(self._on_resumed)
+            logger.warning("lease renewed late", extra={"lease": f"{self._namespace}/{self._name}"})
 
     async def _look(self) -> _Record:
         try:
@@ -387,20 +396,20 @@ class LeaderElector:
     def _lose(self) -> None:
         self._acquired = None
         self._until_s = -math.inf
-        self._notices.append(None)
-        self._noticed.set()
+        self._tell(self._on_lost)
         logger.warning("lease lost", extra={"lease": f"{self._namespace}/{self._name}"})
+
+    def _tell(self, notice: Notice | None) -> None:
+        if notice is not None:
+            self._notices.append(notice)
+            self._noticed.set()
 
     async def _notify(self) -> None:
         while True:
             await self._noticed.wait()
             self._noticed.clear()
             while self._notices:
-                notice = self._notices.popleft()
-                if notice is None:
-                    pending = self._on_lost() if self._on_lost is not None else None
-                else:
-                    pending = self._on_acquired(notice) if self._on_acquired is not None else None
+                pending = self._notices.popleft()()
                 if inspect.isawaitable(pending):
                     await pending
 
