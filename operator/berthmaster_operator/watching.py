@@ -8,7 +8,8 @@ used at once.
 Three of Kopf's habits are answered here. It takes over SIGTERM and SIGINT: `run` puts our handler back.
 When it ends it cancels every task that began after it: so its end, for whatever reason, is
 the end of the process. And it ends when a kind that it watches is not there (404), as when a CRD is deleted: the
-session makes that a lost connection, which Kopf tries again until it is told to watch the kind no more. Which
+session makes that a lost connection, which Kopf tries again until it is told to watch the kind no more. Nor may it end
+where a page of a list is asked for too late (410): an answer that breaks off has it begin the list anew. Which
 kinds there are is the business of `kinds`, and that Kopf forgets deletions which happened while a watch was broken that
 of `auditing`.
 """
@@ -25,6 +26,7 @@ from typing import Any, cast
 import aiohttp
 import kopf
 
+from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.connections import Connection, load_connection
 from berthmaster_operator.kinds import Kinds
 
@@ -38,6 +40,7 @@ PAGE_LIMIT = 500
 # Between attempts while the API server cannot be reached; the last one again and again, because the
 # end of Kopf is the end of the process and with it of all that was seen.
 RETRY_PAUSES_S = (1.0, 1.0, 2.0, 3.0, 5.0)
+LONGEST_LOGIN_PAUSE_S = 30.0
 # Kopf installs its signal handlers about when it says that it is ready, before or after.
 _SIGNALS_PAUSE_S = 0.5
 
@@ -73,10 +76,15 @@ def kopf_settings() -> kopf.OperatorSettings:
 def register_login(registry: kopf.OperatorRegistry) -> None:
     """Have Kopf use the same cluster and credentials as our own client.
 
-    Kopf calls this at start and after a refusal (401); each time the configuration is read anew.
+    Kopf calls this at start and after a refusal (401), each time the configuration is read anew, and tries what
+    was refused again at once. One refusal after the other is followed by growing pauses.
     """
+    refusals = Backoff(first_s=0.2, cap_s=LONGEST_LOGIN_PAUSE_S)
+    logins = itertools.count()
 
     async def login(**_: object) -> kopf.AiohttpSession:
+        if next(logins):
+            await asyncio.sleep(refusals.next_s())
         connection = await load_connection()
         return kopf.AiohttpSession(
             server=connection.base_url, aiohttp_session=_open_session(connection)
@@ -97,6 +105,9 @@ def _open_session(connection: Connection) -> aiohttp.ClientSession:
         if response.status == HTTPStatus.NOT_FOUND and request.url.query:
             response.release()
             raise aiohttp.ClientConnectionError(f"{request.url.path} is not served now")
+        if response.status == HTTPStatus.GONE and "continue" in request.url.query:
+            response.release()
+            raise aiohttp.ClientPayloadError(f"the list of {request.url.path} took too long")
         return response
 
     return aiohttp.ClientSession(

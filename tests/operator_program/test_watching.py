@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 import kopf
 import pytest
 
+from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.connections import Connection
 from berthmaster_operator import watching
 from berthmaster_operator.kinds import DEFINITIONS, Kinds
-from support.fake_api import FakeApi, Json
+from support.fake_api import FakeApi, Json, Refusal
 
 GROUP = "a.example"
 THINGS = f"/apis/{GROUP}/v1/things"
@@ -168,6 +169,42 @@ async def test_kind_is_watched_once_its_crd_is_established(monkeypatch: pytest.M
 
         assert api.count("GET", f"/apis/{GROUP}/v1/others") == 0
         assert api.count("GET", f"/apis/{GROUP}/v0/things") == 0
+
+
+async def test_list_whose_next_page_is_gone_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PAGE_LIMIT", 1)
+    async with FakeApi() as api:
+        api.put(DEFINITIONS, definition("things"))
+        for name in ("one", "two"):
+            api.put(THINGS, thing(name))
+        api.refuse_pages = 1
+        async with kopf_beside(api, monkeypatch) as watched:
+            await watched.until_told("two")
+
+        assert api.refuse_pages == 0
+        assert watched.told.count("one") == 2
+
+
+async def test_refused_logins_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kopf asks again at once, for as long as it is refused."""
+    pauses: list[float] = []
+
+    class Counted(Backoff):
+        def next_s(self, at_least_s: float | None = None) -> float:
+            pauses.append(super().next_s(at_least_s))
+            return 0.0
+
+    async with FakeApi() as api:
+        monkeypatch.setattr(watching, "Backoff", Counted)
+        for _ in range(20):
+            api.fail_next("GET", "/api", Refusal(401, "Unauthorized"))
+        api.put(DEFINITIONS, definition("things"))
+        api.put(THINGS, thing("one"))
+        async with kopf_beside(api, monkeypatch) as watched:
+            await watched.until_told("one")
+
+    # Some of the refusals meet others, or two requests that are under way at once.
+    assert 5 <= len(pauses) <= 20
 
 
 async def test_kind_that_goes_and_comes_back_ends_nothing_and_is_watched_again(

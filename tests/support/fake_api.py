@@ -71,6 +71,8 @@ class FakeApi:
         self.answers: dict[tuple[str, str], Json] = {}
         # Collections of kinds that are not installed: whatever is asked there answers 404.
         self.absent: set[str] = set()
+        # How many further pages of lists answer 410.
+        self.refuse_pages = 0
         self.oldest_version = 0
         self.gone_as_event = False
         self._history: dict[str, list[tuple[int, bytes]]] = {}
@@ -257,6 +259,9 @@ class FakeApi:
         if path not in self.objects:
             return _refused(Refusal(404, "NotFound", f"{path} not found"))
         token = query.get("continue")
+        if token is not None and self.refuse_pages:
+            self.refuse_pages -= 1
+            self._snapshots.pop(token, None)
         if token is None:
             items = list(self.objects[path].values())
             version = self._version
