@@ -19,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, cast
@@ -41,6 +43,8 @@ PAGE_LIMIT = 500
 # end of Kopf is the end of the process and with it of all that was seen.
 RETRY_PAUSES_S = (1.0, 1.0, 2.0, 3.0, 5.0)
 LONGEST_LOGIN_PAUSE_S = 30.0
+# Between the beginnings of two watches of one kind: Kopf begins the next as soon as one ends.
+WATCH_PAUSE_S = 1.0
 # Kopf installs its signal handlers about when it says that it is ready, before or after.
 _SIGNALS_PAUSE_S = 0.5
 
@@ -94,9 +98,19 @@ def register_login(registry: kopf.OperatorRegistry) -> None:
 
 
 def _open_session(connection: Connection) -> aiohttp.ClientSession:
+    begun_s: dict[str, float] = {}
+
+    async def pace(path: str) -> None:
+        left_s = begun_s.get(path, -math.inf) + WATCH_PAUSE_S - time.monotonic()
+        if left_s > 0:
+            await asyncio.sleep(left_s)
+        begun_s[path] = time.monotonic()
+
     async def authorize(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
+        if "watch" in request.url.query:
+            await pace(request.url.path)
         value = await connection.authorization(False)
         if value is not None:
             request.headers["Authorization"] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -121,7 +122,9 @@ class Watched:
 
 
 @asynccontextmanager
-async def kopf_beside(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+async def kopf_beside(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, *, watch_pause_s: float = 0.0
+) -> AsyncIterator[Watched]:
     """Run Kopf; the API server's own list of kinds has nothing of ours, ever."""
 
     async def connect() -> Connection:
@@ -129,6 +132,7 @@ async def kopf_beside(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
     monkeypatch.setattr(watching, "load_connection", connect)
     monkeypatch.setattr(watching, "RETRY_PAUSES_S", (0.02,))
+    monkeypatch.setattr(watching, "WATCH_PAUSE_S", watch_pause_s)
     extensions = {
         "name": "apiextensions.k8s.io",
         "versions": [{"version": "v1"}],
@@ -183,6 +187,20 @@ async def test_list_whose_next_page_is_gone_is_begun_anew(monkeypatch: pytest.Mo
 
         assert api.refuse_pages == 0
         assert watched.told.count("one") == 2
+
+
+async def test_watches_that_end_at_once_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something between us and the API server may end each answer."""
+    async with FakeApi() as api:
+        api.put(DEFINITIONS, definition("things"))
+        api.put(THINGS, thing("one"))
+        api.brief.add(THINGS)
+        async with kopf_beside(api, monkeypatch, watch_pause_s=0.05):
+            await api.until_watched(THINGS)
+            began_s = time.monotonic()
+            await api.until_watched(THINGS, times=6)
+
+        assert time.monotonic() - began_s > 4 * 0.05
 
 
 async def test_refused_logins_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,8 @@ class FakeApi:
         self.absent: set[str] = set()
         # How many further pages of lists answer 410.
         self.refuse_pages = 0
+        # Collections of which each watch ends at once.
+        self.brief: set[str] = set()
         self.oldest_version = 0
         self.gone_as_event = False
         self._history: dict[str, list[tuple[int, bytes]]] = {}
@@ -205,6 +207,8 @@ class FakeApi:
                 if version > since >= self.oldest_version:
                     watch.lines.put_nowait(line)
             self._watches.append(watch)
+            if path in self.brief:
+                watch.lines.put_nowait(None)
         self.requests.append(seen)
         self._changed.set()
         if fault is Hang.FOREVER:
