@@ -66,11 +66,6 @@ class WorkQueue:
         if key not in self._running:
             self._push(key, due_s)
 
-    def forget(self, key: str) -> None:
-        """Drop a key that waits; work under way on it goes on."""
-        self._due_s.pop(key, None)
-        self._backoffs.pop(key, None)
-
     async def run(self) -> None:
         """Work until cancelled; cancelling waits for nothing."""
         async with asyncio.TaskGroup() as tasks:

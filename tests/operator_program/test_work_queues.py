@@ -107,18 +107,3 @@ async def test_failing_key_is_repeated_and_harms_none(error: Exception) -> None:
     assert calls.count("bad") == 2
     assert calls.count("good") == 1
     assert queue.failures == 1
-
-
-async def test_forgotten_key_is_not_worked_on() -> None:
-    done: list[str] = []
-
-    async def work(key: str) -> None:
-        done.append(key)
-
-    async with running(work) as queue:
-        queue.add("a", after_s=0.01)
-        queue.forget("a")
-        queue.add("later", after_s=0.02)
-        await until(lambda: bool(done))
-
-    assert done == ["later"]
