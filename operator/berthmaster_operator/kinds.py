@@ -128,7 +128,7 @@ class Kinds:
         while True:
             self._changed.clear()
             async with insights.revised:
-                there = self._select(selectors)
+                there = self.select(selectors)
                 if there != insights.watched_resources:
                     logger.info("watching", extra={"kinds": " ".join(sorted(map(repr, there)))})
                     insights.watched_resources.clear()
@@ -137,6 +137,7 @@ class Kinds:
                     self._on_change()
             await self._changed.wait()
 
-    def _select(self, selectors: Collection[Selector]) -> set[kopf.Resource]:
+    def select(self, selectors: Collection[Selector]) -> set[kopf.Resource]:
+        """Return what is there of the selected kinds."""
         there = [kind for it in self.informer.store.values() for kind in it.kinds]
         return {kind for selector in selectors for kind in selector.select(there)}

@@ -530,7 +530,8 @@ class Program:
                 self._mark_all()
             await auditing.until_due(self._kinds_changed, self.settings.audit_s)
 
-    async def _run_kopf(self, stop: asyncio.Event, restore_signals: Callable[[], None]) -> None:
+    def build_registry(self) -> kopf.OperatorRegistry:
+        """Return the handlers of all kinds that Kopf is to watch."""
         registry = kopf.OperatorRegistry()
         watching.register_login(registry)
         node_disk_devices.register(registry, self.fleet, self.events)
@@ -541,8 +542,11 @@ class Program:
         node_configs.register(registry, self.fleet.power)
         power_models.register(registry, self.fleet.power)
         self.policies.register(registry)
+        return registry
+
+    async def _run_kopf(self, stop: asyncio.Event, restore_signals: Callable[[], None]) -> None:
         await watching.run(
-            registry,
+            self.build_registry(),
             self._kinds,
             name=self.settings.pod_name,
             stop=self._stop_kopf,

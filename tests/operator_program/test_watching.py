@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import kopf
 import pytest
+import yaml
 
 from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.connections import Connection
 from berthmaster_operator import watching
-from berthmaster_operator.kinds import DEFINITIONS, Kinds
+from berthmaster_operator.kinds import DEFINITIONS, Kinds, decode_definition
+from berthmaster_operator.program import Program
+from berthmaster_operator.settings import Settings
 from support.fake_api import FakeApi, Json, Refusal
 
+CRDS = Path(__file__).parents[2] / "crds"
 GROUP = "a.example"
 THINGS = f"/apis/{GROUP}/v1/things"
 
@@ -223,6 +229,27 @@ async def test_refused_logins_are_paced(monkeypatch: pytest.MonkeyPatch) -> None
 
     # Some of the refusals meet others, or two requests that are under way at once.
     assert 5 <= len(pauses) <= 20
+
+
+async def test_each_handler_has_its_kind_among_the_crds() -> None:
+    """As the files have them, which are what the API server stores but for the condition."""
+    established = {"conditions": [{"type": "Established", "status": "True"}]}
+    async with Client(connection_to("http://127.0.0.1:1"), user_agent="test") as client:
+        registry = Program(Settings(), client, identity="me").build_registry()
+        kinds = Kinds(client)
+        for path in CRDS.rglob("*_*.yaml"):
+            manifest = yaml.safe_load(path.read_text())
+            found = decode_definition(json.dumps({**manifest, "status": established}).encode())
+            kinds.informer.store[found.name] = found
+
+        wanted = registry._watching.get_all_selectors()
+        there = kinds.select(wanted)
+
+    assert len(kinds.informer.store) == len(there) + 1 == len(wanted) + 1
+    assert "nodeinventories.v1alpha1.berthmaster.io" not in map(repr, there)
+    namespaced = {it.plural for it in there if it.namespaced}
+    assert "nodediskdevices" in namespaced
+    assert "placementpolicies" not in namespaced
 
 
 async def test_kind_that_goes_and_comes_back_ends_nothing_and_is_watched_again(
