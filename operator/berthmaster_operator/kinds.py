@@ -27,6 +27,8 @@ from berthmaster.cluster.informers import Informer
 logger = logging.getLogger(__name__)
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+# With its schema a CRD may have some hundred KB, and a cluster may have a thousand.
+PAGE_LIMIT = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,7 @@ class Kinds:
             decode=decode_definition,
             key=lambda it: it.name,
             version=lambda it: it.version,
+            page_limit=PAGE_LIMIT,
             on_event=lambda _kind, _definition: self._changed.set(),
         )
 
