@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from berthmaster.api.allocation import MAX_BYTES, read_allocation, write_allocation
+from berthmaster.api.names import ALLOCATION
+from berthmaster.api.objects import Pod
 from berthmaster.cluster.snapshot import Snapshot
+from berthmaster.concerns.shape import MeasuredConcern
 from berthmaster.placement.engine import Decision
 from support.five_concerns import SHARE_MIB, make_snapshot, read_pod_of_five
 
@@ -120,3 +125,81 @@ def test_a_concern_of_which_nothing_is_known_says_nothing_for_the_others() -> No
 
     assert set(found.scores) == {"resources", "numa", "diskio"}
     assert set(found.allocated) == {"numa", "diskio"}
+
+
+def place(snapshot: Snapshot, name: str) -> Pod:
+    """Decide and assume a pod; return it as the API server stores it."""
+    found = decide(snapshot, name=name)
+    assert found.node is not None
+    asked = read_pod_of_five(name=name)
+    ledger = snapshot.engine.ledger
+    ledger.assume(
+        f"id-{name}",
+        node=found.node,
+        usages=ledger.usages_of(asked, found.allocated),
+        namespace="default",
+        name=name,
+        owner="owner",
+        now_s=0.0,
+    )
+    answer = {
+        ALLOCATION: write_allocation(
+            msgspec.structs.replace(found.allocation("required"), id=f"id-{name}")
+        )
+    }
+    return read_pod_of_five(name=name, annotations=answer)
+
+
+def bind(pod: Pod) -> Pod:
+    allocation = read_allocation(pod.annotations[ALLOCATION])
+    assert allocation is not None
+    return msgspec.structs.replace(
+        pod, spec=msgspec.structs.replace(pod.spec, node_name=allocation.node)
+    )
+
+
+def start(pod: Pod) -> Pod:
+    return msgspec.structs.replace(
+        pod, status=msgspec.structs.replace(pod.status, start_time="2026-01-01T00:00:00Z")
+    )
+
+
+def shown(snapshot: Snapshot) -> list[Any]:
+    """Return what every concern says of every node to one more pod, and what is held."""
+    asked = read_pod_of_five(name="next")
+    request = snapshot.engine.read_request(asked, snapshot.policy_of(asked).spec)
+    engine = snapshot.engine
+    rows = np.arange(len(engine.table), dtype=np.intp)
+    fills = [
+        (fill.resource, fill.used.tolist(), fill.capacity.tolist())
+        for concern in engine.table.concerns
+        if isinstance(concern, MeasuredConcern)
+        for fill in concern.fills(engine.table.columns[concern.name], rows)
+    ]
+    return [*engine.verdicts(request), sorted(fills), dict(engine.ledger.holdings)]
+
+
+def test_pods_hold_the_same_whether_their_answers_were_known_or_not() -> None:
+    lived = world()
+    stored: dict[str, Pod] = {}
+    for name in ("a", "b", "c"):
+        stored[name] = place(lived, name)
+    steps = [("b", bind), ("a", bind), ("a", start)]
+
+    before = lived.engine.table.tick
+    for pod in stored.values():
+        lived.engine.ledger.see(pod)
+    # Nobody's room changed, so nothing has to be judged again.
+    assert lived.engine.table.tick == before
+    for name, become in steps:
+        stored[name] = become(stored[name])
+        lived.engine.ledger.see(stored[name])
+    lived.engine.ledger.forget(stored.pop("c"))
+
+    fresh = make_snapshot(
+        {**{name: ALIKE[name] for name in NAMES}, "gate": GATEWAY}, *stored.values()
+    )
+    assert shown(lived) == shown(fresh)
+    for pod in list(stored.values()):
+        lived.engine.ledger.forget(pod)
+    assert shown(lived) == shown(world())

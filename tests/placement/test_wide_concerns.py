@@ -69,6 +69,11 @@ class NearBeacon:
 
     def release(self, columns: Beacons, row: int, holder: Holder, usage: Hashable) -> None: ...
 
+    def rename(
+        self, columns: Beacons, row: int, before: Holder, after: Holder, usage: Hashable
+    ) -> bool:
+        return False
+
     def filter(self, columns: Beacons, rows: Rows, request: frozenset[str]) -> Codes:
         return np.zeros(len(rows), dtype=np.uint8)
 

@@ -213,6 +213,14 @@ class Concern(Protocol[ColumnsT, RequestT, UsageT]):
     def release(self, columns: ColumnsT, row: int, holder: Holder, usage: UsageT) -> None:
         """Undo `charge` of the same holder and usage; a second release does nothing."""
 
+    def rename(
+        self, columns: ColumnsT, row: int, before: Holder, after: Holder, usage: UsageT
+    ) -> bool:
+        """Let a pod have what its answer has; return whether the row is another by it.
+
+        What it comes to is that of a release and a charge.
+        """
+
     def filter(self, columns: ColumnsT, rows: Rows, request: RequestT) -> Codes:
         """Return a code per given row: 0 feasible, else why not."""
 

@@ -211,19 +211,15 @@ class Ledger:
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
         # Reckoned first: if that fails, what was assumed goes on holding the room.
         entry = None if pod.is_finished else self._entry_of(pod, allocation)
-        if allocation is not None:
-            self._confirm(allocation.id)
-        self._put(entry, metadata.uid)
+        self._put(entry, metadata.uid, self._confirm(allocation))
 
     def forget(self, pod: Pod) -> None:
         """Release a pod whose object is gone."""
         metadata = pod.metadata
         allocation = read_allocation(pod.annotations.get(names.ALLOCATION))
-        if allocation is not None:
-            self._confirm(allocation.id)
         if self._known.get((metadata.namespace, metadata.name)) == metadata.uid:
             del self._known[metadata.namespace, metadata.name]
-        self._put(None, metadata.uid)
+        self._put(None, metadata.uid, self._confirm(allocation))
 
     def watch_passed(self, at_s: float) -> None:
         """Note the proof that the watch has shown everything stored before `at_s`."""
@@ -316,24 +312,27 @@ class Ledger:
             decision_id=allocation.id if allocation is not None else "",
         )
 
-    def _confirm(self, decision_id: str) -> None:
-        entry = self._assumed.get(decision_id)
+    def _confirm(self, allocation: Allocation | None) -> Entry | None:
+        """Take an answer for given, since its pod is there; return what it still holds."""
+        entry = self._assumed.get(allocation.id) if allocation is not None else None
         if entry is None:
-            return
-        self._discard(decision_id)
+            return None
+        self._settle(entry)
         self._set_window(entry.owner, self._windows.get(entry.owner, _FIRST_WINDOW) + _WINDOW_STEP)
         # The pod was stored after the first answer, perhaps not after the last one, so that is the
         # moment that the watch has come past.
         self.watch_passed(entry.assumed_s)
+        return entry
 
-    def _put(self, entry: Entry | None, key: str) -> None:
+    def _put(self, entry: Entry | None, key: str, confirmed: Entry | None) -> None:
+        """Let an entry stand for what is held by its key, or else for the answer that its pod confirms."""
         known = self._entries.get(key)
-        if (
-            known is not None
-            and entry is not None
-            and (known.node, known.usages) == (entry.node, entry.usages)
-        ):
-            self._entries[key] = entry
+        if known is None:
+            known = confirmed
+        elif confirmed is not None and confirmed is not known:
+            self._remove(confirmed)
+        if known is not None and entry is not None and known.node == entry.node:
+            self._replace(known, entry)
             return
         if known is not None:
             self._remove(known)
@@ -341,8 +340,14 @@ class Ledger:
             self._add(entry)
 
     def _discard(self, decision_id: str) -> None:
-        entry = self._assumed.pop(decision_id)
+        entry = self._assumed[decision_id]
+        self._settle(entry)
         self._remove(entry)
+
+    def _settle(self, entry: Entry) -> None:
+        """Wait for an answer's pod no more."""
+        decision_id = entry.decision_id
+        del self._assumed[decision_id]
         unconfirmed = self._unconfirmed[entry.owner]
         del unconfirmed[decision_id]
         if not unconfirmed:
@@ -374,6 +379,45 @@ class Ledger:
             for index, usage in entry.usages:
                 concern = self._table.concerns[index]
                 concern.release(self._table.columns[concern.name], row, entry.holder, usage)
+            self._table.touch(row)
+
+    def _replace(self, before: Entry, after: Entry) -> None:
+        """Let one entry stand for another on its node; concerns for which both are the same leave it alone."""
+        is_renamed = before.holder.key != after.holder.key
+        if is_renamed:
+            del self._entries[before.holder.key]
+            held = self._by_node[after.node]
+            held.discard(before.holder.key)
+            held.add(after.holder.key)
+        self._entries[after.holder.key] = after
+        if not is_renamed and before.usages == after.usages:
+            return
+        row = self._table.row_of(after.node)
+        is_changed = False
+        left = dict(after.usages)
+        for index, usage in before.usages:
+            self._holdings[index] -= index not in left
+            is_same = index in left and left[index] == usage
+            if row is None or (is_same and not is_renamed):
+                left.pop(index, None)
+                continue
+            concern: AnyConcern = self._table.concerns[index]
+            columns = self._table.columns[concern.name]
+            if is_same:
+                is_changed |= concern.rename(columns, row, before.holder, after.holder, usage)
+            else:
+                concern.release(columns, row, before.holder, usage)
+                is_changed = True
+                if index in left:
+                    concern.charge(columns, row, after.holder, left[index])
+            left.pop(index, None)
+        for index, usage in left.items():
+            self._holdings[index] += 1
+            if row is not None:
+                concern = self._table.concerns[index]
+                concern.charge(self._table.columns[concern.name], row, after.holder, usage)
+                is_changed = True
+        if row is not None and is_changed:
             self._table.touch(row)
 
     def _charge(self, row: int, entry: Entry) -> None:

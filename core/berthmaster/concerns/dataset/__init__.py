@@ -74,6 +74,19 @@ class DatasetConcern:
         """Count it no more."""
         columns.release(row, holder.key)
 
+    def rename(
+        self,
+        columns: DatasetColumns,
+        row: int,
+        before: Holder,
+        after: Holder,
+        usage: DatasetUsage,
+    ) -> bool:
+        """Count a pod in place of its answer."""
+        columns.release(row, before.key)
+        columns.charge(row, after.key)
+        return False
+
     def observe(
         self, columns: DatasetColumns, found: Surrounding, *, is_gone: bool = False
     ) -> None:

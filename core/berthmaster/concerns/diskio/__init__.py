@@ -73,6 +73,12 @@ class DiskIOConcern:
         """Give back what the holder used."""
         columns.release(row, holder, usage)
 
+    def rename(
+        self, columns: DiskIOColumns, row: int, before: Holder, after: Holder, usage: Usage
+    ) -> bool:
+        """Let a pod have what its answer has; the drivers may have reported the pod."""
+        return columns.rename(row, before, after, usage)
+
     def filter(self, columns: DiskIOColumns, rows: Rows, request: DiskIORequest) -> Codes:
         """Return why each row's disk will not do, 0 if it will."""
         return placement.filter_rows(columns, rows, request)

@@ -125,6 +125,18 @@ class DiskIOColumns:
             it.pending = self._shift(row, it.pending, usage, -1)
         self._write_free(row)
 
+    def rename(self, row: int, before: Holder, after: Holder, usage: Usage) -> bool:
+        """Let another holder have what one has; return whether the row is another by it."""
+        it = self._rows[row]
+        is_same = before.key in it.held and after.key not in it.leaving
+        if is_same and self._counts(it, before) == self._counts(it, after):
+            del it.held[before.key]
+            it.held[after.key] = (after, usage)
+            return False
+        self.release(row, before, usage)
+        self.charge(row, after, usage)
+        return True
+
     def configure(self, white_list: frozenset[str], *, takes_nearest: bool) -> None:
         """Leave the pods of these namespaces out of the books, and recount every row.
 

@@ -70,6 +70,12 @@ class NumaConcern:
         """Give back what the holder used."""
         columns.release(row, holder)
 
+    def rename(
+        self, columns: NumaColumns, row: int, before: Holder, after: Holder, usage: NumaUsage
+    ) -> bool:
+        """Let a pod use what its answer does; the topology may count the pod."""
+        return columns.rename(row, before, after, usage)
+
     def filter(self, columns: NumaColumns, rows: Rows, request: NumaRequest) -> Codes:
         """Return why each row's zones will not do, 0 if they will."""
         return placement.filter_rows(columns, rows, request)

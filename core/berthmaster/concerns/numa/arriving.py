@@ -92,6 +92,16 @@ class Arrivals:
             self.uncertain |= self.bound | self.certain
             self.certain.clear()
 
+    def rename(self, before: str, after: str) -> None:
+        """Take one for another."""
+        self._before = None
+        if before in self.shapes:
+            self.shapes[after] = self.shapes.pop(before)
+        for keys in (self.bound, self.uncertain, self.certain):
+            if before in keys:
+                keys.remove(before)
+                keys.add(after)
+
     def recount(self, held: Mapping[str, NumaUsage], zones: NodeZones) -> None:
         """Forget who is gone, and who is counted by the report; hear of who was there before it."""
         left = {

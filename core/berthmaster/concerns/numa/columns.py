@@ -288,6 +288,19 @@ class NumaColumns:
         elif self.charging is Charging.PREDICTED:
             self._publish_coming(row, it)
 
+    def rename(self, row: int, before: Holder, after: Holder, usage: NumaUsage) -> bool:
+        """Let another holder use what one does; return whether the row is another by it."""
+        it = self._rows[row]
+        is_counted = it.zones is not None and after.key in it.zones.reported
+        if before.key in it.held and not is_counted and after.key not in it.leaving:
+            # In its place, for zones are foreseen in the order in which pods came.
+            it.held = {after.key if key == before.key else key: it.held[key] for key in it.held}
+            it.arrivals.rename(before.key, after.key)
+            return False
+        self.release(row, before)
+        self.charge(row, after, usage)
+        return True
+
     @property
     def has_topologies(self) -> bool:
         """Return whether the zones of any node are known."""

@@ -69,6 +69,18 @@ class PodSpreadConcern:
         """Count the holder no more."""
         columns.release(row, holder.key)
 
+    def rename(
+        self,
+        columns: PodSpreadColumns,
+        row: int,
+        before: Holder,
+        after: Holder,
+        usage: PodSpreadUsage,
+    ) -> bool:
+        """Count a pod in place of its answer."""
+        columns.rename(row, before.key, after.key)
+        return False
+
     def observe(
         self, columns: PodSpreadColumns, found: Surrounding, *, is_gone: bool = False
     ) -> None:

@@ -110,6 +110,12 @@ class PodSpreadColumns:
                 del self._counts[owner]
         self.changes += owner in self.wanted
 
+    def rename(self, row: int, before: str, after: str) -> None:
+        """Count another pod in place of one."""
+        held = self._held[row]
+        if before in held:
+            held[after] = held.pop(before)
+
     def observe(self, found: Surrounding, *, is_gone: bool) -> None:
         """Take over a ReplicaSet that spreads its pods, or a pod that is finished or gone."""
         if isinstance(found, ReplicaSet):

@@ -70,6 +70,18 @@ class PowerConcern:
         """Let the holder count no more."""
         columns.release(row, holder)
 
+    def rename(
+        self,
+        columns: PowerColumns,
+        row: int,
+        before: Holder,
+        after: Holder,
+        usage: PowerUsage,
+    ) -> bool:
+        """Let a pod count as its answer does."""
+        columns.rename(row, before.key, after.key)
+        return False
+
     def observe(self, columns: PowerColumns, found: Surrounding, *, is_gone: bool = False) -> None:
         """Take nothing over: only nodes matter here."""
 

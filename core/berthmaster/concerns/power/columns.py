@@ -133,6 +133,16 @@ class PowerColumns:
         if it.held.pop(holder.key, None) is not None or it.shown.pop(holder.key, None) is not None:
             self._add_up(row)
 
+    def rename(self, row: int, before: str, after: str) -> None:
+        """Let another holder count as one does."""
+        it = self._rows[row]
+        if before in it.assumed:
+            it.assumed[after] = it.assumed.pop(before)
+        if before in it.held:
+            it.held[after] = it.held.pop(before)
+        if before in it.shown:
+            it.shown[after] = it.shown.pop(before)
+
     def used_parts(self) -> int:
         """Return how many of `SHARE_PARTS` of their requests pods use, rounded up; all until enough is known.
 

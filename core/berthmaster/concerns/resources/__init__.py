@@ -101,6 +101,18 @@ class ResourcesConcern:
         """Undo `charge`; a second release does nothing."""
         columns.release(row, holder.key)
 
+    def rename(
+        self,
+        columns: ResourcesColumns,
+        row: int,
+        before: Holder,
+        after: Holder,
+        usage: ResourcesUsage,
+    ) -> bool:
+        """Let a pod have what its answer has."""
+        columns.rename(row, before.key, after.key)
+        return False
+
     def observe(
         self, columns: ResourcesColumns, found: Surrounding, *, is_gone: bool = False
     ) -> None:

@@ -146,6 +146,14 @@ class ResourcesColumns:
                 self.peers.take(row, usage.peer)
                 self.storage.leave(row, usage.peer)
 
+    def rename(self, row: int, before: str, after: str) -> None:
+        """Let another holder have what one has."""
+        holders = self._holders[row]
+        if before in holders and after not in holders:
+            holders[after] = holders.pop(before)
+        else:
+            self.release(row, before)
+
     def observe(self, found: Surrounding, *, is_gone: bool) -> None:
         """Take over what is around the nodes."""
         if isinstance(found, Namespace):

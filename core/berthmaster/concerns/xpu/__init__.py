@@ -99,6 +99,13 @@ class XPUConcern:
         """Give back what the holder had."""
         columns.release(row, holder)
 
+    def rename(
+        self, columns: XPUColumns, row: int, before: Holder, after: Holder, usage: XPUHolding
+    ) -> bool:
+        """Let a pod have the devices of its answer."""
+        columns.rename(row, before, after)
+        return False
+
     def filter(self, columns: XPUColumns, rows: Rows, request: XPURequest) -> Codes:
         """Return why each row's devices will not do, 0 if they will."""
         return placement.filter_rows(columns, rows, request)

@@ -158,6 +158,12 @@ class XPUColumns:
             self._take(row, it, found[2], -1)
             self._publish(row, it)
 
+    def rename(self, row: int, before: Holder, after: Holder) -> None:
+        """Let another holder have what one has."""
+        held = self._rows[row].held
+        if before.key in held:
+            held[after.key] = (after, *held.pop(before.key)[1:])
+
     def node(self, row: int) -> XPUNode | None:
         """Return how the row's devices are known."""
         return self._rows[row].node
