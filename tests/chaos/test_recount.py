@@ -138,6 +138,13 @@ def pinned(found: Pod) -> None:
     }
 
 
+def selected_without_allocation() -> Seen:
+    """Return a bound pod that a policy `p` asked for, as it was made."""
+    asked = {"berthmaster.io/policy": "p"}
+    bare = changed(pod("a"), no_allocation)
+    return with_pods(changed(bare, lambda it: it["metadata"]["annotations"].update(asked)))
+
+
 PLANTED: dict[str, tuple[Kind, Seen, str]] = {
     "more CPUs than there are": (
         Kind.PAST_THE_LINE,
@@ -224,6 +231,11 @@ PLANTED: dict[str, tuple[Kind, Seen, str]] = {
         with_pods(changed(pod("a"), lambda it: it["status"].update(phase="Pending"))),
         "is bound and Pending",
     ),
+    "a pod without an allocation whose policy is older than it": (
+        Kind.ALLOCATION,
+        replace(selected_without_allocation(), policies={"p": "2026-11-28T11:59:59Z"}),
+        "without an allocation",
+    ),
     "a Deployment whose pod is gone": (
         Kind.LOST,
         replace(well(), pods=[pod("one")]),
@@ -293,6 +305,10 @@ def test_planted_fault_is_found(title: str) -> None:
                 )
             ),
             id="a policy that is gone asks for nothing",
+        ),
+        pytest.param(
+            replace(selected_without_allocation(), policies={"p": "2026-11-28T12:00:01Z"}),
+            id="nor does one that was made since by its name",
         ),
     ],
 )

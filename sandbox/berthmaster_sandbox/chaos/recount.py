@@ -103,8 +103,8 @@ class Seen:
     deployments: Sequence[Obj] = ()
     jobs: Sequence[Obj] = ()
     events: Sequence[Obj] = ()
-    # Names of the PlacementPolicies that are there.
-    policies: frozenset[str] = frozenset()
+    # The PlacementPolicies that are there, and when each was made.
+    policies: Mapping[str, str] = field(default_factory=dict)
     # When that was, as Unix time.
     at_s: float = 0.0
 
@@ -282,10 +282,16 @@ def _allocations(seen: Seen) -> Iterator[Violation]:
             yield Violation(Kind.ALLOCATION, ", ".join(sorted(keys)), f"share decision {id_}")
 
 
-def _was_let_go(pod: Obj, policies: frozenset[str]) -> bool:
-    """Return whether a policy that is gone asked for the pod: it goes its way unchanged then."""
+def _was_let_go(pod: Obj, policies: Mapping[str, str]) -> bool:
+    """Return whether a policy that is gone asked for the pod: it goes its way unchanged then.
+
+    So it is where one of the same name was made since.
+    """
     policy = annotation(pod, names.POLICY)
-    return policy is not None and policy not in policies
+    if policy is None:
+        return False
+    made = policies.get(policy)
+    return made is None or made >= pod["metadata"].get("creationTimestamp", "")
 
 
 # What is lost, and what waits.

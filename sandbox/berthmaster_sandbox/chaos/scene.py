@@ -185,7 +185,9 @@ class Scene:
             jobs=jobs,
             deployments=deployments,
             events=events,
-            policies=frozenset(it["metadata"]["name"] for it in policies),
+            policies={
+                it["metadata"]["name"]: it["metadata"]["creationTimestamp"] for it in policies
+            },
             at_s=time.time(),
         )
 
