@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from berthmaster.api import names
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.installing import PROJECT
 from berthmaster_sandbox.world.datashim import install_datashim, write_dataset
@@ -38,7 +39,8 @@ async def place(harbour: Sandbox) -> str:
     for name, (zone, region) in PLACES.items():
         labels = {"datasets": "yes", ZONE: zone, REGION: region}
         await harbour.create_nodes(1, labels=labels, name=f"ds-{name}", cpu="4")
-    await install_datashim(harbour)
+    for group in names.DATASHIM_GROUPS:
+        await install_datashim(harbour, group)
     namespace = await new_namespace(harbour, "datasets")
     return namespace
 
@@ -126,6 +128,19 @@ async def test_a_file_system_is_followed_and_where_it_is_nowhere_nothing_is_refu
     pod = reading("none", "My_Data", "required")
     await create(harbour, place, pod)
     assert await until_bound(harbour, place, "none")
+
+
+async def test_a_dataset_of_datashims_old_group_counts_as_one_of_its_new(
+    harbour: Sandbox, place: str
+) -> None:
+    _, old = names.DATASHIM_GROUPS
+    await write_dataset(harbour.client, place, "aged", gateways=["ds-zone"], group=old)
+    await until_published(harbour, "ds-zone", "aged")
+    await until_seen(harbour, place, "aged", usable=True)
+
+    await create(harbour, place, reading("of-old", "aged", "required"))
+
+    assert await until_bound(harbour, place, "of-old") == "ds-zone"
 
 
 async def test_no_secret_of_a_dataset_is_told_anywhere(harbour: Sandbox, place: str) -> None:
