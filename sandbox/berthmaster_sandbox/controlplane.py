@@ -279,6 +279,8 @@ class ControlPlane:
         if self._audited:
             flags["audit-policy-file"] = self._write_audit_policy()
             flags["audit-log-path"] = self.audit_path
+            # One file; by default the API server begins another after 100 MB.
+            flags["audit-log-maxsize"] = 0
         return _build_command(self._binaries.kube_apiserver, flags)
 
     def _write_admission_configuration(self) -> Path:
