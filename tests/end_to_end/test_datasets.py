@@ -134,13 +134,13 @@ async def test_a_dataset_of_datashims_old_group_counts_as_one_of_its_new(
     harbour: Sandbox, place: str
 ) -> None:
     _, old = names.DATASHIM_GROUPS
-    await write_dataset(harbour.client, place, "aged", gateways=["ds-zone"], group=old)
-    await until_published(harbour, "ds-zone", "aged")
+    await write_dataset(harbour.client, place, "aged", gateways=["ds-region"], group=old)
+    await until_published(harbour, "ds-region", "aged")
     await until_seen(harbour, place, "aged", usable=True)
 
     await create(harbour, place, reading("of-old", "aged", "required"))
 
-    assert await until_bound(harbour, place, "of-old") == "ds-zone"
+    assert await until_bound(harbour, place, "of-old") == "ds-region"
 
 
 async def test_no_secret_of_a_dataset_is_told_anywhere(harbour: Sandbox, place: str) -> None:
