@@ -54,13 +54,15 @@ class _Page(msgspec.Struct):
 _decode_page = msgspec.json.Decoder(_Page).decode
 
 
-async def until_due(kinds_changed: asyncio.Event, every_s: float) -> None:
-    """Wait for the next audit's time, which has come a moment after kinds changed, or after `every_s`."""
+async def until_due(kinds_changed: asyncio.Event, every_s: float) -> bool:
+    """Wait for the next audit: until a moment after kinds changed, or for `every_s`; return whether they did."""
     with suppress(TimeoutError):
         async with asyncio.timeout(every_s):
             await kinds_changed.wait()
             await asyncio.sleep(SETTLE_S)
+    have_changed = kinds_changed.is_set()
     kinds_changed.clear()
+    return have_changed
 
 
 async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:

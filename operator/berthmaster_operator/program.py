@@ -502,6 +502,7 @@ class Program:
     async def _complete(self) -> None:
         """See every kind once, open the gate for writes, then audit now and then for ever."""
         backoff = Backoff()
+        have_kinds_changed = False
         while True:
             try:
                 dropped = await auditing.audit(self._client, self.fleet, self.policies)
@@ -528,7 +529,12 @@ class Program:
                 self.fleet.is_complete = True
                 logger.info("cluster seen as a whole")
                 self._mark_all()
-            await auditing.until_due(self._kinds_changed, self.settings.audit_s)
+            if have_kinds_changed:
+                # What could not be written for want of a kind waits for up to a minute otherwise.
+                self._mark_all()
+            have_kinds_changed = await auditing.until_due(
+                self._kinds_changed, self.settings.audit_s
+            )
 
     def build_registry(self) -> kopf.OperatorRegistry:
         """Return the handlers of all kinds that Kopf is to watch."""

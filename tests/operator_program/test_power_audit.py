@@ -60,9 +60,9 @@ async def test_kinds_that_changed_are_audited_soon(monkeypatch: pytest.MonkeyPat
     changed.set()
 
     async with asyncio.timeout(10):
-        await auditing.until_due(changed, 3600)
+        assert await auditing.until_due(changed, 3600)
         assert not changed.is_set()
-        await auditing.until_due(changed, 0.01)
+        assert not await auditing.until_due(changed, 0.01)
 
 
 async def run(lists: Lists, fleet: Fleet) -> int:
