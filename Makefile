@@ -91,7 +91,7 @@ lint: $(READY) ## formatter, linter, types, import direction
 
 .PHONY: bench
 bench: export PYTHONPATH := bench
-bench: binaries ## speed figures, side by side on this machine; LONG=1: at full size, for half an hour
+bench: binaries ## speed figures, side by side on this machine; LONG=1: at full size, for an hour and a half
 	@$(RUN)/python bench/decision.py $(if $(LONG),500 5000 50000)
 	@$(RUN)/python bench/datasets.py $(if $(LONG),500 5000 50000,500)
 	@$(RUN)/python bench/observe_report.py $(if $(LONG),,--nodes 500 --pods 5000 --judge 500)

@@ -124,7 +124,7 @@ async def create_fleet(
         owners[name] = await _make_node(client, name, machine, labels=_labels(index), taints=taints)
 
     await for_each(range(count), make)
-    await wait_nodes_ready(client, list(owners))
+    await wait_nodes_ready(client, list(owners), deadline_s=deadline_s)
     await for_each(owners.items(), lambda it: _tell_of_node(client, disks, machine, *it))
     for dataset, gateways in gateways_of(count).items():
         await write_dataset(client, namespace, dataset, gateways=sorted(gateways))

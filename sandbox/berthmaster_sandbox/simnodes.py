@@ -25,13 +25,15 @@ from berthmaster_sandbox.slots import Slot
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 KWOK = "kwok"
 KWOK_ANNOTATION = "kwok.x-k8s.io/node"
-_KWOK_FILES = ("kwok_stages.yaml", "kwok_metrics.yaml")
+_KWOK_FILES = ("kwok_options.yaml", "kwok_stages.yaml", "kwok_metrics.yaml")
 KIND_LABEL = "berthmaster.io/sandbox"
 SIMULATED = "simulated"
 
+# kwok renews a node's Lease four times in this time: as kubelets do it, the Leases of 5,000 nodes would take half of two cores.
+# Nodes count as lost after `controlplane.NODE_SILENCE_S`.
+LEASE_S = 400
 CREATORS = 16
 READY_POLL_S = 0.2
-# 5,000 nodes become ready in about half a minute on 2 cores.
 READY_DEADLINE_S = 180.0
 # The controller manager takes the taint off each node by itself, on a machine that does much else.
 READY_DEADLINE_PER_NODE_S = 0.1
@@ -84,7 +86,7 @@ def start_kwok(folder: Path, *, binaries: Binaries, slot: Slot, kubeconfig: Path
         f"--manage-nodes-with-annotation-selector={KWOK_ANNOTATION}=fake",
         "--node-ip=10.0.0.1",
         "--cidr=10.200.0.1/16",
-        "--node-lease-duration-seconds=40",
+        f"--node-lease-duration-seconds={LEASE_S}",
         f"--server-address=127.0.0.1:{slot.kwok_port}",
     ]
     return start_process(KWOK, command, folder=folder)
