@@ -26,6 +26,9 @@ ELSEWHERE = {
     Right(_OPERATOR, "get", names.GROUP, "placementpolicies"): (
         "asked of the authorizer when a policy is bound to parameters, which shows in no request of ours"
     ),
+    Right(
+        _OPERATOR, "create", "admissionregistration.k8s.io", "mutatingadmissionpolicybindings"
+    ): "asked within a server-side apply of a binding that is not there yet, which is audited as a patch",
     Right(_WEBHOOK, "get", "", "pods"): (
         "tests/webhook/test_waiting.py::test_lost_answer_of_a_success_is_found_out"
     ),
