@@ -97,8 +97,7 @@ async def informing(api: FakeApi, **options: Any) -> AsyncIterator[tuple[Informe
             on_sync=seen.sync,
             on_progress=seen.at,
             on_bad_object=seen.bad_object,
-            backoff=Backoff(first_s=0.001, cap_s=0.001),
-            **options,
+            **{"backoff": Backoff(first_s=0.001, cap_s=0.001), **options},
         )
         task = asyncio.create_task(informer.run())
         try:
@@ -436,6 +435,21 @@ def test_backoff_forgets_after_health_and_honours_the_server() -> None:
 
 def test_backoff_does_not_wait_for_a_wish_without_measure() -> None:
     assert Backoff(rng=High(), clock=lambda: 0.0).next_s(3600.0) == 30.0
+
+
+async def test_a_kind_whose_crd_was_deleted_is_looked_for_often(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("berthmaster.cluster.informers.LOST_PAUSE_S", 0.01)
+    not_found = Refusal(404, "NotFound", "the server could not find the requested resource")
+    api.put(PODS, thing("a"))
+    for _ in range(8):
+        api.fail_next("GET", PODS, not_found)
+
+    # By its backoff alone it would wait for minutes.
+    async with informing(api, backoff=Backoff(first_s=30.0, rng=High())) as (informer, seen):
+        await seen.until(lambda: seen.events == [("ADDED", "a")])
+        assert informer.failures == 8
 
 
 async def test_a_kind_that_is_not_installed_has_no_objects_until_it_is(

@@ -44,6 +44,8 @@ SILENT_AFTER_S = 180.0
 PAGE_LIMIT = 500
 # Between two looks for a kind that is not installed.
 ABSENT_PAUSE_S = 30.0
+# The same for a kind that ought to be there, whose CRD was deleted: less than pods wait for the policy that took them over.
+LOST_PAUSE_S = 5.0
 # client-go's span: so that the watches of many clients do not end together.
 WATCH_TIMEOUT_RANGE_S = (300, 600)
 # A watch that ends cleanly before this, without an event, is a failure in disguise.
@@ -195,6 +197,8 @@ class Informer(Generic[T]):
             if error.is_gone:
                 self.resource_version = ""
         wait_s = self._backoff.next_s(wish_s)
+        if isinstance(error, ApiError) and error.is_not_found:
+            wait_s = min(wait_s, LOST_PAUSE_S)
         logger.warning(
             "list or watch failed",
             extra={"path": self._path, "error": str(error), "retry_in_s": round(wait_s, 2)},
