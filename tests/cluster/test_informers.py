@@ -84,6 +84,9 @@ async def api() -> AsyncIterator[FakeApi]:
         yield server
 
 
+NOT_FOUND = Refusal(404, "NotFound", "the server could not find the requested resource")
+
+
 @asynccontextmanager
 async def informing(api: FakeApi, **options: Any) -> AsyncIterator[tuple[Informer[Thing], Seen]]:
     seen = Seen()
@@ -441,10 +444,9 @@ async def test_a_kind_whose_crd_was_deleted_is_looked_for_often(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("berthmaster.cluster.informers.LOST_PAUSE_S", 0.01)
-    not_found = Refusal(404, "NotFound", "the server could not find the requested resource")
     api.put(PODS, thing("a"))
     for _ in range(8):
-        api.fail_next("GET", PODS, not_found)
+        api.fail_next("GET", PODS, NOT_FOUND)
 
     # By its backoff alone it would wait for minutes.
     async with informing(api, backoff=Backoff(first_s=30.0, rng=High())) as (informer, seen):
@@ -456,10 +458,9 @@ async def test_a_kind_that_is_not_installed_has_no_objects_until_it_is(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("berthmaster.cluster.informers.ABSENT_PAUSE_S", 0.01)
-    not_found = Refusal(404, "NotFound", "the server could not find the requested resource")
     api.put(PODS, thing("a"))
     for _ in range(2):
-        api.fail_next("GET", PODS, not_found)
+        api.fail_next("GET", PODS, NOT_FOUND)
     async with informing(api, is_optional=True) as (informer, seen):
         async with asyncio.timeout(10):
             await informer.synced.wait()
@@ -467,7 +468,7 @@ async def test_a_kind_that_is_not_installed_has_no_objects_until_it_is(
         await seen.until(lambda: seen.events == [("ADDED", "a")])
         assert informer.failures == 0
 
-    api.fail_next("GET", PODS, not_found)
+    api.fail_next("GET", PODS, NOT_FOUND)
     async with informing(api) as (informer, seen):
         await seen.until(lambda: seen.syncs == 1)
         assert informer.failures == 1

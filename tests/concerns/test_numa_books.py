@@ -748,14 +748,20 @@ def test_zone_is_uncertain_if_somebody_left_while_its_pod_was_on_its_way() -> No
     assert (fits(columns, 6), fits(columns, 5)) == (False, True)
 
 
-def test_zone_is_uncertain_once_somebody_leaves_before_a_report_counts_its_pod() -> None:
+def take_two_alike() -> tuple[NumaColumns, list[Pod]]:
+    """Return zones of 3 and 8 CPUs, and two pods of 3 that came together; the kubelet has taken both."""
     columns = new_columns()
     write(columns, build_topology(make_topology([(3, 2), (8, 2)])))
-    pods = [bind(make_pod("a", 3)), bind(make_pod("b", 3))]
+    pods = [bind(make_pod(name, 3)) for name in "ab"]
     for pod in pods:
         charge(columns, pod)
     for pod in pods:
         take(columns, pod)
+    return columns, pods
+
+
+def test_zone_is_uncertain_once_somebody_leaves_before_a_report_counts_its_pod() -> None:
+    columns, pods = take_two_alike()
     assert fits(columns, 5)
 
     # Perhaps b came first, and lies in zone 0.
@@ -795,13 +801,7 @@ def test_pod_that_a_report_counts_before_it_is_shown_to_be_taken_has_not_left() 
 
 
 def test_of_pods_that_are_alike_the_later_one_may_be_counted_first() -> None:
-    columns = new_columns()
-    write(columns, build_topology(make_topology([(3, 2), (8, 2)])))
-    pods = [bind(make_pod("a", 3)), bind(make_pod("b", 3))]
-    for pod in pods:
-        charge(columns, pod)
-    for pod in pods:
-        take(columns, pod)
+    columns, pods = take_two_alike()
 
     write(columns, build_topology(make_topology([(0, 2), (8, 2)], pods=["b"]), [on_node(pods[1])]))
 

@@ -393,30 +393,22 @@ class Ledger:
         if not is_renamed and before.usages == after.usages:
             return
         row = self._table.row_of(after.node)
+        old, new = dict(before.usages), dict(after.usages)
         is_changed = False
-        left = dict(after.usages)
-        for index, usage in before.usages:
-            self._holdings[index] -= index not in left
-            is_same = index in left and left[index] == usage
-            if row is None or (is_same and not is_renamed):
-                left.pop(index, None)
+        for index in {**old, **new}:
+            self._holdings[index] += (index in new) - (index in old)
+            if row is None or (not is_renamed and old.get(index) == new.get(index)):
                 continue
             concern: AnyConcern = self._table.concerns[index]
             columns = self._table.columns[concern.name]
-            if is_same:
-                is_changed |= concern.rename(columns, row, before.holder, after.holder, usage)
-            else:
-                concern.release(columns, row, before.holder, usage)
-                is_changed = True
-                if index in left:
-                    concern.charge(columns, row, after.holder, left[index])
-            left.pop(index, None)
-        for index, usage in left.items():
-            self._holdings[index] += 1
-            if row is not None:
-                concern = self._table.concerns[index]
-                concern.charge(self._table.columns[concern.name], row, after.holder, usage)
-                is_changed = True
+            if old.get(index) == new.get(index):
+                is_changed |= concern.rename(columns, row, before.holder, after.holder, new[index])
+                continue
+            if index in old:
+                concern.release(columns, row, before.holder, old[index])
+            if index in new:
+                concern.charge(columns, row, after.holder, new[index])
+            is_changed = True
         if row is not None and is_changed:
             self._table.touch(row)
 
