@@ -28,11 +28,13 @@ from berthmaster.api.settings.power import CpuUsageFormat
 from berthmaster.api.topology import NodeResourceTopology
 from berthmaster.api.xpu_names import XPUNames
 from berthmaster.concerns.diskio.models import DiskModels
+from berthmaster.concerns.xpu.inventory import XPUInventory
 from berthmaster_operator.datasets.mapping import DatasetMap
 from berthmaster_operator.datasets.overload import Load
 from berthmaster_operator.metrics import InventoryFigures
 from berthmaster_operator.power.book import PowerBook
 from berthmaster_operator.power.pod_usages import AssumedPod
+from berthmaster_operator.remembering import Remembered
 from berthmaster_operator.settling import Rises
 from berthmaster_operator.sightings import (
     ConfigMapSeen,
@@ -109,8 +111,9 @@ class NodeState:
     stats: dict[ObjectKey, StatsSeen] = field(default_factory=dict)
     topology: TopologySeen | None = None
     node_xpu: NodeXPUSeen | None = None
-    # When its status was last written (monotonic seconds).
-    node_xpu_written_s: float | None = None
+    xpus: Remembered[XPUInventory] = field(default_factory=Remembered)
+    # When its status is to be written (monotonic seconds), None while it says what there is.
+    node_xpu_due_s: float | None = None
     # Pods told of, and why: as above, for Events.
     told_xpus: frozenset[tuple[str, str]] = frozenset()
     pods: dict[str, PodSeen] = field(default_factory=dict)
@@ -484,7 +487,7 @@ class Fleet:
         state = self._nodes.get(name)
         if state is None or state.node_xpu is None or state.node_xpu.node_xpu.uid != uid:
             return
-        state.node_xpu = state.node_xpu_written_s = None
+        state.node_xpu = state.node_xpu_due_s = None
         self._on_dirty(name)
         self._prune(name)
 

@@ -44,6 +44,7 @@ from berthmaster.concerns.xpu.inventory import (
 )
 from berthmaster_operator.datasets.overload import Load, disk_percent, look
 from berthmaster_operator.power.book import CpuLoad
+from berthmaster_operator.remembering import Remembered
 from berthmaster_operator.settling import Rises, settle
 from berthmaster_operator.sightings import FailureSeen, PodSeen
 from berthmaster_operator.transitions import keep_times
@@ -105,6 +106,7 @@ class NodeFacts:
     xpu_names: XPUNames = DEFAULT_NAMES
     xpu_stale_after_s: float = 90.0
     xpu_assign_timeout_s: float = 300.0
+    xpus: Remembered[XPUInventory] = field(default_factory=Remembered)
     power: PowerInventory = NO_POWER
     # In how many seconds something that power was made from becomes too old.
     power_lasts_s: float | None = None
@@ -217,18 +219,28 @@ def plan_node(facts: NodeFacts, *, now: str) -> NodePlan:
 
 def plan_xpus(facts: NodeFacts) -> tuple[XPUInventory, float | None]:
     """Return the devices, and in how many seconds an agent's heartbeat will be stale."""
-    if facts.devices is None:
+    devices = facts.devices
+    if devices is None:
         return XPUInventory(), None
     left_s = silence_left_s(facts.node_xpu, facts.xpu_stale_after_s, facts.wall_s)
-    unhealthy, strange = read_unhealthy(facts.unhealthy)
     is_stale = left_s is not None and left_s <= 0
+    of_node = (devices.capacity, devices.allocatable, devices.annotations)
+    built = facts.xpus.of(
+        (*of_node, facts.node_xpu, facts.xpu_names, facts.unhealthy, is_stale),
+        lambda: _build_xpus(facts, devices, is_stale=is_stale),
+    )
+    return built, None if is_stale else left_s
+
+
+def _build_xpus(facts: NodeFacts, devices: NodeDevices, *, is_stale: bool) -> XPUInventory:
+    unhealthy, strange = read_unhealthy(facts.unhealthy)
     built = build_xpus(
-        facts.devices, facts.node_xpu, facts.xpu_names, unhealthy=unhealthy, is_stale=is_stale
+        devices, facts.node_xpu, facts.xpu_names, unhealthy=unhealthy, is_stale=is_stale
     )
     if strange and built.condition is not None:
         words = "; ".join((built.condition.message, *strange))
         built = replace(built, condition=built.condition.model_copy(update={"message": words}))
-    return built, None if is_stale else left_s
+    return built
 
 
 def plan_reserved(facts: NodeFacts) -> tuple[str, ...] | None:

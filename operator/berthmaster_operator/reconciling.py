@@ -169,6 +169,7 @@ class NodeReconciler:
             xpu_names=fleet.xpu_names,
             xpu_stale_after_s=fleet.xpu_stale_after_s,
             xpu_assign_timeout_s=fleet.xpu_assign_timeout_s,
+            xpus=state.xpus,
             power=power,
             power_lasts_s=power_lasts_s,
         )

@@ -49,6 +49,20 @@ WATCH_PAUSE_S = 1.0
 _SIGNALS_PAUSE_S = 0.5
 
 
+class _NoDifferences(kopf.DiffBaseStorage):
+    """Tell Kopf that no object ever differs: it copies objects to find out, and `on.event` does not ask."""
+
+    def build(self, **_: object) -> kopf.BodyEssence:
+        """Return nothing of the object."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: object) -> None:
+        """Return nothing: nothing is kept on objects."""
+
+    def store(self, **_: object) -> None:
+        """Keep nothing."""
+
+
 class _EndlessPauses:
     """Iterate over `RETRY_PAUSES_S`, then over its last one for ever; each request starts anew."""
 
@@ -72,6 +86,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     # An idle worker per object is a task each; events of one object rarely come in one second.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 1.0
+    settings.persistence.diffbase_storage = _NoDifferences()
     # Beyond the look for kinds at the start.
     settings.scanning.disabled = True
     return settings

@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from berthmaster.cluster.client import PatchKind
+from berthmaster.cluster.errors import ApiError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.simnodes import wait_nodes_ready
 from berthmaster_sandbox.world.xpu import XpuWorld
@@ -193,3 +195,43 @@ async def test_what_a_user_says_of_devices_is_dropped_and_noted(
     assert marks["berthmaster.io/dropped"].startswith("BAIDU_COM_XPU_MEM_IDX,")
     await until_running(harbour, "forger")
     assert (world.findings, world.rejections) == ([], {})
+
+
+@pytest.mark.usefixtures("world")
+async def test_devices_that_somebody_took_off_the_list_come_back_and_wishes_stay(
+    harbour: Sandbox,
+) -> None:
+    path = f"{NODE_XPUS}/{SLICES}"
+
+    async def devices() -> list[tuple[int, bool]]:
+        found = await harbour.client.get(path)
+        return [(it["index"], it["cordoned"]) for it in found["spec"]["devices"]]
+
+    await until(devices, lambda it: len(it) == 2, 30)
+    first = (await harbour.client.get(path))["spec"]["devices"][0]
+
+    edited = {"spec": {"devices": [{**first, "cordoned": True}]}}
+    await harbour.client.patch(path, edited, PatchKind.MERGE)
+
+    await until(devices, lambda it: it == [(0, True), (1, False)], 30)
+    await harbour.client.patch(path, {"spec": {"devices": [first]}}, PatchKind.MERGE)
+    await until(devices, lambda it: it == [(0, False), (1, False)], 30)
+
+
+@pytest.mark.usefixtures("world")
+async def test_devices_of_one_id_are_refused_in_words(harbour: Sandbox) -> None:
+    async def attempt(*ids: str) -> None:
+        devices = [{"index": index, "id": it, "memoryMiB": 8} for index, it in enumerate(ids)]
+        node_xpu = {
+            "apiVersion": "berthmaster.io/v1alpha1",
+            "kind": "NodeXPU",
+            "metadata": {"name": "tried"},
+            "spec": {"devices": devices},
+        }
+        await harbour.client.create(NODE_XPUS, node_xpu, {"dryRun": "All"})
+
+    await attempt("a", "b", "c")
+    with pytest.raises(ApiError, match=r"spec\.devices: .*ids must be unique"):
+        await attempt("a", "b", "a")
+    with pytest.raises(ApiError, match=r"spec\.devices: .*ids must be unique"):
+        await attempt("a", "a")

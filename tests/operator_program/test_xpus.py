@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
 from berthmaster.api import names
 from berthmaster.api.policy import policy_from_manifest
@@ -148,6 +149,22 @@ async def test_status_is_written_at_most_once_per_pause() -> None:
 
     assert within - writes <= 1
     assert world.node_xpu["status"]["totals"]["allocatedMiB"] == 50
+
+
+async def test_pod_and_its_plugins_answer_are_one_picture() -> None:
+    world = XPUs(mem=16128, count=2)
+    await world.settle()
+    writes = world.store.writes.count(("patch", f"{NODE_XPU}/status"))
+    world.put_share("a", "0", 10, assigned="false", phase="Pending")
+    again_s = await world.step()
+    world.now_s += 2
+    world.put_share("a", "0", 10)
+    await world.settle()
+
+    assert again_s == 5
+    assert world.store.writes.count(("patch", f"{NODE_XPU}/status")) == writes + 1
+    (allocation,) = world.node_xpu["status"]["devices"][0]["allocations"]
+    assert allocation["phase"] == "Assigned"
 
 
 async def test_more_than_there_is_is_kept_and_flagged() -> None:
@@ -351,12 +368,12 @@ async def test_a_refused_write_is_repeated() -> None:
     world = XPUs(mem=16000, count=2)
     await world.settle()
     world.put_share("a", "1", 500)
+    await world.step()
     world.now_s += 10
     world.store.fail_next = [ApiError(503, "Unavailable", "")]
-    try:
+    with pytest.raises(ApiError):
         await world.step()
-    except ApiError:
-        await world.settle()
+    await world.settle()
 
     assert world.node_xpu["status"]["totals"]["allocatedMiB"] == 500
 

@@ -38,9 +38,11 @@ _POLICY_RULES = [
         "without any the policy selects no pod and only gives settings",
     }
 ]
+# CEL makes a record of all fields of a device each time that it reads one of them, so each id is read once, into a
+# list that the list around it gives a name to.
 _NODE_XPU_RULES = [
     {
-        "rule": "self.all(one, self.exists_one(other, other.id == one.id))",
+        "rule": "[self.map(one, one.id)].all(ids, ids.all(id, ids.exists_one(other, other == id)))",
         "message": "ids must be unique; devices of one board share its serial number: add -0, -1 to it",
     }
 ]

@@ -46,6 +46,7 @@ from berthmaster.concerns.power.questions import (
 )
 from berthmaster.concerns.power.templates import render_template
 from berthmaster_operator.power.pod_usages import AssumedPod, PodUsages
+from berthmaster_operator.remembering import Remembered
 
 ObjectKey = tuple[str, str, str]
 
@@ -99,6 +100,8 @@ class NodePower:
     told: CpuUsage | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
     line: MeasuredLine = field(default_factory=MeasuredLine)
+    # Of the PowerModel; None: it has no form that gives watts.
+    modelled: Remembered[PowerCurve | None] = field(default_factory=Remembered)
     # What the model server answered, to what, and when.
     curve: PowerCurve | None = None
     asked: Question | None = None
@@ -431,11 +434,14 @@ class PowerBook:
                 )
             )
         if effective.model is not None:
+            spec = effective.model.spec
             found.append(
                 Candidate(
                     link=PowerLink.MODEL,
                     model=f"PowerModel {effective.model.name}",
-                    curve=curve_of_model(effective.model.spec, capacity),
+                    curve=state.modelled.of(
+                        (spec, capacity), lambda: curve_of_model(spec, capacity)
+                    ),
                     exponential=effective.model.spec.exponential,
                     problem=f"PowerModel {effective.model.name} has no form that gives watts",
                 )

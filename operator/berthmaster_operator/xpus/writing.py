@@ -1,7 +1,7 @@
 """Carry out the plan for a node's NodeXPU and for what its Node advertises; tell of pods that miss theirs.
 
-Each is written only when it says something else, and the NodeXPU's status at most once per pause: it is
-a picture for people, and a burst of pods is one picture.
+Each is written only when it says something else, and the NodeXPU's status a pause after that, at most once per
+pause: it is a picture for people, and a burst of pods, or a pod and its plugin's answer, is one picture.
 """
 
 from __future__ import annotations
@@ -65,9 +65,13 @@ class NodeXPUWriter:
         if plan.spec is not None:
             await self._write_spec(state, plan.spec)
         if plan.status is None or state.node_xpu is None:
+            state.node_xpu_due_s = None
             return None
-        left_s = (state.node_xpu_written_s or 0.0) + self._pause_s - self._clock()
-        if state.node_xpu_written_s is not None and left_s > 0:
+        if state.node_xpu_due_s is None:
+            pause_s = self._pause_s if state.node_xpu.status else 0.0
+            state.node_xpu_due_s = self._clock() + pause_s
+        left_s = state.node_xpu_due_s - self._clock()
+        if left_s > 0:
             return left_s
         seen = state.node_xpu.node_xpu
         body = planning.status_apply(state.name, seen.uid, plan.status)
@@ -83,7 +87,7 @@ class NodeXPUWriter:
             if error.is_not_found:
                 self._fleet.lose_node_xpu(state.name, seen.uid)
             raise
-        state.node_xpu_written_s = self._clock()
+        state.node_xpu_due_s = None
         self._metrics.count_write("NodeXPU", "patch")
         node_xpus.take(self._fleet, stored)
         return None
