@@ -14,9 +14,9 @@ from berthmaster.concerns import resources
 from berthmaster.concerns.resources import ResourcesConcern
 from berthmaster.concerns.resources.columns import ResourcesColumns
 from berthmaster.concerns.resources.request import ResourcesRequest
-from berthmaster.concerns.shape import AnyConcern, Rows, Scores
-from berthmaster.placement.engine import Decision, Engine, Verdict
-from support.builders import make_node, make_pod, make_taint
+from berthmaster.concerns.shape import AnyConcern, InvalidRequestError, Rows, Scores
+from berthmaster.placement.engine import MOST_CONTAINERS, Decision, Engine, Verdict
+from support.builders import make_container, make_node, make_pod, make_taint
 
 POLICY = PlacementPolicySpec()
 WEIGHTED = PlacementPolicySpec.model_validate({"concerns": {"resources": {"weight": 1}}})
@@ -228,6 +228,21 @@ def test_more_shapes_than_are_remembered() -> None:
     found = [decide(engine, "x", cpu=f"{index}m").node for index in (*range(500), 0, 2000)]
 
     assert found == ["a"] * 501 + [None]
+
+
+def test_pod_of_too_many_containers_is_refused_before_anybody_reads_it() -> None:
+    engine = new_engine()
+    engine.ledger.write_node(make_node("a"), None)
+    most = [make_container(requests={"cpu": "1m"})] * MOST_CONTAINERS
+    bad = make_container(requests={"cpu": "much"})
+
+    assert engine.decide(engine.read_request(make_pod(containers=most), WEIGHTED), "x").node == "a"
+    with pytest.raises(InvalidRequestError) as refusal:
+        engine.read_request(make_pod(containers=most, initContainers=[bad]), WEIGHTED)
+
+    assert str(refusal.value) == (
+        "spec.containers: found 513 with initContainers, expected at most 512 in a pod that is to be placed"
+    )
 
 
 def test_no_nodes_is_an_answer() -> None:

@@ -67,6 +67,8 @@ from berthmaster.placement.shapes import (
 )
 from berthmaster.placement.table import NodeTable
 
+# Reading more would keep all other pods waiting for a second; the largest pods that people run have some dozens.
+MOST_CONTAINERS = 512
 _RUNNERS_UP = 3
 # Why a node that would do is left out, where it is the owner's pods that avoid it.
 GIVEN_UP = "given up by an earlier pod of the same owner"
@@ -216,10 +218,13 @@ class Engine:
         the reason.
 
         Raises:
-            InvalidRequestError: strict only, with the faults found by all concerns together.
+            InvalidRequestError: strict only, with the faults found by all concerns together, or alone
+                that the pod has more than `MOST_CONTAINERS`.
         """
         asks: list[Ask] = []
         problems: list[Problem] = []
+        if is_strict:
+            _check_size(pod)
         for index, concern in enumerate(self.table.concerns):
             try:
                 request = concern.request(pod, policy)
@@ -606,6 +611,13 @@ class Engine:
         columns = self.table.columns[concern.name]
         name = self.table.names[row]
         return concern.name, concern.explain(columns, row, inner, ask.request, name)
+
+
+def _check_size(pod: Pod) -> None:
+    count = len(pod.spec.containers or ()) + len(pod.spec.init_containers or ())
+    if count > MOST_CONTAINERS:
+        message = f"found {count} with initContainers, expected at most {MOST_CONTAINERS} in a pod that is to be placed"
+        raise InvalidRequestError(Problem(field="spec.containers", message=message))
 
 
 def _avoided(avoid: frozenset[str], table: NodeTable) -> tuple[Refusals, ...]:
