@@ -14,6 +14,7 @@ The end: not ready, queues stop, the Lease is released, then Kopf, then the rest
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -527,6 +528,9 @@ class Program:
                 self.models.add(model_loading.KEY)
                 await self.loader.loaded.wait()
                 self.fleet.is_complete = True
+                # What was listed mostly stays; the garbage collector need not look through it again.
+                gc.collect()
+                gc.freeze()
                 logger.info("cluster seen as a whole")
                 self._mark_all()
             if have_kinds_changed:
