@@ -15,6 +15,7 @@ from berthmaster.cluster.backoffs import Backoff
 from berthmaster.cluster.client import Client
 from berthmaster.cluster.informers import EventKind, Informer
 from support.fake_api import Cut, FakeApi, Refusal
+from support.waiting import until
 
 PODS = "/api/v1/pods"
 
@@ -450,8 +451,11 @@ async def test_a_kind_whose_crd_was_deleted_is_looked_for_often(
 
     # By its backoff alone it would wait for minutes.
     async with informing(api, backoff=Backoff(first_s=30.0, rng=High())) as (informer, seen):
+        await until(lambda: informer.is_absent)
         await seen.until(lambda: seen.events == [("ADDED", "a")])
+        await seen.until(lambda: seen.syncs == 1)
         assert informer.failures == 8
+        assert not informer.is_absent
 
 
 async def test_a_kind_that_is_not_installed_has_no_objects_until_it_is(

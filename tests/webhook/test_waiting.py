@@ -22,7 +22,7 @@ from berthmaster_webhook import deciding
 from berthmaster_webhook.admission import Admission
 from berthmaster_webhook.lines import Line, Lines, Waiter
 from berthmaster_webhook.outcomes import Outcome
-from berthmaster_webhook.reporting import Reporter
+from berthmaster_webhook.reporting import PAUSE_S, Reporter
 from berthmaster_webhook.state import Help
 from berthmaster_webhook.turns import Turns
 from berthmaster_webhook.waiting import WaitingPods
@@ -753,6 +753,58 @@ async def test_deleted_policy_lets_its_pods_go_after_grace(world: World) -> None
         await until(lambda: not len(queue))
 
     assert waited == 1
+    assert "affinity" not in server.get_pod("a")["spec"]
+
+
+async def test_policy_that_is_deleted_after_a_long_wait_has_its_grace_too(world: World) -> None:
+    server = PodServer(world)
+    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
+    world.add_policy("mine", schedulerNames=["old"])
+    store(world, server, "a", cpu="1", annotations=stamped)
+    world.add_node("n1", cpu="0")
+
+    async with queue_of(world, server) as queue:
+        await settled()
+        world.now_s += 60
+        world.remove_policy("mine")
+        await settled()
+        waited = len(queue)
+        world.add_policy("mine", schedulerNames=["old"])
+        world.add_node("n2", cpu="4")
+        await until(lambda: not len(queue))
+
+    assert waited == 1
+    assert node_pin(server.get_pod("a")) == "n2"
+
+
+async def test_pods_of_a_policy_wait_while_its_kind_is_gone_and_say_so(world: World) -> None:
+    server = PodServer(world)
+    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
+    world.add_policy("mine", schedulerNames=["old"])
+    store(world, server, "a", cpu="9", annotations=stamped)
+    world.add_node("n1", cpu="1")
+
+    async with queue_of(world, server) as queue:
+        await settled()
+        world.remove_policy("mine")
+        world.state.policy_objects.is_absent = True
+        for _ in range(3):
+            world.now_s += PAUSE_S
+            world.state.tell_help()
+            await settled()
+        waited, told = len(queue), conditions(server)
+        world.state.policy_objects.is_absent = False
+        world.now_s += 9
+        world.state.tell_help()
+        await settled()
+        is_still_there = len(queue)
+        world.now_s += 2
+        world.state.tell_help()
+        await until(lambda: not len(queue))
+
+    assert (waited, is_still_there) == (1, 1)
+    assert told[-1]["reason"] == "PolicyUnknown"
+    assert "kubectl berth ungate" in told[-1]["message"]
     assert "affinity" not in server.get_pod("a")["spec"]
 
 

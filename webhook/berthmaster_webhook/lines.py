@@ -69,6 +69,8 @@ class Waiter:
     # Its entry in the heap of `line`, if that is still there.
     queued: Order | None = None
     why: str = "new"
+    # Since when the policy that took it over is not there.
+    unseen_s: float | None = None
     # A patch is under way, or was taken and has not been seen yet.
     is_busy: bool = False
     not_before_s: float = 0.0

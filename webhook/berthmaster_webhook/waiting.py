@@ -59,7 +59,8 @@ logger = logging.getLogger(__name__)
 PATCHES_IN_FLIGHT = 16
 # With those that pause before they are sent once more.
 PATCHES_UNDER_WAY = 256
-# A policy that took a pod over may be seen later than the pod; after this it is taken for deleted.
+# A policy that took a pod over may be seen later than the pod, and be back when its kind is; after this it is taken
+# for deleted.
 POLICY_GRACE_S = 10.0
 # Between two rounds: collects what wakes together.
 ROUND_S = 0.02
@@ -72,6 +73,10 @@ _UNPREPARED = "it was created while the webhook could not be reached; delete it 
 _PAUSED = (
     "a kubelet turned away a pod of the same controller; the next ones are placed after a pause, which "
     "grows while that goes on"
+)
+_NO_POLICIES = (
+    "a PlacementPolicy took it over and there is no such kind any more: apply crds/ and the policy again, or "
+    "let the pod go with kubectl berth ungate"
 )
 _NOT_OURS_NOW = frozenset({Outcome.NOT_LEADER, Outcome.TAKING_OVER, Outcome.STOPPING})
 
@@ -347,12 +352,12 @@ class WaitingPods:
             self._lines.leave(waiter)
             waiter.why = "namespace_unseen"
             return None
+        if effective.standing is not Standing.POLICY_UNSEEN:
+            waiter.unseen_s = None
         if not effective.may_wait:
-            until_s = waiter.since_s + self._policy_grace_s
-            if effective.standing is Standing.POLICY_UNSEEN and tools.clock() < until_s:
+            if effective.standing is Standing.POLICY_UNSEEN and self._may_yet_come(uid, waiter):
                 self._lines.leave(waiter)
                 waiter.why = "policy_unseen"
-                heapq.heappush(self._later, (until_s, uid))
                 return None
             return _Let.PREFER if effective.mode is Mode.PREFERRED else _Let.GO
         if effective.mode is None:
@@ -378,6 +383,23 @@ class WaitingPods:
             return None
         self._join(uid, waiter, request)
         return None
+
+    def _may_yet_come(self, uid: str, waiter: Waiter) -> bool:
+        """Return whether the policy that took a pod over may yet be seen; look again when that ends.
+
+        Where its kind is gone nobody knows what it asked, so that is so until the kind is back.
+        """
+        now_s, is_kind_gone = self._tools.clock(), self._tools.state.policy_objects.is_absent
+        if waiter.unseen_s is None or is_kind_gone:
+            waiter.unseen_s = now_s
+        if is_kind_gone:
+            words = frozenset({_NO_POLICIES})
+            self._reporter.tell_waiting(waiter.pod, "PolicyUnknown", _NO_POLICIES, words)
+        until_s = waiter.unseen_s + self._policy_grace_s
+        if now_s >= until_s:
+            return False
+        heapq.heappush(self._later, (until_s, uid))
+        return True
 
     def _patient(self, uid: str, waiter: Waiter, spec: PlacementPolicySpec) -> PlacementPolicySpec:
         """Return the policy for a pod by how long it has waited for caches, and look again in time."""

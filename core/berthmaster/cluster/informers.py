@@ -6,7 +6,7 @@ changed objects are told as their pages come; when the list is complete, so are 
 which a DELETED with the last known state is made up. A list that breaks off tells nothing wrong: the next
 one goes on from what is known by then. Then a watch goes on from the list's version. It is resumed from the last
 version seen when it ends or breaks, and a new list is made only when the server says that this
-version is too old (410).
+version is too old (410), or that there is no such kind (404).
 
 Guarantees. `on_event` is called in the server's order and never concurrently; at its return `store`
 already holds the change. ADDED and MODIFIED tell whether the key was in the store, so each key goes
@@ -152,6 +152,8 @@ class Informer(Generic[T]):
         self.store: dict[str, T] = {}
         # Set once the first list is in the store, and for good.
         self.synced = asyncio.Event()
+        # Whether the server did not know the kind when it was last asked; `store` is what there was before.
+        self.is_absent = False
         # The version to resume from; empty means that the next step is a list.
         self.resource_version = ""
         # When, by `clock`, the server last sent us anything; None before the first list.
@@ -168,7 +170,11 @@ class Informer(Generic[T]):
                     await self._list()
                 await self._watch()
             except ClusterError as error:
-                if self._is_optional and isinstance(error, ApiError) and error.is_not_found:
+                is_missing = isinstance(error, ApiError) and error.is_not_found
+                if is_missing:
+                    self.is_absent = True
+                    self.resource_version = ""
+                if is_missing and self._is_optional:
                     await self._do_without()
                 else:
                     await self._recover(error)
@@ -185,7 +191,6 @@ class Informer(Generic[T]):
     async def _do_without(self) -> None:
         """Take a kind that is not installed for one without objects, and look again later."""
         await self._drop_vanished(set())
-        self.resource_version = ""
         self.synced.set()
         await asyncio.sleep(ABSENT_PAUSE_S)
 
@@ -219,6 +224,7 @@ class Informer(Generic[T]):
                 version = version or page.metadata.resource_version
                 await self._take_page(page.items or (), listed)
         self.last_contact_s = self._clock()
+        self.is_absent = False
         await self._drop_vanished(listed)
         self.resource_version = version
         self.lists += 1
