@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -76,6 +77,8 @@ class Fault(ABC):
     def __init__(self, scene: Scene, rng: random.Random) -> None:
         self.scene = scene
         self.rng = rng
+        # When it bites (monotonic seconds), where that is known only while it is made.
+        self.bites_s: float | None = None
 
     async def prepare(self) -> None:
         """Find out what `strike` needs to know; the fault begins after it."""
@@ -306,6 +309,7 @@ class KindsDeleted(Fault):
         """Delete and restore; vendors then publish anew, and policies are applied anew."""
         crds = str(PROJECT / "crds")
         await self.scene.sandbox.kubectl("delete", "-k", crds, "--wait=true")
+        self.bites_s = time.monotonic()
         await asyncio.sleep(self.rng.uniform(0.0, 5.0))
         await self.scene.sandbox.kubectl("apply", "-k", crds)
         await self.scene.sandbox.kubectl("wait", "--for=condition=Established", "crd", "--all")
@@ -323,6 +327,7 @@ class AllDown(Fault):
         for program in REPLICAS:
             await self.scene.scale(program, 0)
         await until(self._are_gone, "our pods do not go")
+        self.bites_s = time.monotonic()
         await asyncio.sleep(self.scene.plan.down_s)
         for program, replicas in REPLICAS.items():
             await self.scene.scale(program, replicas)

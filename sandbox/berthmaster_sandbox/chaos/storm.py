@@ -41,9 +41,9 @@ class Outcome:
     """One fault and what came of it; times in seconds.
 
     `first_s` counts from the fault's beginning until a pod was placed that was created when the fault
-    could be felt (`Fault.bites_after_s`), None if none was. `slowest_s` is the slowest of the `creates` from the beginning until then, `settled_s` how
-    long after the load was paused everything that waits said why. `excused` are creates that failed
-    because the control plane itself was hit.
+    could be felt (`Fault.bites_after_s`, `bites_s`), None if none was. `slowest_s` is the slowest of the
+    `creates` from the beginning until then, `settled_s` how long after the load was paused everything that
+    waits said why. `excused` are creates that failed because the control plane itself was hit.
     """
 
     fault: str
@@ -120,10 +120,9 @@ class Storm:
             what = f"the fault was not made or not undone: {error}"
             outcome.violations.append(Violation(Kind.LOST, kind.name, what))
         outcome.lasted_s = time.monotonic() - began_s
+        bites_s = began_s + fault.bites_after_s if fault.bites_s is None else fault.bites_s
         try:
-            first = await self.canaries.first_placed(
-                began_s + fault.bites_after_s, deadline_s=PLACEMENT_DEADLINE_S
-            )
+            first = await self.canaries.first_placed(bites_s, deadline_s=PLACEMENT_DEADLINE_S)
         except TimeoutError:
             what = f"no pod was placed within {PLACEMENT_DEADLINE_S:.0f} s"
             outcome.violations.append(Violation(Kind.LOST, kind.name, what))
