@@ -111,8 +111,9 @@ class NodeState:
     stats: dict[ObjectKey, StatsSeen] = field(default_factory=dict)
     topology: TopologySeen | None = None
     node_xpu: NodeXPUSeen | None = None
+    # Made of the Node and the NodeXPU.
     xpus: Remembered[XPUInventory] = field(default_factory=Remembered)
-    # When its status is to be written (monotonic seconds), None while it says what there is.
+    # When the NodeXPU's status is to be written (monotonic seconds), None while it says what there is.
     node_xpu_due_s: float | None = None
     # Pods told of, and why: as above, for Events.
     told_xpus: frozenset[tuple[str, str]] = frozenset()

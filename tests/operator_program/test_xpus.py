@@ -12,6 +12,8 @@ import pytest
 from berthmaster.api import names
 from berthmaster.api.policy import policy_from_manifest
 from berthmaster.cluster.client import ApiError
+from berthmaster.concerns.xpu.inventory import XPUInventory
+from berthmaster_operator import plans
 from berthmaster_operator.handlers import node_xpus
 from berthmaster_operator.sightings import decode_config_map, decode_node, decode_pod
 from operator_program.worlds import BEGIN, INVENTORY, NODE, NODE_PATH, World
@@ -86,6 +88,30 @@ async def test_devices_go_into_the_inventory_and_onto_the_node() -> None:
     assert status["xpuSummary"] == "2/2 8064Mi"
     (condition,) = world.node_conditions
     assert (condition["type"], condition["reason"]) == (names.XPU_READY_ON_NODE, "Known")
+
+
+async def test_devices_are_made_anew_only_when_what_they_are_made_of_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = XPUs(mem=16128, count=2)
+    await world.settle()
+    made = []
+    build = plans.build_xpus
+
+    def counted(*sources: Any, **options: Any) -> XPUInventory:
+        made.append(sources)
+        return build(*sources, **options)
+
+    monkeypatch.setattr(plans, "build_xpus", counted)
+    world.put_share("a", "0", 10)
+    await world.step()
+    for_a_pod = len(made)
+    world.change_node(**{"xpu-mem": "8064", "xpu-count": "1"})
+    await world.settle()
+
+    assert for_a_pod == 0
+    assert made
+    assert len(world.xpus) == 1
 
 
 async def test_node_xpu_shows_who_has_how_much() -> None:
