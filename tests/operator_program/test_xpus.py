@@ -12,7 +12,7 @@ import pytest
 from berthmaster.api import names
 from berthmaster.api.policy import policy_from_manifest
 from berthmaster.cluster.client import ApiError
-from berthmaster.concerns.xpu.inventory import XPUInventory
+from berthmaster.concerns.xpu.inventory import XPUInventory, build_xpus
 from berthmaster_operator import plans
 from berthmaster_operator.handlers import node_xpus
 from berthmaster_operator.sightings import decode_config_map, decode_node, decode_pod
@@ -96,7 +96,7 @@ async def test_devices_are_made_anew_only_when_what_they_are_made_of_changed(
     world = XPUs(mem=16128, count=2)
     await world.settle()
     made = []
-    build = plans.build_xpus
+    build = build_xpus
 
     def counted(*sources: Any, **options: Any) -> XPUInventory:
         made.append(sources)
