@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,16 +43,28 @@ from berthmaster_operator.power.book import ObjectKey, PowerBook
 logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
+T = TypeVar("T")
 
 # Kinds come and go in bursts.
 SETTLE_S = 5.0
 
 
 class _Page(msgspec.Struct):
-    items: list[dict[str, Any]] | None = None
+    items: list[msgspec.Raw] | None = None
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _Stub(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
 
 
 _decode_page = msgspec.json.Decoder(_Page).decode
+_decode_stub = msgspec.json.Decoder(_Stub).decode
+_decode_whole = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def until_due(kinds_changed: asyncio.Event, every_s: float) -> bool:
@@ -71,23 +84,21 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
     Raises ClusterError: the audit is incomplete and nothing was dropped for the kind that failed.
     """
     dropped = 0
+    # There are one of each for every node, and reading them all again would take seconds.
+    take_all = partial(_take_all, client, known=fleet.known_versions())
     before = fleet.known_objects("device")
-    uids = await _take_all(
-        client, node_disk_devices.PATH, lambda it: node_disk_devices.take(fleet, it)
-    )
+    uids = await take_all(node_disk_devices.PATH, lambda it: node_disk_devices.take(fleet, it))
     for key in _vanished(before, fleet.known_objects("device"), uids):
         fleet.lose_device(*key)
         dropped += 1
     before = fleet.known_objects("stats")
-    uids = await _take_all(
-        client, node_disk_io_stats.PATH, lambda it: node_disk_io_stats.take(fleet, it)
-    )
+    uids = await take_all(node_disk_io_stats.PATH, lambda it: node_disk_io_stats.take(fleet, it))
     for key in _vanished(before, fleet.known_objects("stats"), uids):
         fleet.lose_stats(*key)
         dropped += 1
     before = fleet.known_objects("topology")
-    uids = await _take_all(
-        client, node_resource_topologies.PATH, lambda it: node_resource_topologies.take(fleet, it)
+    uids = await take_all(
+        node_resource_topologies.PATH, lambda it: node_resource_topologies.take(fleet, it)
     )
     for _, name in _vanished(before, fleet.known_objects("topology"), uids):
         fleet.lose_topology(name)
@@ -95,9 +106,7 @@ async def audit(client: Client, fleet: Fleet, policies: PolicyHandler) -> int:
     for group, plural in datasets.KINDS:
         dropped += await _audit_datasets(client, fleet.datasets, group, plural)
     before = fleet.known_objects("node_xpu")
-    uids = await _take_all(
-        client, node_xpus.PATH, lambda it: node_xpus.take(fleet, it), is_required=True
-    )
+    uids = await take_all(node_xpus.PATH, lambda it: node_xpus.take(fleet, it), is_required=True)
     for _, name in _vanished(before, fleet.known_objects("node_xpu"), uids):
         fleet.lose_node_xpu(name, before["", name])
         dropped += 1
@@ -160,15 +169,19 @@ async def _take_all(
     path: str,
     take: Callable[[Mapping[str, Any]], object],
     *,
+    known: Mapping[str, str] = MappingProxyType({}),
     is_required: bool = False,
 ) -> set[str]:
+    """Hand on what is listed but for what is `known`, by uid, in this version; return all uids."""
     uids: set[str] = set()
     try:
         async with aclosing(client.list_pages(path)) as pages:
             async for page in pages:
-                for manifest in _items(page, path):
-                    take(manifest)
-                    uids.add(str(manifest.get("metadata", {}).get("uid", "")))
+                for raw in _items(page, path):
+                    metadata = _read(_decode_stub, raw, path).metadata
+                    uids.add(metadata.uid)
+                    if known.get(metadata.uid) != metadata.resource_version:
+                        take(_read(_decode_whole, raw, path))
     except ApiError as error:
         if not error.is_not_found or is_required:
             raise
@@ -176,8 +189,12 @@ async def _take_all(
     return uids
 
 
-def _items(page: bytes, path: str) -> list[dict[str, Any]]:
+def _items(page: bytes, path: str) -> list[msgspec.Raw]:
+    return _read(_decode_page, page, path).items or []
+
+
+def _read(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw, path: str) -> T:
     try:
-        return _decode_page(page).items or []
+        return decode(raw)
     except msgspec.DecodeError as error:
         raise UnreachableError(f"no list at {path}: {error}") from error

@@ -585,6 +585,18 @@ class Fleet:
             found.update({key: getattr(it, kind).uid for key, it in seen.items()})
         return found
 
+    def known_versions(self) -> dict[str, str]:
+        """Return the version of each object that `known_objects` tells of, of all kinds, by uid."""
+        found: dict[str, str] = {}
+        for state in self._nodes.values():
+            found.update((it.device.uid, it.version) for it in state.devices.values())
+            found.update((it.stats.uid, it.version) for it in state.stats.values())
+            if state.topology is not None:
+                found[state.topology.topology.uid] = state.topology.version
+            if state.node_xpu is not None:
+                found[state.node_xpu.node_xpu.uid] = state.node_xpu.version
+        return found
+
     def _begins(self, name: str, after_s: float, until_s: float) -> bool:
         """Tell whether a pod on the node began to run within a span of time."""
         state = self._nodes.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ from berthmaster.cluster.client import Client
 from berthmaster_operator import auditing
 from berthmaster_operator.auditing import audit
 from berthmaster_operator.fleet import Fleet
-from berthmaster_operator.handlers import node_configs, power_models
+from berthmaster_operator.handlers import node_configs, node_xpus, power_models
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from operator_program.stores import Notes
 
@@ -104,3 +104,33 @@ async def test_a_config_of_a_node_that_never_came_leaves_nothing(fleet: Fleet) -
     assert fleet.power.version > before
     assert fleet.power.terms_of("n1") is None
     assert not fleet.power._nodes
+
+
+def node_xpu(version: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "n1", "uid": "x", "resourceVersion": version},
+        "spec": {"devices": [{"index": 0, "id": "a", "memoryMiB": 8}]},
+    }
+
+
+async def test_only_what_is_not_known_in_its_version_is_read(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node_xpus.take(fleet, node_xpu("7"))
+    read = []
+    take = node_xpus.take
+
+    def counted(fleet: Fleet, manifest: Mapping[str, Any], *, is_gone: bool = False) -> None:
+        read.append(manifest["metadata"]["resourceVersion"])
+        take(fleet, manifest, is_gone=is_gone)
+
+    monkeypatch.setattr(node_xpus, "take", counted)
+    lists = Lists()
+
+    for version in ("7", "9"):
+        lists.items[node_xpus.PATH] = [node_xpu(version)]
+        await run(lists, fleet)
+        assert fleet.known_objects("node_xpu") == {("", "n1"): "x"}
+
+    assert read == ["9"]
+    assert fleet.known_versions() == {"x": "9"}
