@@ -27,6 +27,7 @@ import msgspec
 from benching import figures, load, objects
 from benching.readings import Usage, resident_mib
 from benching.worlds import (
+    HOOK,
     SERVICE,
     MetricsPage,
     PaperWorld,
@@ -36,7 +37,6 @@ from benching.worlds import (
     wait_answer,
 )
 
-HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 WORKLOADS = 50
 WARM_UP_S = 5.0
 # Answers are handed to the API server of paper in bundles, as a busy one's watch cache does it.

@@ -18,13 +18,13 @@ from benching.counting import Ground, find_faults
 from benching.modes import FIVE_NAMESPACE, NAMESPACE, QUEUE, Plan, make_pods, namespace_of, pods_of
 from benching.readings import Usage
 from benching.turns import BYTES, READS, Turn
-from benching.worlds import MetricsPage
+from benching.worlds import HOOK, MetricsPage
+from berthmaster.api import names
 from berthmaster.cluster.errors import ApiError, OutcomeUnknownError
 from berthmaster_sandbox.cluster import Sandbox
 from berthmaster_sandbox.processes import build_environment
 
 DEADLINE_S = 600.0
-_HOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zz-berthmaster"
 _IDLE_S = 10.0
 _SETTLE_S = 3.0
 # What may still be written, in requests per second, when everything is told: kwok's nodes look well now and then.
@@ -152,15 +152,15 @@ class Cluster:
     @asynccontextmanager
     async def _uncalled(self) -> AsyncIterator[None]:
         """Have the API server not call the webhook."""
-        stored = await self.sandbox.client.get(_HOOK)
+        stored = await self.sandbox.client.get(HOOK)
         await self._set_rules([])
         yield
         await self._set_rules(stored["webhooks"][0]["rules"])
 
     async def _set_rules(self, rules: list[Any]) -> None:
         operation = {"op": "replace", "path": "/webhooks/0/rules", "value": rules}
-        patch = ("patch", "mutatingwebhookconfiguration", "zz-berthmaster", "--type=json")
-        await self.sandbox.kubectl(*patch, "-p", json.dumps([operation]))
+        hook = ("mutatingwebhookconfiguration", names.WEBHOOK_CONFIGURATION)
+        await self.sandbox.kubectl("patch", *hook, "--type=json", "-p", json.dumps([operation]))
         # Until the API server's own watch has shown it to it.
         await asyncio.sleep(_SETTLE_S)
 

@@ -20,11 +20,16 @@ from typing import Any
 import aiohttp
 
 from benching import fake_cluster
+from berthmaster.api import names
 from berthmaster_sandbox.pki import Authority, KeyPair, write_kubeconfig
 from berthmaster_sandbox.processes import ManagedProcess, build_environment, start_process
 from berthmaster_sandbox.scraping import read_metrics
 
 SERVICE = "berthmaster-webhook.berthmaster-system.svc"
+HOOK = (
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
+    f"{names.WEBHOOK_CONFIGURATION}"
+)
 _BENCH = Path(__file__).resolve().parents[1]
 _POLL_S = 0.02
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from berthmaster.api.power import NodeConfig, NodeConfigTemplate
-from berthmaster.cluster.client import Client
+from berthmaster.cluster.client import Client, read_items
 from berthmaster.cluster.errors import ApiError, UnreachableError
 from berthmaster_operator.datasets.mapping import DatasetMap
 from berthmaster_operator.fleet import Fleet
@@ -39,32 +39,14 @@ from berthmaster_operator.handlers import (
 )
 from berthmaster_operator.handlers.placement_policies import PolicyHandler
 from berthmaster_operator.power.book import ObjectKey, PowerBook
+from berthmaster_operator.sightings import decode_identity
 
 logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-T = TypeVar("T")
 
 # Kinds come and go in bursts.
 SETTLE_S = 5.0
-
-
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
-
-
-class _Meta(msgspec.Struct, rename="camel"):
-    uid: str = ""
-    resource_version: str = ""
-
-
-class _Stub(msgspec.Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-
-
-_decode_page = msgspec.json.Decoder(_Page).decode
-_decode_stub = msgspec.json.Decoder(_Stub).decode
-_decode_whole = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def until_due(kinds_changed: asyncio.Event, every_s: float) -> bool:
@@ -177,24 +159,15 @@ async def _take_all(
     try:
         async with aclosing(client.list_pages(path)) as pages:
             async for page in pages:
-                for raw in _items(page, path):
-                    metadata = _read(_decode_stub, raw, path).metadata
-                    uids.add(metadata.uid)
-                    if known.get(metadata.uid) != metadata.resource_version:
-                        take(_read(_decode_whole, raw, path))
+                for raw in read_items(page):
+                    uid, version = decode_identity(raw)
+                    uids.add(uid)
+                    if known.get(uid) != version:
+                        take(msgspec.json.decode(raw))
     except ApiError as error:
         if not error.is_not_found or is_required:
             raise
         logger.warning("kind is not installed", extra={"path": path})
-    return uids
-
-
-def _items(page: bytes, path: str) -> list[msgspec.Raw]:
-    return _read(_decode_page, page, path).items or []
-
-
-def _read(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw, path: str) -> T:
-    try:
-        return decode(raw)
     except msgspec.DecodeError as error:
         raise UnreachableError(f"no list at {path}: {error}") from error
+    return uids

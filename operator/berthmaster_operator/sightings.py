@@ -410,7 +410,13 @@ def decode_models(raw: bytes) -> ModelsSeen:
 
 def decode_version(raw: bytes) -> str:
     """Read only the resourceVersion, of an object that must not be kept, such as a Secret."""
-    return _stub(raw).metadata.resource_version
+    return decode_identity(raw)[1]
+
+
+def decode_identity(raw: bytes | msgspec.Raw) -> tuple[str, str]:
+    """Read only the uid and the resourceVersion; raises `msgspec.DecodeError`."""
+    metadata = _stub(raw).metadata
+    return metadata.uid, metadata.resource_version
 
 
 def is_older(version: str, than: str) -> bool:

@@ -96,11 +96,10 @@ async def test_devices_are_made_anew_only_when_what_they_are_made_of_changed(
     world = XPUs(mem=16128, count=2)
     await world.settle()
     made = []
-    build = build_xpus
 
     def counted(*sources: Any, **options: Any) -> XPUInventory:
         made.append(sources)
-        return build(*sources, **options)
+        return build_xpus(*sources, **options)
 
     monkeypatch.setattr(plans, "build_xpus", counted)
     world.put_share("a", "0", 10)

@@ -96,6 +96,13 @@ def store(world: World, server: PodServer, name: str, **fields: object) -> None:
     server.add(pod)
 
 
+def store_taken_over(world: World, server: PodServer, name: str, *, cpu: str) -> None:
+    """Store a pod that the policy `mine` took over, and the policy."""
+    world.add_policy("mine", schedulerNames=["old"])
+    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
+    store(world, server, name, cpu=cpu, annotations=stamped)
+
+
 def count_decisions(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by the node of each decision from now on, empty where there is none."""
     engine, nodes = world.state.engine, []
@@ -738,9 +745,7 @@ async def test_pod_that_our_code_trips_over_stops_nobody_and_says_so(
 
 async def test_deleted_policy_lets_its_pods_go_after_grace(world: World) -> None:
     server = PodServer(world)
-    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
-    world.add_policy("mine", schedulerNames=["old"])
-    store(world, server, "a", cpu="9", annotations=stamped)
+    store_taken_over(world, server, "a", cpu="9")
     world.add_node("n1", cpu="1")
 
     async with queue_of(world, server) as queue:
@@ -758,9 +763,7 @@ async def test_deleted_policy_lets_its_pods_go_after_grace(world: World) -> None
 
 async def test_policy_that_is_deleted_after_a_long_wait_has_its_grace_too(world: World) -> None:
     server = PodServer(world)
-    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
-    world.add_policy("mine", schedulerNames=["old"])
-    store(world, server, "a", cpu="1", annotations=stamped)
+    store_taken_over(world, server, "a", cpu="1")
     world.add_node("n1", cpu="0")
 
     async with queue_of(world, server) as queue:
@@ -779,9 +782,7 @@ async def test_policy_that_is_deleted_after_a_long_wait_has_its_grace_too(world:
 
 async def test_pods_of_a_policy_wait_while_its_kind_is_gone_and_say_so(world: World) -> None:
     server = PodServer(world)
-    stamped = {names.PLACEMENT: "required", names.POLICY: "mine"}
-    world.add_policy("mine", schedulerNames=["old"])
-    store(world, server, "a", cpu="9", annotations=stamped)
+    store_taken_over(world, server, "a", cpu="9")
     world.add_node("n1", cpu="1")
 
     async with queue_of(world, server) as queue:

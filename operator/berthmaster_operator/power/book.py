@@ -442,7 +442,7 @@ class PowerBook:
                     curve=state.modelled.of(
                         (spec, capacity), lambda: curve_of_model(spec, capacity)
                     ),
-                    exponential=effective.model.spec.exponential,
+                    exponential=spec.exponential,
                     problem=f"PowerModel {effective.model.name} has no form that gives watts",
                 )
             )
