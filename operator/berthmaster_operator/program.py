@@ -528,11 +528,9 @@ class Program:
                 self.models.add(model_loading.KEY)
                 await self.loader.loaded.wait()
                 self.fleet.is_complete = True
-                # What was listed mostly stays; the garbage collector need not look through it again.
-                gc.collect()
-                gc.freeze()
                 logger.info("cluster seen as a whole")
                 self._mark_all()
+            _set_lasting_aside()
             if have_kinds_changed:
                 # What could not be written for want of a kind waits for up to a minute otherwise.
                 self._mark_all()
@@ -564,3 +562,13 @@ class Program:
         )
         # Kopf cancels what began after it, so nothing is left to go on with.
         stop.set()
+
+
+def _set_lasting_aside() -> None:
+    """Let the garbage collector pass over what is known by now, which mostly stays, and look through it once before.
+
+    That look takes 0.15 s for each 1,000 nodes of which every concern knows.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
