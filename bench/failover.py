@@ -12,7 +12,7 @@ beside as many plain ones. Per round and fault the leader is taken away:
 
 *Until placed* is the time from the fault to the first pod that the successor has placed, as a watch shows it.
 *Slowest create* is over that time; plain pods never reach us, so what theirs take is the machine's doing. *Twice
-over* counts pods whose decision both replicas have logged after the fault.
+over* counts pods whose decision both replicas have logged after the fault; of the two that end nobody is left to log.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def main() -> None:
             figures.spread([it.slowest_plain_s for it in rounds], 2),
             sum(it.gated for it in rounds),
             sum(it.failed for it in rounds),
-            sum(it.twice for it in rounds),
+            sum(it.twice for it in rounds) if fault == "stop" else "-",
         )
         for fault, rounds in asyncio.run(run(given)).items()
     ]

@@ -236,6 +236,15 @@ PLANTED: dict[str, tuple[Kind, Seen, str]] = {
         replace(selected_without_allocation(), policies={"p": "2026-11-28T11:59:59Z"}),
         "without an allocation",
     ),
+    "a pod that was let go while its policy was gone with its kind": (
+        Kind.ALLOCATION,
+        replace(
+            selected_without_allocation(),
+            policies={"p": "2026-11-28T12:00:01Z"},
+            standing=frozenset({"p"}),
+        ),
+        "without an allocation",
+    ),
     "a Deployment whose pod is gone": (
         Kind.LOST,
         replace(well(), pods=[pod("one")]),

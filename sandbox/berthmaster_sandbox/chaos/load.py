@@ -164,6 +164,8 @@ class Load:
 
     async def _job(self, namespace: str, shape: Shape) -> None:
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        # Drawn whether it is needed or not, so that what comes later does not depend on what runs.
+        completions, parallelism = self._rng.randint(10, 40), self._rng.randint(5, 20)
         running = (await self._client.get(path))["items"]
         # One that waits for room holds a place, and the others go on.
         if len(running) >= JOBS_AT_ONCE:
@@ -172,14 +174,13 @@ class Load:
         name = f"{shape.name}-job-{self._jobs}"
         template = make_template(shape, name)
         template["spec"]["restartPolicy"] = "Never"
-        completions = self._rng.randint(10, 40)
         job = {
             "apiVersion": "batch/v1",
             "kind": "Job",
             "metadata": {"name": name},
             "spec": {
                 "completions": completions,
-                "parallelism": self._rng.randint(5, 20),
+                "parallelism": parallelism,
                 "backoffLimit": 1000,
                 "ttlSecondsAfterFinished": JOB_TTL_S,
                 "template": template,

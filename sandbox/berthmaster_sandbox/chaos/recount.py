@@ -105,6 +105,8 @@ class Seen:
     events: Sequence[Obj] = ()
     # The PlacementPolicies that are there, and when each was made.
     policies: Mapping[str, str] = field(default_factory=dict)
+    # Those that are always to be there again: what they ask for, nobody has taken back.
+    standing: frozenset[str] = frozenset()
     # When that was, as Unix time.
     at_s: float = 0.0
 
@@ -270,7 +272,7 @@ def _allocations(seen: Seen) -> Iterator[Violation]:
         if found:
             owners[str(found.get("id"))].append(key_of(pod))
         place = pod["spec"].get("nodeName")
-        if not place or not asks(pod) or _was_let_go(pod, seen.policies):
+        if not place or not asks(pod) or _was_let_go(pod, seen):
             continue
         if not found:
             yield Violation(Kind.ALLOCATION, key_of(pod), f"is on {place} without an allocation")
@@ -282,15 +284,15 @@ def _allocations(seen: Seen) -> Iterator[Violation]:
             yield Violation(Kind.ALLOCATION, ", ".join(sorted(keys)), f"share decision {id_}")
 
 
-def _was_let_go(pod: Obj, policies: Mapping[str, str]) -> bool:
-    """Return whether a policy that is gone asked for the pod: it goes its way unchanged then.
+def _was_let_go(pod: Obj, seen: Seen) -> bool:
+    """Return whether a policy that was taken away asked for the pod: it goes its way unchanged then.
 
-    So it is where one of the same name was made since.
+    So it is where one of the same name was made since, but not where a policy only vanished with its kind.
     """
     policy = annotation(pod, names.POLICY)
-    if policy is None:
+    if policy is None or policy in seen.standing:
         return False
-    made = policies.get(policy)
+    made = seen.policies.get(policy)
     return made is None or made >= pod["metadata"].get("creationTimestamp", "")
 
 

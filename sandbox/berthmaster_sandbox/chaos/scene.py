@@ -188,6 +188,7 @@ class Scene:
             policies={
                 it["metadata"]["name"]: it["metadata"]["creationTimestamp"] for it in policies
             },
+            standing=frozenset(STANDING_POLICIES),
             at_s=time.time(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -92,15 +93,15 @@ class Storm:
                 group.create_task(work)
                 for work in (self.load.run(), self.canaries.run(), self.tally.run())
             ]
-            began_s = time.monotonic()
             plan = self._scene.plan
-            while True:
+            end_s = time.monotonic() + plan.duration_s
+            for number in itertools.count():
                 for kind in draw_order(plan, self._rng):
-                    await self._make(kind)
-                    if self.outcomes and time.monotonic() - began_s > plan.duration_s:
+                    # Each is made once, however long that takes.
+                    if number and time.monotonic() > end_s:
                         break
-                is_late = time.monotonic() - began_s > plan.duration_s
-                if is_late or self.tally.counts["created"] >= plan.pods:
+                    await self._make(kind)
+                if time.monotonic() > end_s or self.tally.counts["created"] >= plan.pods:
                     break
             for task in tasks:
                 task.cancel()
