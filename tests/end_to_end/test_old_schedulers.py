@@ -18,6 +18,11 @@ SAMPLES = sorted((Path(__file__).parents[2] / "config/samples").glob("placement-
 NODE = "old-names"
 
 
+def read(sample: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(sample.read_text(encoding="utf-8"))
+    return found
+
+
 @pytest.mark.parametrize(
     "sample", SAMPLES, ids=lambda it: it.stem.removeprefix("placement-policy-")
 )
