@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ async def test_every_name_of_a_sample_is_taken_over_and_placed(
         for number, scheduler in enumerate(policy["spec"]["schedulerNames"]):
             name = f"old-{number}"
             pod = make_pod(name, placement=None, on=f"{NODE}-{namespace}", schedulerName=scheduler)
-            await until(lambda pod=pod: _is_taken_over(harbour, namespace, pod), bool, 30)
+            await until(partial(_is_taken_over, harbour, namespace, pod), bool, 30)
             stored = await create(harbour, namespace, pod)
 
             annotations = stored["metadata"]["annotations"]
