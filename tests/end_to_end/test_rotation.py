@@ -139,11 +139,10 @@ async def test_leaf_and_authority_change_under_load(pair: Sandbox) -> None:
     assert seen.refused == []
     # Every call that failed has its line.
     assert len(seen.failures) == seen.fail_open
-    # A busy machine may exceed the second that a call has, bring what was placed so late that the next pod is
-    # left to the queue, or make the leader lose its lease.
+    # A busy machine may exceed the second that a call has, or make the leader lose its lease.
     if await webhook_path(pair) == before:
         assert len(seen.failures) == seen.slow <= seen.created / 100
-        assert len(seen.gated) <= seen.slow + seen.created / 100
+        assert len(seen.gated) <= seen.slow
 
 
 async def test_certificate_that_is_not_trusted_would_have_been_noticed(pair: Sandbox) -> None:

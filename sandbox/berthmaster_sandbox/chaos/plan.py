@@ -10,9 +10,10 @@ class Plan:
     """How much of everything; times in seconds.
 
     `pods` is how many are to be created in all, `alive` how many controllers want at the same time.
-    Faults go on, in rounds, until the pods were created, or `duration_s` is over, and at least for one whole
-    round; `faults` limits the kinds, by name, and their order is then the one given. `request_timeout_s` is the API server's
-    `--request-timeout`, on which what the webhook is told to wait depends.
+    Faults go on, in rounds, until the pods were created, or `duration_s` is over, and at least for one
+    whole round; `faults` limits the kinds, by name, and their order is then the one given.
+    `request_timeout_s` is the API server's `--request-timeout`, on which what the webhook is told to
+    wait depends.
     """
 
     seed: int = 1
