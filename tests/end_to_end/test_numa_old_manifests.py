@@ -17,6 +17,7 @@ from support.harbour import (
     POLICIES,
     apply_policy,
     create,
+    is_taken_over,
     make_pod,
     new_namespace,
     program_pods,
@@ -68,17 +69,12 @@ async def world(harbour: Sandbox) -> AsyncIterator[NumaWorld]:
         ]
         await add_nodes(harbour, running, nodes, old="yes")
         for scheduler in (OLD, RENAMED):
-            await until(partial(is_taken_over, harbour, scheduler), bool, 30)
+            await until(
+                partial(is_taken_over, harbour, NAMESPACE, old_pod("probe", 1, scheduler)), bool, 30
+            )
         yield running
     for policy in ("old-topology-aware-scheduler", "renamed"):
         await harbour.client.delete(f"{POLICIES}/{policy}")
-
-
-async def is_taken_over(harbour: Sandbox, scheduler: str) -> bool:
-    """Return whether the API server takes pods over that name this scheduler; creates nothing."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    stored = await harbour.client.create(path, old_pod("probe", 1, scheduler), {"dryRun": "All"})
-    return bool(stored["spec"]["schedulerName"] == "default-scheduler")
 
 
 async def test_pod_lands_where_its_kubelet_takes_it(harbour: Sandbox, world: NumaWorld) -> None:

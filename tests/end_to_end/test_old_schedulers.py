@@ -11,7 +11,15 @@ import pytest
 import yaml
 
 from berthmaster_sandbox.cluster import Sandbox
-from support.harbour import POLICIES, create, make_pod, new_namespace, until, until_bound
+from support.harbour import (
+    POLICIES,
+    create,
+    is_taken_over,
+    make_pod,
+    new_namespace,
+    until,
+    until_bound,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
 
@@ -38,7 +46,7 @@ async def test_every_name_of_a_sample_is_taken_over_and_placed(
         for number, scheduler in enumerate(policy["spec"]["schedulerNames"]):
             name = f"old-{number}"
             pod = make_pod(name, placement=None, on=f"{NODE}-{namespace}", schedulerName=scheduler)
-            await until(partial(_is_taken_over, harbour, namespace, pod), bool, 30)
+            await until(partial(is_taken_over, harbour, namespace, pod), bool, 30)
             stored = await create(harbour, namespace, pod)
 
             annotations = stored["metadata"]["annotations"]
@@ -51,10 +59,3 @@ async def test_every_name_of_a_sample_is_taken_over_and_placed(
             assert decided.get("mode", "required") == policy["spec"].get("mode", "required")
     finally:
         await harbour.client.delete(f"{POLICIES}/{policy['metadata']['name']}")
-
-
-async def _is_taken_over(harbour: Sandbox, namespace: str, pod: dict[str, Any]) -> bool:
-    """Return whether the API server gives the pod to its own scheduler; creates nothing."""
-    path = f"/api/v1/namespaces/{namespace}/pods"
-    stored = await harbour.client.create(path, pod, {"dryRun": "All"})
-    return bool(stored["spec"]["schedulerName"] == "default-scheduler")

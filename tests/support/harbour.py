@@ -273,6 +273,13 @@ async def clear(harbour: Sandbox, namespace: str) -> None:
     )
 
 
+async def is_taken_over(harbour: Sandbox, namespace: str, pod: dict[str, Any]) -> bool:
+    """Return whether the API server gives the pod to its own scheduler; creates nothing."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    stored = await harbour.client.create(path, pod, {"dryRun": "All"})
+    return bool(stored["spec"]["schedulerName"] == "default-scheduler")
+
+
 async def create(harbour: Sandbox, namespace: str, pod: dict[str, Any]) -> dict[str, Any]:
     """Create a pod."""
     return await harbour.client.create(f"/api/v1/namespaces/{namespace}/pods", pod, timeout_s=30)
